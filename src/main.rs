@@ -1,0 +1,3 @@
+//! The command `dsn`.
+
+fn main() {}

@@ -1,0 +1,158 @@
+//! Who a node is: its id, its public key, and the session of its present run.
+
+use std::fmt;
+
+use super::NODE_ID_BYTES_MAX;
+
+/// The name of a node, unique in its network: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`.
+///
+/// It becomes a file name, so this type is a security boundary: it can't hold a path.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(Box<str>);
+
+impl NodeId {
+    /// Takes a text and gives the id, or says which rule the text breaks.
+    pub fn new(text: &str) -> Result<Self, InvalidNodeId> {
+        let mut bytes = text.bytes();
+        let starts_well = bytes
+            .next()
+            .is_some_and(|first| first.is_ascii_alphanumeric());
+        let goes_on_well =
+            bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+        if starts_well && goes_on_well && text.len() <= NODE_ID_BYTES_MAX {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidNodeId {
+                text: text.chars().take(NODE_ID_BYTES_MAX + 1).collect(),
+            })
+        }
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// A text that is not a node id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidNodeId {
+    /// The text, cut to one character more than an id may have.
+    pub text: String,
+}
+
+impl fmt::Display for InvalidNodeId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{:?} is not a node id: it takes 1 to {NODE_ID_BYTES_MAX} of the characters A-Z a-z 0-9 . _ -, the \
+             first a letter or a digit",
+            self.text
+        )
+    }
+}
+
+impl std::error::Error for InvalidNodeId {}
+
+/// Length of a public key, bytes: an uncompressed P-256 point (SEC 1, section 2.3.3).
+pub const PUBLIC_KEY_BYTES: usize = 65;
+/// Length of a signature, bytes: r and s of ECDSA P-256, 32 bytes each.
+pub const SIGNATURE_BYTES: usize = 64;
+
+/// A node's public key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKey(pub [u8; PUBLIC_KEY_BYTES]);
+
+impl PublicKey {
+    /// The key as 130 lower-case hex digits.
+    pub fn to_hex(&self) -> String {
+        hex(&self.0)
+    }
+
+    /// The key of 130 hex digits, or nothing where the text is another.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        unhex(text)?.try_into().ok().map(Self)
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.to_hex())
+    }
+}
+
+/// What a node drew at random when it started: a restart makes all that was said before worthless.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Session(pub [u8; 16]);
+
+impl fmt::Debug for Session {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&hex(&self.0))
+    }
+}
+
+/// Bytes as lower-case hex digits.
+pub fn hex(bytes: &[u8]) -> String {
+    use fmt::Write;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String can't fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// The bytes of an even number of hex digits, or nothing where the text is another.
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len())
+        .step_by(2)
+        .map(|at| text.get(at..at + 2).filter(|pair| !pair.starts_with('+')))
+        .map(|pair| u8::from_str_radix(pair?, 16).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rejects_what_could_leave_a_folder() {
+        for text in [
+            "", ".", "..", "../x", "a/b", "-a", "_a", "a b", "a\0", "é", "a\n",
+        ] {
+            assert!(NodeId::new(text).is_err(), "{text:?}");
+        }
+        assert!(NodeId::new(&"a".repeat(65)).is_err());
+    }
+
+    #[test]
+    fn takes_host_names() {
+        for text in ["a", "pi-4.local", "0", "Sensor_1", &"a".repeat(64)] {
+            assert_eq!(NodeId::new(text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn hex_goes_both_ways_and_refuses_the_rest() {
+        assert_eq!(unhex(&hex(&[0, 255, 16])), Some(vec![0, 255, 16]));
+        for text in ["0", "0g", "+1", "é", " 1"] {
+            assert_eq!(unhex(text), None, "{text:?}");
+        }
+    }
+}

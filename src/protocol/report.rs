@@ -1,0 +1,277 @@
+//! What a node tells the people and programs beside it: status, peers, states, events, refusals.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::address::Address;
+use super::identity::{NodeId, PublicKey};
+use super::state::{Entries, InvalidEntry, Key, Value};
+
+/// How a peer is doing, seen from this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PeerStatus {
+    /// It answers.
+    Alive,
+    /// It did not answer of late, or was never reached yet.
+    Suspect,
+    /// It has not answered for so long that it is counted as gone; it is tried again for ever.
+    Lost,
+    /// It said goodbye.
+    Left,
+}
+
+impl PeerStatus {
+    /// The word for it in all output.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Lost => "lost",
+            Self::Left => "left",
+        }
+    }
+}
+
+/// How many peers have each status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PeerCounts {
+    /// Peers that answer.
+    pub alive: usize,
+    /// Peers that did not answer of late.
+    pub suspect: usize,
+    /// Peers counted as gone.
+    pub lost: usize,
+    /// Peers that said goodbye.
+    pub left: usize,
+}
+
+/// What the node says of itself.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Its id.
+    pub node_id: NodeId,
+    /// The address it listens on, as `ADDR:PORT`.
+    pub listen: String,
+    /// The address that it tells others, where one was given or seen.
+    pub advertise: Option<Address>,
+    /// Version of the program.
+    pub version: &'static str,
+    /// Version of the protocol.
+    pub protocol: u16,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Its peers by status.
+    pub peers: PeerCounts,
+    /// Number of keys in its own state.
+    pub keys: usize,
+    /// Timestamp of its own state, microseconds since 1970.
+    pub timestamp: u64,
+    /// What is wrong right now, a sentence each, with what to do; empty when all is well.
+    pub degraded: Vec<String>,
+}
+
+/// What the node knows of one peer.
+#[derive(Debug, Clone)]
+pub struct PeerInfo {
+    /// Its id.
+    pub node_id: NodeId,
+    /// Where it is, if known.
+    pub address: Option<Address>,
+    /// How it is doing.
+    pub status: PeerStatus,
+    /// How long ago something signed by it came directly from it, ms; nothing if never.
+    pub heard_ms_ago: Option<u64>,
+    /// Number of keys in its state.
+    pub keys: usize,
+    /// Timestamp of its state, microseconds since 1970; 0 where none is held.
+    pub timestamp: u64,
+    /// Its public key, if known.
+    pub public_key: Option<PublicKey>,
+}
+
+/// The state of one node, as this node holds it.
+#[derive(Debug, Clone)]
+pub struct NodeState {
+    /// Whose state it is.
+    pub node_id: NodeId,
+    /// How its owner is doing; the own node is always alive.
+    pub status: PeerStatus,
+    /// Its timestamp, microseconds since 1970.
+    pub timestamp: u64,
+    /// The entries.
+    pub entries: Arc<Entries>,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A node became alive: for the first time, or again.
+    Joined {
+        /// Which.
+        node_id: NodeId,
+    },
+    /// A node stopped answering.
+    Suspect {
+        /// Which.
+        node_id: NodeId,
+    },
+    /// A node is counted as gone.
+    Lost {
+        /// Which.
+        node_id: NodeId,
+    },
+    /// A node said goodbye.
+    Left {
+        /// Which.
+        node_id: NodeId,
+    },
+    /// A key of a node (the own one too) has a new value, or none any more.
+    Updated {
+        /// Whose.
+        node_id: NodeId,
+        /// Which key.
+        key: Key,
+        /// The value before.
+        old: Option<Value>,
+        /// The value now.
+        new: Option<Value>,
+    },
+    /// DATA arrived. The message itself waits in the inbox until somebody receives it.
+    Data {
+        /// From whom.
+        node_id: NodeId,
+        /// What.
+        data: Arc<[u8]>,
+    },
+    /// This reader was too slow: so many events were dropped here.
+    Lagged {
+        /// How many.
+        count: u64,
+    },
+}
+
+impl Event {
+    /// The word for the kind of event in all output.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Joined { .. } => "joined",
+            Self::Suspect { .. } => "suspect",
+            Self::Lost { .. } => "lost",
+            Self::Left { .. } => "left",
+            Self::Updated { .. } => "updated",
+            Self::Data { .. } => "data",
+            Self::Lagged { .. } => "lagged",
+        }
+    }
+
+    /// The node it is about; nothing for `Lagged`.
+    pub fn node_id(&self) -> Option<&NodeId> {
+        match self {
+            Self::Joined { node_id }
+            | Self::Suspect { node_id }
+            | Self::Lost { node_id }
+            | Self::Left { node_id }
+            | Self::Updated { node_id, .. }
+            | Self::Data { node_id, .. } => Some(node_id),
+            Self::Lagged { .. } => None,
+        }
+    }
+}
+
+/// A message out of the inbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Who sent it.
+    pub from: NodeId,
+    /// What was sent.
+    pub data: Arc<[u8]>,
+}
+
+/// Why something that was asked of the node was not done. Nothing was changed, unless said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// What was asked breaks a limit.
+    Invalid(InvalidEntry),
+    /// DATA has at most 1 MiB.
+    DataTooLong {
+        /// How many bytes it had.
+        bytes: usize,
+    },
+    /// No node of that name is known.
+    UnknownNode(NodeId),
+    /// The named node is this one, which can't do that to itself.
+    OwnNode(NodeId),
+    /// The node did not answer, or can't be reached: with the address tried and why.
+    Unreachable {
+        /// Which node.
+        node_id: NodeId,
+        /// What was tried, and what happened.
+        why: String,
+    },
+    /// The node answered with a refusal.
+    ByPeer {
+        /// Which node.
+        node_id: NodeId,
+        /// What it said.
+        why: String,
+    },
+    /// Too much waits to be sent to that node already.
+    Busy(NodeId),
+    /// The time that was given ran out; what was asked may or may not happen still.
+    TimedOut {
+        /// What was waited for.
+        what: String,
+    },
+    /// The own state could not be written to disk.
+    NotDurable {
+        /// Which file, and what the system said.
+        why: String,
+    },
+    /// The node is stopping.
+    Stopping,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid(fault) => fault.fmt(formatter),
+            Self::DataTooLong { bytes } => {
+                write!(
+                    formatter,
+                    "the data has {bytes} bytes, the limit is {}",
+                    super::DATA_BYTES_MAX
+                )
+            }
+            Self::UnknownNode(id) => {
+                write!(
+                    formatter,
+                    "no node {id:?} is known here; `dsn peers --all` lists those that are"
+                )
+            }
+            Self::OwnNode(id) => write!(formatter, "{id:?} is this node itself; name another one"),
+            Self::Unreachable { node_id, why } => {
+                write!(formatter, "{node_id} does not answer: {why}")
+            }
+            Self::ByPeer { node_id, why } => write!(formatter, "{node_id} refused: {why}"),
+            Self::Busy(id) => {
+                write!(
+                    formatter,
+                    "too much waits to be sent to {id} already; try again later"
+                )
+            }
+            Self::TimedOut { what } => write!(formatter, "timed out: {what}"),
+            Self::NotDurable { why } => {
+                write!(formatter, "nothing was changed, as it can't be kept: {why}")
+            }
+            Self::Stopping => write!(formatter, "the node is stopping"),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl From<InvalidEntry> for Refused {
+    fn from(fault: InvalidEntry) -> Self {
+        Self::Invalid(fault)
+    }
+}
