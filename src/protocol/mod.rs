@@ -5,9 +5,15 @@
 //! order), `wire` and `crypto` (bytes), `verdict` (answers), `peers` and `node` (the rules).
 
 pub mod address;
+pub mod crypto;
+pub mod digest;
 pub mod identity;
+pub mod node;
+pub mod peers;
 pub mod report;
 pub mod state;
+pub mod verdict;
+pub mod wire;
 
 /// The one protocol version that this program speaks.
 pub const PROTOCOL_VERSION: u16 = 1;
@@ -22,6 +28,8 @@ pub const VALUE_BYTES_MAX: usize = 64 * 1024;
 pub const ENTRY_OVERHEAD_BYTES: usize = 16;
 /// Largest state of a node, bytes: keys, values and the overhead of each entry.
 pub const STATE_BYTES_MAX: usize = 1024 * 1024;
+/// Most keys of a node: what a small host can hash and compare in a few milliseconds.
+pub const KEYS_MAX: usize = 16 * 1024;
 /// Largest DATA message, bytes.
 pub const DATA_BYTES_MAX: usize = 1024 * 1024;
 /// Most nodes that a node knows beside itself.

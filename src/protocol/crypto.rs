@@ -1,0 +1,337 @@
+//! Seal and open, sign and verify. The only user of `aes`, `ctr` and (but for making keys) `ring`.
+
+use std::fmt;
+
+use aes::Aes256;
+use ctr::Ctr128BE;
+use ctr::cipher::{KeyIvInit, StreamCipher};
+use ring::rand::SystemRandom;
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair,
+    UnparsedPublicKey,
+};
+use ring::{digest, hkdf, hmac};
+use zeroize::Zeroizing;
+
+use super::digest::head_bytes;
+use super::identity::{PUBLIC_KEY_BYTES, PublicKey};
+use super::state::{Head, Signature};
+
+/// Length of the nonce in front of an envelope, bytes.
+pub const NONCE_BYTES: usize = 16;
+/// Length of the tag at the end of an envelope, bytes.
+pub const TAG_BYTES: usize = 32;
+/// What an envelope adds to a payload, bytes: nonce, message type, tag.
+pub const ENVELOPE_BYTES: usize = NONCE_BYTES + 1 + TAG_BYTES;
+
+/// The tag of an envelope; that of a request names it in what is sealed or signed in answer.
+pub type Tag = [u8; TAG_BYTES];
+
+/// The network keys of a node: the first seals, all open.
+pub struct NetworkKeys(Vec<DerivedKeys>);
+
+struct DerivedKeys {
+    encryption: Zeroizing<[u8; 32]>,
+    authentication: hmac::Key,
+}
+
+impl NetworkKeys {
+    /// Takes the network keys, 32 bytes each; nothing where there is none.
+    pub fn new(keys: &[Zeroizing<[u8; 32]>]) -> Option<Self> {
+        let derived: Vec<_> = keys.iter().map(|key| DerivedKeys::new(key)).collect();
+        (!derived.is_empty()).then_some(Self(derived))
+    }
+}
+
+impl fmt::Debug for NetworkKeys {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} network keys", self.0.len())
+    }
+}
+
+impl DerivedKeys {
+    /// HKDF-SHA-256 (RFC 5869) with the salt "dsn/1" and a label for each use.
+    fn new(key: &[u8; 32]) -> Self {
+        let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, b"dsn/1").extract(key);
+        let derive = |label: &[u8]| {
+            let mut bytes = Zeroizing::new([0; 32]);
+            let info = [label];
+            // 32 bytes is one block of SHA-256: both calls only fail above 255 blocks.
+            let filled = secret
+                .expand(&info, hkdf::HKDF_SHA256)
+                .and_then(|material| material.fill(&mut *bytes));
+            debug_assert!(filled.is_ok(), "HKDF gives 32 bytes");
+            bytes
+        };
+        let encryption = derive(b"encryption");
+        let authentication = hmac::Key::new(hmac::HMAC_SHA256, &*derive(b"authentication"));
+        Self {
+            encryption,
+            authentication,
+        }
+    }
+
+    fn apply_keystream(&self, nonce: &[u8; NONCE_BYTES], bytes: &mut [u8]) {
+        Ctr128BE::<Aes256>::new((&*self.encryption).into(), nonce.into()).apply_keystream(bytes);
+    }
+}
+
+/// Where an envelope belongs. Its tag covers this, so it can't be moved elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'a> {
+    /// A request to a path.
+    Request {
+        /// The path, such as `/ping`.
+        path: &'a str,
+    },
+    /// The answer from a path.
+    Answer {
+        /// The path of the request.
+        path: &'a str,
+        /// The HTTP status that it travels with.
+        status: u16,
+        /// The tag of the request that it answers.
+        request: &'a Tag,
+    },
+}
+
+impl Place<'_> {
+    /// What the tag covers before nonce and ciphertext.
+    fn label(&self) -> Vec<u8> {
+        let mut bytes = b"dsn/1 envelope".to_vec();
+        let (direction, path) = match self {
+            Self::Request { path } => (1, path),
+            Self::Answer { path, .. } => (2, path),
+        };
+        bytes.push(direction);
+        // A path is one of five short ones; a longer one is cut, and no envelope matches it.
+        bytes.push(u8::try_from(path.len()).unwrap_or(u8::MAX));
+        bytes.extend_from_slice(path.as_bytes());
+        if let Self::Answer {
+            status, request, ..
+        } = self
+        {
+            bytes.extend_from_slice(&status.to_le_bytes());
+            bytes.extend_from_slice(*request);
+        }
+        bytes
+    }
+}
+
+/// An opened envelope.
+#[derive(Debug)]
+pub struct Opened {
+    /// The message type.
+    pub kind: u8,
+    /// The payload.
+    pub payload: Vec<u8>,
+    /// The tag it came with.
+    pub tag: Tag,
+    /// Which of the network keys opened it; an answer is sealed with the same one.
+    pub key: usize,
+}
+
+/// Bytes that no network key opens at this place: cut, changed, of another network, or garbage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAMessage;
+
+/// `nonce ‖ AES-256-CTR[nonce](kind ‖ payload) ‖ HMAC-SHA-256(place ‖ nonce ‖ ciphertext)`.
+///
+/// `key` is the index of a network key (0 for requests). Gives the envelope and its tag.
+pub fn seal(
+    keys: &NetworkKeys,
+    key: usize,
+    nonce: [u8; NONCE_BYTES],
+    place: Place<'_>,
+    kind: u8,
+    payload: &[u8],
+) -> Option<(Vec<u8>, Tag)> {
+    let keys = keys.0.get(key)?;
+    let mut body = Vec::with_capacity(payload.len() + ENVELOPE_BYTES);
+    body.extend_from_slice(&nonce);
+    body.push(kind);
+    body.extend_from_slice(payload);
+    let (_, text) = body.split_at_mut(NONCE_BYTES);
+    keys.apply_keystream(&nonce, text);
+    let mut context = hmac::Context::with_key(&keys.authentication);
+    context.update(&place.label());
+    context.update(&body);
+    let mut tag = [0; TAG_BYTES];
+    tag.copy_from_slice(context.sign().as_ref());
+    body.extend_from_slice(&tag);
+    Some((body, tag))
+}
+
+/// The other way: checks the tag in constant time before anything is decrypted.
+pub fn open(
+    keys: &NetworkKeys,
+    place: Place<'_>,
+    mut body: Vec<u8>,
+) -> Result<Opened, NotAMessage> {
+    if body.len() < ENVELOPE_BYTES {
+        return Err(NotAMessage);
+    }
+    let tag: Tag = body
+        .split_off(body.len() - TAG_BYTES)
+        .try_into()
+        .map_err(|_| NotAMessage)?;
+    let mut covered = place.label();
+    let label_bytes = covered.len();
+    covered.extend_from_slice(&body);
+    let opens = |derived: &DerivedKeys| hmac::verify(&derived.authentication, &covered, &tag);
+    let key = keys
+        .0
+        .iter()
+        .position(|derived| opens(derived).is_ok())
+        .ok_or(NotAMessage)?;
+    let derived = keys.0.get(key).ok_or(NotAMessage)?;
+    let mut text = covered.split_off(label_bytes + NONCE_BYTES);
+    body.truncate(NONCE_BYTES);
+    let nonce: [u8; NONCE_BYTES] = body.try_into().map_err(|_| NotAMessage)?;
+    derived.apply_keystream(&nonce, &mut text);
+    if text.is_empty() {
+        return Err(NotAMessage);
+    }
+    let kind = text.remove(0);
+    Ok(Opened {
+        kind,
+        payload: text,
+        tag,
+        key,
+    })
+}
+
+/// A node's private key. Never printable.
+pub struct PrivateKey {
+    pair: EcdsaKeyPair,
+    random: SystemRandom,
+    public: PublicKey,
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "the private key of {:?}", self.public)
+    }
+}
+
+/// The system gave no randomness, or a key is not one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CryptoFault(&'static str);
+
+impl fmt::Display for CryptoFault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.0)
+    }
+}
+
+impl std::error::Error for CryptoFault {}
+
+impl PrivateKey {
+    /// Takes a P-256 key pair as PKCS#8 (RFC 5958).
+    pub fn from_pkcs8(bytes: &[u8]) -> Result<Self, CryptoFault> {
+        let fault = CryptoFault("it is not a P-256 key pair in PKCS#8");
+        let random = SystemRandom::new();
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, bytes, &random)
+            .map_err(|_| fault)?;
+        let public: [u8; PUBLIC_KEY_BYTES] =
+            pair.public_key().as_ref().try_into().map_err(|_| fault)?;
+        Ok(Self {
+            pair,
+            random,
+            public: PublicKey(public),
+        })
+    }
+
+    /// The public half.
+    pub fn public_key(&self) -> PublicKey {
+        self.public
+    }
+
+    /// ECDSA P-256 with SHA-256 (FIPS 186-5) over the bytes that `what` gives.
+    pub fn sign(&self, what: Signed<'_>) -> Result<Signature, CryptoFault> {
+        let fault = CryptoFault("the system gave no randomness for a signature");
+        let signature = self
+            .pair
+            .sign(&self.random, &what.bytes())
+            .map_err(|_| fault)?;
+        signature.as_ref().try_into().map_err(|_| fault)
+    }
+}
+
+/// What a signature can cover; each kind has a label of its own, so none passes for another.
+#[derive(Debug, Clone, Copy)]
+pub enum Signed<'a> {
+    /// A request: its type, and its payload without the signature, as carried.
+    Request {
+        /// The message type.
+        kind: u8,
+        /// The payload before the signature.
+        payload: &'a [u8],
+    },
+    /// An answer: bound to the request by its tag.
+    Answer {
+        /// The message type.
+        kind: u8,
+        /// The tag of the request.
+        request: &'a Tag,
+        /// The payload before the signature.
+        payload: &'a [u8],
+    },
+    /// A version of the signer's own state.
+    Record(&'a Head),
+}
+
+impl Signed<'_> {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Request { kind, payload } => [b"dsn/1 request", &[*kind][..], payload].concat(),
+            Self::Answer {
+                kind,
+                request,
+                payload,
+            } => [b"dsn/1 answer", &[*kind][..], &request[..], payload].concat(),
+            Self::Record(head) => [b"dsn/1 record", &head_bytes(head)[..]].concat(),
+        }
+    }
+}
+
+/// Whether `signature` over `what` was made with the private half of `key`.
+pub fn verify(key: &PublicKey, what: Signed<'_>, signature: &Signature) -> bool {
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &key.0)
+        .verify(&what.bytes(), signature)
+        .is_ok()
+}
+
+/// SHA-256 (FIPS 180-4) over parts.
+pub struct Sha256(digest::Context);
+
+impl Sha256 {
+    /// Begins with the first part.
+    pub fn new(part: &[u8]) -> Self {
+        Self(digest::Context::new(&digest::SHA256)).chain(part)
+    }
+
+    /// Takes the next part.
+    #[must_use]
+    pub fn chain(mut self, part: &[u8]) -> Self {
+        self.0.update(part);
+        self
+    }
+
+    /// The hash of all parts.
+    pub fn finish(self) -> [u8; 32] {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(self.0.finish().as_ref());
+        hash
+    }
+}
+
+/// What people compare: the first 16 hex digits of the hash of a public key, in groups of four.
+pub fn key_fingerprint(key: &PublicKey) -> String {
+    let hash = super::identity::hex(&Sha256::new(&key.0).finish());
+    let groups: Vec<&str> = (0..16)
+        .step_by(4)
+        .filter_map(|at| hash.get(at..at + 4))
+        .collect();
+    groups.join("-")
+}

@@ -1,0 +1,438 @@
+//! What comes in: each of the five requests, and each reason to refuse it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::calls::Batch;
+use super::{Action, Authentic, Conflict, Node, Now, Reply};
+use crate::protocol::address::Address;
+use crate::protocol::crypto::key_fingerprint;
+use crate::protocol::identity::{NodeId, PublicKey};
+use crate::protocol::peers::Trust;
+use crate::protocol::report::{Event, Message, PeerStatus};
+use crate::protocol::state::Record;
+use crate::protocol::verdict::Reason;
+use crate::protocol::wire::{
+    Answer, Data, Header, Hello, HelloAnswer, KnownNode, PeersAnswer, Pong, Refusal, Request,
+    Update, Want,
+};
+use crate::protocol::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX, PEERS_MAX, PROTOCOL_VERSION};
+
+/// Most later versions of the own record that peers may show in one session. More means that
+/// somebody else goes on writing it, and answering each with a still later one would never end.
+const CATCH_UPS_MAX: u32 = 16;
+
+impl Node {
+    /// Takes a proved request that came over a connection from `caller`; gives the reply and what
+    /// else is to be done. A refusal has changed nothing but, for UPDATE, what other records in
+    /// the same message were accepted.
+    pub fn on_request(
+        &mut self,
+        request: Authentic,
+        caller: SocketAddr,
+        now: Now,
+    ) -> (Reply, Vec<Action>) {
+        let mut actions = Vec::new();
+        let signer = request.signer;
+        let reply = match request.request {
+            Request::Hello(hello) => self.on_hello(hello, caller, now, &mut actions),
+            Request::Update(update) => self.on_update(update, now, &mut actions),
+            Request::Peers(peers) => match self.admit(&peers.header, signer, now, &mut actions) {
+                Ok(()) => Reply::Answer(Answer::Peers(self.known_nodes(&peers.header.from))),
+                Err(refusal) => refusal,
+            },
+            Request::Ping(ping) => match self.admit(&ping.header, signer, now, &mut actions) {
+                Ok(()) => Reply::Answer(Answer::Ping(Pong { view: self.view })),
+                Err(refusal) => refusal,
+            },
+            Request::Data(data) => self.on_data(data, signer, now, &mut actions),
+        };
+        (reply, actions)
+    }
+
+    fn on_hello(
+        &mut self,
+        hello: Hello,
+        caller: SocketAddr,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) -> Reply {
+        if let Some(refusal) = self.refuse_identity(&hello, caller, now, actions) {
+            return refusal;
+        }
+        let (seen, own_id) = (
+            Address::of(caller.ip(), caller.port()),
+            &self.settings.node_id,
+        );
+        match &hello.to {
+            Some((to, _)) if to != own_id => {
+                return Reply::refuse(Reason::WrongReceiver, format!("this is {own_id}, not {to}"));
+            }
+            Some((_, session)) if *session == self.settings.session => {}
+            _ => {
+                return Reply::Answer(Answer::Hello(HelloAnswer {
+                    version: PROTOCOL_VERSION,
+                    node_id: self.settings.node_id.clone(),
+                    public_key: self.settings.public_key,
+                    session: self.settings.session,
+                    program: self.settings.program.clone(),
+                    advertise: self.settings.advertise.clone(),
+                    seen,
+                }));
+            }
+        }
+        self.on_proved_hello(hello, caller, now, actions)
+    }
+
+    /// The HELLO names our session: its sender speaks now.
+    fn on_proved_hello(
+        &mut self,
+        hello: Hello,
+        caller: SocketAddr,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) -> Reply {
+        let from = hello.from;
+        if let Some(peer) = self.peers.get(&from) {
+            if hello.number <= peer.link.number_in {
+                return replayed(peer.link.number_in);
+            }
+            if peer.link.superseded.contains(&hello.session) {
+                let other = peer
+                    .address
+                    .as_ref()
+                    .map_or("elsewhere", |address| address.as_str());
+                let text = format!(
+                    "two nodes run as {from} with one key: one at {other}, one at {}; stop one of them and give it an \
+                     id and a key of its own",
+                    caller.ip()
+                );
+                self.note_conflict(Conflict::about(&from, text.clone(), now), actions);
+                return Reply::refuse(Reason::SupersededSession, text);
+            }
+        }
+        if self
+            .peer_or_new(&from, Trust::Direct, now, actions)
+            .is_none()
+        {
+            let text = format!("this node knows {PEERS_MAX} nodes already, and all of them live");
+            return Reply::refuse(Reason::LimitExceeded, text);
+        }
+        self.pin(&from, hello.public_key, now, actions);
+        let claimed = match &hello.advertise {
+            Some(address) => address.clone(),
+            None => Address::of(caller.ip(), hello.port),
+        };
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.link.number_in = hello.number;
+            peer.advertise = hello.advertise;
+            peer.begin_session(hello.session);
+            peer.link.connected = true;
+            peer.failures = 0;
+            peer.attempt_at = 0;
+            peer.retry = None;
+            peer.owed.ping = true;
+            if peer.move_to(claimed) {
+                actions.push(Action::SavePeers);
+            }
+        }
+        self.heard(&from, now, actions);
+        self.poke(&from, now, actions);
+        Reply::Nothing
+    }
+
+    /// A HELLO of a node that has our id, or an id that is pinned to another key.
+    fn refuse_identity(
+        &mut self,
+        hello: &Hello,
+        caller: SocketAddr,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) -> Option<Reply> {
+        let from = &hello.from;
+        let offered = key_fingerprint(&hello.public_key);
+        let place = Address::of(caller.ip(), hello.port);
+        let (pinned, pinned_at) = if self.is_me(from) {
+            if hello.session == self.settings.session {
+                return Some(Reply::refuse(Reason::SameId, "this is you"));
+            }
+            (Some(self.settings.public_key), "this node".to_owned())
+        } else {
+            let peer = self.peers.get(from)?;
+            let address = peer
+                .address
+                .as_ref()
+                .map_or("an unknown address", |a| a.as_str());
+            (peer.direct_key(), format!("known at {address}"))
+        };
+        let pinned = pinned?;
+        let reason = match (self.is_me(from), pinned == hello.public_key) {
+            (false, true) => return None,
+            (true, true) => Reason::SameId,
+            (_, false) => Reason::OtherKey,
+        };
+        let text = format!(
+            "two nodes use the id {from}: key {} ({pinned_at}) and key {offered} at {place}. If the host was set up anew, \
+             `dsn forget {from}` on the others; else give one of them another id",
+            key_fingerprint(&pinned)
+        );
+        self.note_conflict(Conflict::about(from, text.clone(), now), actions);
+        Some(Reply::refuse(reason, text))
+    }
+
+    /// Checks who sends PEERS, PING or DATA, to whom, in which session, and that it is new.
+    fn admit(
+        &mut self,
+        header: &Header,
+        signer: Option<PublicKey>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Reply> {
+        let own_id = &self.settings.node_id;
+        if header.to != *own_id {
+            let text = format!("this is {own_id}, not {}", header.to);
+            return Err(Reply::refuse(Reason::WrongReceiver, text));
+        }
+        let Some(peer) = self.peers.get_mut(&header.from) else {
+            return Err(unknown_sender(&header.from));
+        };
+        match peer.direct_key() {
+            None => return Err(unknown_sender(&header.from)),
+            Some(key) if Some(key) != signer => {
+                return Err(Reply::refuse(
+                    Reason::BadSignature,
+                    "not signed with the pinned key",
+                ));
+            }
+            Some(_) => {}
+        }
+        if header.session != self.settings.session {
+            let text = format!("{own_id} was started again since");
+            return Err(Reply::refuse(Reason::WrongSession, text));
+        }
+        if header.number <= peer.link.number_in {
+            return Err(replayed(peer.link.number_in));
+        }
+        peer.link.number_in = header.number;
+        if !peer.link.connected {
+            // It reaches us: so we may reach it again.
+            peer.attempt_at = peer.attempt_at.min(now.mono_ms);
+        }
+        self.heard(&header.from, now, actions);
+        self.poke(&header.from, now, actions);
+        Ok(())
+    }
+
+    fn on_data(
+        &mut self,
+        data: Data,
+        signer: Option<PublicKey>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) -> Reply {
+        if let Err(refusal) = self.admit(&data.header, signer, now, actions) {
+            return refusal;
+        }
+        let from = data.header.from;
+        let Some(peer) = self.peers.get_mut(&from) else {
+            return unknown_sender(&from);
+        };
+        if data.id == peer.link.data_in {
+            // A retry: the message was accepted before, and only the answer was lost.
+            return Reply::Answer(Answer::Data);
+        }
+        if data.id < peer.link.data_in {
+            return replayed(peer.link.number_in);
+        }
+        let bytes = self.inbox_bytes + data.data.len();
+        if self.inbox.len() >= INBOX_MESSAGES_MAX || bytes > INBOX_BYTES_MAX {
+            let text = format!("{} messages wait there to be received", self.inbox.len());
+            return Reply::refuse(Reason::InboxFull, text);
+        }
+        peer.link.data_in = data.id;
+        self.inbox_bytes = bytes;
+        self.inbox.push_back(Message {
+            from: from.clone(),
+            data: Arc::clone(&data.data),
+        });
+        actions.push(Action::Tell(Event::Data {
+            node_id: from,
+            data: data.data,
+        }));
+        Reply::Answer(Answer::Data)
+    }
+
+    fn on_update(&mut self, update: Update, now: Now, actions: &mut Vec<Action>) -> Reply {
+        let own_id = &self.settings.node_id;
+        if update.to != *own_id {
+            let text = format!("this is {own_id}, not {}", update.to);
+            return Reply::refuse(Reason::WrongReceiver, text);
+        }
+        if update.session != self.settings.session {
+            let text = format!("{own_id} was started again since");
+            return Reply::refuse(Reason::WrongSession, text);
+        }
+        let refusals: Vec<Reply> = update
+            .records
+            .into_iter()
+            .filter_map(|record| self.take_record(record, now, actions).err())
+            .collect();
+        if let Some(first) = refusals.into_iter().next() {
+            return first;
+        }
+        let mut batch = Batch::default();
+        for want in &update.wants {
+            if let Some(record) = self.newer_than(want)
+                && !batch.take(&record)
+            {
+                break;
+            }
+        }
+        if batch.records.is_empty() {
+            Reply::Nothing
+        } else {
+            Reply::Answer(Answer::Update(batch.records))
+        }
+    }
+
+    fn newer_than(&self, want: &Want) -> Option<Arc<Record>> {
+        let record = if self.is_me(&want.node_id) {
+            &self.own
+        } else {
+            self.peers.get(&want.node_id)?.record.as_ref()?
+        };
+        let differs = record.fingerprint != want.version.fingerprint;
+        (record.head.timestamp >= want.version.timestamp && differs).then(|| Arc::clone(record))
+    }
+
+    /// Takes a record, whose signature fits the key that it carries, if it is newer than what is
+    /// held. Holding it already is fine; an older one is refused.
+    pub(super) fn take_record(
+        &mut self,
+        record: Arc<Record>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Reply> {
+        let owner = record.head.node_id.clone();
+        if self.is_me(&owner) {
+            return Err(self.refuse_own(&record, now, actions));
+        }
+        let Some(peer) = self.peer_or_new(&owner, Trust::Hearsay, now, actions) else {
+            let text = format!("this node knows {PEERS_MAX} nodes already");
+            return Err(Reply::refuse(Reason::LimitExceeded, text));
+        };
+        match peer.key {
+            Some((key, _)) if key != record.public_key => {
+                let text = format!(
+                    "the record of {owner} is signed with key {}, but key {} is pinned here; `dsn forget {owner}` unpins it",
+                    key_fingerprint(&record.public_key),
+                    key_fingerprint(&key)
+                );
+                self.note_conflict(Conflict::about(&owner, text.clone(), now), actions);
+                return Err(Reply::refuse(Reason::OtherKey, text));
+            }
+            Some(_) => {}
+            None => {
+                peer.key = Some((record.public_key, Trust::Hearsay));
+                actions.push(Action::SavePeers);
+            }
+        }
+        if record.head.timestamp <= peer.expired.timestamp {
+            return Ok(());
+        }
+        match &peer.record {
+            Some(held) if held.head.is_newer_than(&record.head) => Err(stale(held)),
+            Some(held) if !record.head.is_newer_than(&held.head) => Ok(()),
+            _ => {
+                self.apply(record, now, actions);
+                Ok(())
+            }
+        }
+    }
+
+    /// Somebody sends us our own record. One that we don't know, with our signature, was made in
+    /// an earlier run whose files are lost, or by a twin.
+    fn refuse_own(&mut self, record: &Record, now: Now, actions: &mut Vec<Action>) -> Reply {
+        if record.public_key == self.settings.public_key {
+            self.catch_up(record.head.timestamp, now, actions);
+        }
+        Reply::refuse(
+            Reason::OwnRecord,
+            format!("only {} writes it", self.settings.node_id),
+        )
+    }
+
+    /// Peers hold a version of our record, with our signature, of this timestamp.
+    pub(super) fn catch_up(&mut self, timestamp: u64, now: Now, actions: &mut Vec<Action>) {
+        if timestamp <= self.timestamp_floor {
+            return;
+        }
+        self.catch_ups += 1;
+        if self.catch_ups > CATCH_UPS_MAX {
+            let own_id = self.settings.node_id.clone();
+            let text = format!(
+                "somebody else goes on writing the state of {own_id} with the key of {own_id}: two nodes share one key; \
+                 stop one of them and give it an id and a key of its own"
+            );
+            self.note_conflict(Conflict::about(&own_id, text, now), actions);
+            return;
+        }
+        self.timestamp_floor = timestamp;
+        actions.push(Action::Republish);
+    }
+
+    /// All that the answer to PEERS tells: ourselves, and all others but the one who asks.
+    fn known_nodes(&self, asks: &NodeId) -> PeersAnswer {
+        let own = KnownNode {
+            node_id: self.settings.node_id.clone(),
+            address: self
+                .settings
+                .advertise
+                .clone()
+                .or_else(|| self.seen_at.clone()),
+            version: self.version_held_of(&self.settings.node_id),
+        };
+        let others = self.peers.iter().map(|(node_id, peer)| KnownNode {
+            node_id: node_id.clone(),
+            address: peer
+                .address_to_share()
+                .filter(|_| node_id != asks && peer.status != PeerStatus::Left)
+                .cloned(),
+            version: peer.version(),
+        });
+        PeersAnswer {
+            nodes: std::iter::once(own).chain(others).collect(),
+        }
+    }
+}
+
+fn unknown_sender(from: &NodeId) -> Reply {
+    Reply::refuse(
+        Reason::UnknownSender,
+        format!("{from} has not said HELLO here"),
+    )
+}
+
+fn replayed(number: u64) -> Reply {
+    let refusal = Refusal {
+        reason: Reason::ReplayedNumber.code(),
+        text: format!("a request with number {number} was here already"),
+        held: None,
+        number,
+    };
+    Reply::Refuse(Reason::ReplayedNumber, refusal)
+}
+
+fn stale(held: &Record) -> Reply {
+    let head = &held.head;
+    let refusal = Refusal {
+        reason: Reason::Stale.code(),
+        text: format!(
+            "version {} of {} is held here, which is newer",
+            head.timestamp, head.node_id
+        ),
+        held: Node::held_of(held),
+        number: 0,
+    };
+    Reply::Refuse(Reason::Stale, refusal)
+}
