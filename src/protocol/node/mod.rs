@@ -100,25 +100,28 @@ pub enum Action {
 #[derive(Debug)]
 pub enum Reply {
     /// 200.
-    Answer(Answer),
+    Answer(Box<Answer>),
     /// 204.
     Nothing,
     /// Any other status.
-    Refuse(Reason, Refusal),
+    Refuse(Reason, Box<Refusal>),
 }
 
 impl Reply {
+    /// A 200 with what it carries.
+    pub fn answer(answer: Answer) -> Self {
+        Self::Answer(Box::new(answer))
+    }
+
     /// A refusal with the reason and a text for the operator at the other end.
     pub fn refuse(reason: Reason, text: impl Into<String>) -> Self {
-        Self::Refuse(
-            reason,
-            Refusal {
-                reason: reason.code(),
-                text: text.into(),
-                held: None,
-                number: 0,
-            },
-        )
+        let refusal = Refusal {
+            reason: reason.code(),
+            text: text.into(),
+            held: None,
+            number: 0,
+        };
+        Self::Refuse(reason, Box::new(refusal))
     }
 }
 

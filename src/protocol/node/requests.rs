@@ -38,11 +38,11 @@ impl Node {
             Request::Hello(hello) => self.on_hello(hello, caller, now, &mut actions),
             Request::Update(update) => self.on_update(update, now, &mut actions),
             Request::Peers(peers) => match self.admit(&peers.header, signer, now, &mut actions) {
-                Ok(()) => Reply::Answer(Answer::Peers(self.known_nodes(&peers.header.from))),
+                Ok(()) => Reply::answer(Answer::Peers(self.known_nodes(&peers.header.from))),
                 Err(refusal) => refusal,
             },
             Request::Ping(ping) => match self.admit(&ping.header, signer, now, &mut actions) {
-                Ok(()) => Reply::Answer(Answer::Ping(Pong { view: self.view })),
+                Ok(()) => Reply::answer(Answer::Ping(Pong { view: self.view })),
                 Err(refusal) => refusal,
             },
             Request::Data(data) => self.on_data(data, signer, now, &mut actions),
@@ -70,7 +70,7 @@ impl Node {
             }
             Some((_, session)) if *session == self.settings.session => {}
             _ => {
-                return Reply::Answer(Answer::Hello(HelloAnswer {
+                return Reply::answer(Answer::Hello(HelloAnswer {
                     version: PROTOCOL_VERSION,
                     node_id: self.settings.node_id.clone(),
                     public_key: self.settings.public_key,
@@ -239,7 +239,7 @@ impl Node {
         };
         if data.id == peer.link.data_in {
             // A retry: the message was accepted before, and only the answer was lost.
-            return Reply::Answer(Answer::Data);
+            return Reply::answer(Answer::Data);
         }
         if data.id < peer.link.data_in {
             return replayed(peer.link.number_in);
@@ -259,7 +259,7 @@ impl Node {
             node_id: from,
             data: data.data,
         }));
-        Reply::Answer(Answer::Data)
+        Reply::answer(Answer::Data)
     }
 
     fn on_update(&mut self, update: Update, now: Now, actions: &mut Vec<Action>) -> Reply {
@@ -291,7 +291,7 @@ impl Node {
         if batch.records.is_empty() {
             Reply::Nothing
         } else {
-            Reply::Answer(Answer::Update(batch.records))
+            Reply::answer(Answer::Update(batch.records))
         }
     }
 
@@ -420,7 +420,7 @@ fn replayed(number: u64) -> Reply {
         held: None,
         number,
     };
-    Reply::Refuse(Reason::ReplayedNumber, refusal)
+    Reply::Refuse(Reason::ReplayedNumber, Box::new(refusal))
 }
 
 fn stale(held: &Record) -> Reply {
@@ -434,5 +434,5 @@ fn stale(held: &Record) -> Reply {
         held: Node::held_of(held),
         number: 0,
     };
-    Reply::Refuse(Reason::Stale, refusal)
+    Reply::Refuse(Reason::Stale, Box::new(refusal))
 }
