@@ -296,6 +296,9 @@ pub struct Held {
     pub signature: Signature,
 }
 
+/// A message that can't be encoded: it breaks a limit, or a record in it is not signed.
+pub type EncodeFault = EncodeError;
+
 /// A decoded payload with the signature that came behind it, for kinds that are signed.
 #[derive(Debug)]
 pub struct Decoded<'a, T> {

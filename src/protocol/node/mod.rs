@@ -297,9 +297,9 @@ impl Node {
 
     /// Takes the next version of the own record, which is on disk by now, and pushes it to all
     /// connected peers.
-    pub fn on_set(&mut self, record: Record, now: Now) -> Vec<Action> {
+    pub fn on_set(&mut self, record: Arc<Record>, now: Now) -> Vec<Action> {
         let mut actions = Vec::new();
-        let old = std::mem::replace(&mut self.own, Arc::new(record));
+        let old = std::mem::replace(&mut self.own, record);
         self.timestamp_floor = self.timestamp_floor.max(self.own.head.timestamp);
         xor(&mut self.view, &old.fingerprint);
         xor(&mut self.view, &self.own.fingerprint);
@@ -341,6 +341,13 @@ impl Node {
             .retain(|conflict| conflict.node_id.as_ref() != Some(node_id));
         self.bury(node_id, peer, "it was forgotten here", &mut actions);
         Ok(actions)
+    }
+
+    /// Whether all peers that can be reached hold the newest version of the own record.
+    pub fn everybody_knows(&self) -> bool {
+        self.peers.iter().all(|(_, peer)| {
+            !peer.link.connected || peer.link.own_held == Some(self.own.fingerprint)
+        })
     }
 
     /// The peers to keep on disk.
