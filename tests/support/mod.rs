@@ -1,0 +1,313 @@
+//! What black-box tests share: real nodes on loopback, and a hand-made member that speaks the
+//! protocol byte by byte, rightly or wrongly.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use dsn::protocol::address::Address;
+use dsn::protocol::crypto::{
+    NetworkKeys, Opened, Place, PrivateKey, Signed, TAG_BYTES, Tag, open, seal,
+};
+use dsn::protocol::identity::{NodeId, Session, unhex};
+use dsn::protocol::state::{Entries, Key, Record, Value};
+use dsn::protocol::wire::{
+    self, Answer, Data, Header, Hello, HelloAnswer, Kind, Peers, Ping, ProgramVersion, Refusal,
+    Request, Update, Want,
+};
+use dsn::{Config, RunningNode};
+use tempfile::TempDir;
+use zeroize::Zeroizing;
+
+/// Longest time that anything a test waits for may take: far more than it should.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub const NETWORK_KEY: [u8; 32] = [7; 32];
+
+pub fn id(text: &str) -> NodeId {
+    NodeId::new(text).unwrap()
+}
+
+pub fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+pub fn value(text: &str) -> Value {
+    Value::new(text.as_bytes()).unwrap()
+}
+
+/// Waits until `condition` holds; a test that waits in vain says for what.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < until, "waited in vain until {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// A folder with the network key in it, for the nodes of one test.
+pub struct Place4Nodes {
+    pub folder: TempDir,
+}
+
+impl Place4Nodes {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("credentials")).unwrap();
+        let text = dsn::protocol::identity::hex(&NETWORK_KEY) + "\n";
+        write_private(&folder.path().join("credentials/network.key"), text.as_bytes());
+        Self { folder }
+    }
+
+    pub fn config(&self, node_id: &str, bootstrap: &[&str]) -> Config {
+        let path = self.folder.path();
+        let mut config = Config::new(id(node_id));
+        config.listen = "127.0.0.1:0".parse().unwrap();
+        config.bootstrap = bootstrap.iter().map(|text| Address::new(text).unwrap()).collect();
+        config.credentials = path.join("credentials");
+        config.network_key = path.join("credentials/network.key");
+        config.data = path.join("data");
+        config.control = path.join(format!("{node_id}.sock"));
+        config.tick = Duration::from_millis(300);
+        config
+    }
+
+    pub fn start(&self, node_id: &str, bootstrap: &[&str]) -> RunningNode {
+        dsn::start(self.config(node_id, bootstrap)).unwrap()
+    }
+}
+
+pub fn write_private(path: &std::path::Path, bytes: &[u8]) {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::File::options();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path).unwrap();
+    file.write_all(bytes).unwrap();
+}
+
+/// An HTTP answer as it came.
+#[derive(Debug, Clone)]
+pub struct HttpAnswer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl HttpAnswer {
+    pub fn seal(&self) -> Option<Vec<u8>> {
+        let line = self.head.lines().find(|line| line.to_lowercase().starts_with("dsn-seal:"))?;
+        unhex(line.split_once(':')?.1.trim())
+    }
+}
+
+/// Sends the bytes over a connection of their own, reads until the other side closes it.
+pub fn exchange(address: SocketAddr, bytes: &[u8]) -> HttpAnswer {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    // Whoever refuses a body before it has read it resets the connection behind its answer.
+    let _ = stream.read_to_end(&mut answer);
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("an HTTP answer");
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    HttpAnswer { status, head, body: answer[end + 4..].to_vec() }
+}
+
+pub fn post(address: SocketAddr, path: &str, body: &[u8]) -> HttpAnswer {
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    exchange(address, &[head.as_bytes(), body].concat())
+}
+
+/// What a request made of raw bytes came to.
+#[derive(Debug)]
+pub enum Heard {
+    /// 200 with a sealed answer.
+    Answer(Answer),
+    /// 204 with its seal.
+    Nothing,
+    /// A sealed refusal.
+    Refusal(u16, Refusal),
+    /// Nothing sealed: the status, with an empty body.
+    Empty(u16),
+}
+
+impl Heard {
+    /// The status and the number of the reason.
+    pub fn verdict(&self) -> (u16, u16) {
+        match self {
+            Self::Answer(_) => (200, 0),
+            Self::Nothing => (204, 0),
+            Self::Refusal(status, refusal) => (*status, refusal.reason),
+            Self::Empty(status) => (*status, 0),
+        }
+    }
+}
+
+/// A member of the network that is made by hand.
+pub struct Member {
+    pub node_id: NodeId,
+    pub key: PrivateKey,
+    pub network: NetworkKeys,
+    pub session: Session,
+    pub number: u64,
+    pub target: SocketAddr,
+    /// Who the target said that it is.
+    pub to: Option<(NodeId, Session)>,
+}
+
+static NONCE: AtomicU64 = AtomicU64::new(1);
+
+fn new_key() -> PrivateKey {
+    let random = ring::rand::SystemRandom::new();
+    let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+    let document = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+    PrivateKey::from_pkcs8(document.as_ref()).unwrap()
+}
+
+pub fn network_keys(key: [u8; 32]) -> NetworkKeys {
+    NetworkKeys::new(&[Zeroizing::new(key)]).unwrap()
+}
+
+impl Member {
+    pub fn new(node_id: &str, target: SocketAddr) -> Self {
+        Self {
+            node_id: id(node_id),
+            key: new_key(),
+            network: network_keys(NETWORK_KEY),
+            session: Session([1; 16]),
+            number: 1000,
+            target,
+            to: None,
+        }
+    }
+
+    /// One that has said both its HELLOs.
+    pub fn joined(node_id: &str, target: SocketAddr) -> Self {
+        let mut member = Self::new(node_id, target);
+        member.join();
+        member
+    }
+
+    pub fn join(&mut self) {
+        let answer = self.hello_first();
+        self.to = Some((answer.node_id, answer.session));
+        let hello = self.hello();
+        assert_eq!(self.say(&hello).verdict(), (204, 0), "the second HELLO is accepted");
+    }
+
+    pub fn hello_first(&mut self) -> HelloAnswer {
+        self.to = None;
+        let hello = self.hello();
+        match self.say(&hello) {
+            Heard::Answer(Answer::Hello(answer)) => answer,
+            other => panic!("the first HELLO got {other:?}"),
+        }
+    }
+
+    pub fn hello(&mut self) -> Request {
+        self.number += 1;
+        Request::Hello(Hello {
+            from: self.node_id.clone(),
+            public_key: self.key.public_key(),
+            session: self.session,
+            program: ProgramVersion::new("test"),
+            // Nobody listens there: what the node sends us is refused at once.
+            port: 1,
+            advertise: None,
+            number: self.number,
+            to: self.to.clone(),
+        })
+    }
+
+    pub fn header(&mut self) -> Header {
+        self.number += 1;
+        let (to, session) = self.to.clone().expect("joined");
+        Header { from: self.node_id.clone(), to, session, number: self.number }
+    }
+
+    pub fn ping(&mut self) -> Request {
+        Request::Ping(Ping { header: self.header(), view: [0; 16] })
+    }
+
+    pub fn peers(&mut self) -> Request {
+        Request::Peers(Peers { header: self.header() })
+    }
+
+    pub fn data(&mut self, id: u64, data: &[u8]) -> Request {
+        Request::Data(Data { header: self.header(), id, data: data.into() })
+    }
+
+    pub fn update(&self, records: Vec<Arc<Record>>, wants: Vec<Want>) -> Request {
+        let (to, session) = self.to.clone().expect("joined");
+        Request::Update(Update { to, session, records, wants })
+    }
+
+    /// A signed record of this member.
+    pub fn record(&self, timestamp: u64, pairs: &[(&str, &str)]) -> Arc<Record> {
+        self.record_of(&self.node_id.clone(), timestamp, pairs)
+    }
+
+    /// A record for any node id, signed with the key of this member.
+    pub fn record_of(&self, owner: &NodeId, timestamp: u64, pairs: &[(&str, &str)]) -> Arc<Record> {
+        let entries: Entries = pairs.iter().map(|(k, v)| (key(k), value(v))).collect();
+        let public = self.key.public_key();
+        let record = Record::new(owner.clone(), public, timestamp, false, Arc::new(entries));
+        let signature = self.key.sign(Signed::Record(&record.head)).unwrap();
+        record.signature.set(signature).unwrap();
+        Arc::new(record)
+    }
+
+    /// The payload of a request with this member's signature.
+    pub fn payload(&self, request: &Request) -> Vec<u8> {
+        let kind = request.kind();
+        let mut payload = wire::encode_request(request).unwrap();
+        if kind.is_signed() {
+            let signed = Signed::Request { kind: kind.byte(), payload: &payload };
+            let signature = self.key.sign(signed).unwrap();
+            payload.extend_from_slice(&signature);
+        }
+        payload
+    }
+
+    pub fn envelope(&self, kind: Kind, payload: &[u8]) -> Vec<u8> {
+        let mut nonce = [0; 16];
+        nonce[..8].copy_from_slice(&NONCE.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+        nonce[8..].copy_from_slice(&std::process::id().to_le_bytes().repeat(2));
+        let place = Place::Request { path: kind.path() };
+        seal(&self.network, 0, nonce, place, kind.byte(), payload).unwrap().0
+    }
+
+    pub fn say(&self, request: &Request) -> Heard {
+        let kind = request.kind();
+        let envelope = self.envelope(kind, &self.payload(request));
+        self.say_bytes(kind, kind.path(), &envelope)
+    }
+
+    /// Posts bytes and reads what comes back as the answer to them.
+    pub fn say_bytes(&self, kind: Kind, path: &str, envelope: &[u8]) -> Heard {
+        let answer = post(self.target, path, envelope);
+        let bytes = match answer.status {
+            204 => {
+                assert!(answer.body.is_empty(), "a 204 has no body");
+                answer.seal().expect("a 204 has a seal")
+            }
+            status if answer.body.is_empty() => return Heard::Empty(status),
+            _ => answer.body.clone(),
+        };
+        let tag: Tag = envelope[envelope.len() - TAG_BYTES..].try_into().unwrap();
+        let place = Place::Answer { path, status: answer.status, request: &tag };
+        let opened: Opened = open(&self.network, place, bytes).expect("a sealed answer");
+        assert_eq!(Some(opened.kind), Kind::of_path(path).map(Kind::byte));
+        match answer.status {
+            200 => Heard::Answer(wire::decode_answer(kind, &opened.payload).unwrap().message),
+            204 => Heard::Nothing,
+            status => Heard::Refusal(status, wire::decode_refusal(&opened.payload).unwrap()),
+        }
+    }
+}
