@@ -1,0 +1,449 @@
+//! Keys on disk: the network key, the own key pair, and the keys of the peers met so far.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{Error, ErrorKind, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use ring::rand::{SecureRandom, SystemRandom};
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use zeroize::Zeroizing;
+
+use crate::durable;
+use crate::protocol::PEERS_MAX;
+use crate::protocol::address::Address;
+use crate::protocol::crypto::PrivateKey;
+use crate::protocol::identity::{NodeId, PublicKey, hex, unhex};
+
+/// Largest key file, bytes: a file that is longer is not one of ours.
+const KEY_FILE_BYTES_MAX: u64 = 16 * 1024;
+/// Most network keys in a file: each is tried on bytes that no key opens.
+const NETWORK_KEYS_MAX: usize = 8;
+/// Largest file of known peers, bytes.
+const KNOWN_PEERS_BYTES_MAX: u64 = 1024 * 1024;
+/// What stands before the secret in the file of the own key pair.
+const PKCS8_PREFIX: &str = "dsn-p256-pkcs8:";
+
+const NODE_KEY: &str = "node.key";
+const KNOWN_PEERS: &str = "known_peers";
+
+/// Reads the network keys: one a line, 64 hex digits; `#` begins a comment line. The first one
+/// seals, all open.
+pub fn load_network_key(path: &Path) -> Result<Vec<Zeroizing<[u8; 32]>>, CredentialsError> {
+    let text = read_secret(path)?;
+    let bad_line = |number: usize, what: &'static str| CredentialsError::BadLine {
+        path: path.into(),
+        line: number + 1,
+        what,
+    };
+    let mut keys = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let bytes = unhex(line).map(Zeroizing::new);
+        let bytes = bytes.ok_or_else(|| bad_line(number, "is not 64 hex digits"))?;
+        let key: [u8; 32] = bytes
+            .as_slice()
+            .try_into()
+            .map_err(|_| bad_line(number, "is not 64 hex digits"))?;
+        if keys.len() == NETWORK_KEYS_MAX {
+            return Err(bad_line(number, "is one key too many: the limit is 8"));
+        }
+        keys.push(Zeroizing::new(key));
+    }
+    if keys.is_empty() {
+        return Err(CredentialsError::NoKey { path: path.into() });
+    }
+    Ok(keys)
+}
+
+/// Makes a network key file. One that is there is never overwritten.
+pub fn create_network_key(path: &Path) -> Result<(), CredentialsError> {
+    let mut key = Zeroizing::new([0; 32]);
+    SystemRandom::new()
+        .fill(&mut *key)
+        .map_err(|_| CredentialsError::NoRandomness)?;
+    let text = Zeroizing::new(format!(
+        "# The key of a dsn network. Every node has the same file. Keep it secret.\n{}\n",
+        Zeroizing::new(hex(&*key)).as_str()
+    ));
+    create_secret(path, text.as_bytes())
+}
+
+/// The own key pair as PKCS#8; made at the first start.
+pub fn load_or_create_pkcs8(folder: &Path) -> Result<Zeroizing<Vec<u8>>, CredentialsError> {
+    let path = folder.join(NODE_KEY);
+    if !path.try_exists().map_err(|why| unusable(&path, why))? {
+        create_key_pair(&path)?;
+    }
+    let text = read_secret(&path)?;
+    let (number, line) = text
+        .lines()
+        .enumerate()
+        .find(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .ok_or_else(|| CredentialsError::NoKey { path: path.clone() })?;
+    let secret = line
+        .trim()
+        .strip_prefix(PKCS8_PREFIX)
+        .and_then(unhex)
+        .map(Zeroizing::new);
+    secret.ok_or(CredentialsError::BadLine {
+        path,
+        line: number + 1,
+        what: "is not a private key of dsn",
+    })
+}
+
+fn create_key_pair(path: &Path) -> Result<(), CredentialsError> {
+    let random = SystemRandom::new();
+    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)
+        .map_err(|_| CredentialsError::NoRandomness)?;
+    let public_key = PrivateKey::from_pkcs8(document.as_ref())
+        .map_err(|_| CredentialsError::NoRandomness)?
+        .public_key();
+    let secret = Zeroizing::new(hex(document.as_ref()));
+    let text = Zeroizing::new(format!(
+        "# The private key of this node. Never copy it to another host.\n# public key: {}\n{PKCS8_PREFIX}{}\n",
+        public_key.to_hex(),
+        secret.as_str()
+    ));
+    create_secret(path, text.as_bytes())
+}
+
+fn create_secret(path: &Path, bytes: &[u8]) -> Result<(), CredentialsError> {
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        durable::create_private_folder(folder).map_err(|why| unusable(folder, why))?;
+    }
+    durable::create(path, bytes).map_err(|why| match why.kind() {
+        ErrorKind::AlreadyExists => CredentialsError::AlreadyExists { path: path.into() },
+        _ => unusable(path, why),
+    })
+}
+
+/// Reads a secret file. One that others can read is refused, as ssh does: a warning in a log is
+/// not read by whoever copied the file with the wrong mode.
+fn read_secret(path: &Path) -> Result<Zeroizing<String>, CredentialsError> {
+    let file = File::open(path).map_err(|why| unusable(path, why))?;
+    let metadata = file.metadata().map_err(|why| unusable(path, why))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(CredentialsError::TooOpen {
+            path: path.into(),
+            mode,
+        });
+    }
+    read_text(path, file, KEY_FILE_BYTES_MAX).map(Zeroizing::new)
+}
+
+fn read_text(path: &Path, file: File, bytes_max: u64) -> Result<String, CredentialsError> {
+    let mut text = String::new();
+    file.take(bytes_max + 1)
+        .read_to_string(&mut text)
+        .map_err(|why| unusable(path, why))?;
+    if text.len() as u64 > bytes_max {
+        return Err(CredentialsError::TooLong {
+            path: path.into(),
+            bytes_max,
+        });
+    }
+    Ok(text)
+}
+
+/// A peer met before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownPeer {
+    /// Which node.
+    pub node_id: NodeId,
+    /// Its key.
+    pub public_key: PublicKey,
+    /// Whether the node proved the key to us; else it came through others.
+    pub direct: bool,
+    /// Where it was.
+    pub address: Option<Address>,
+}
+
+/// Reads the peers met before, and what was wrong with lines that were skipped.
+///
+/// One damaged line must not cost the others, so it is skipped and named.
+pub fn load_known_peers(folder: &Path) -> Result<(Vec<KnownPeer>, Vec<String>), CredentialsError> {
+    let path = folder.join(KNOWN_PEERS);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(why) if why.kind() == ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
+        Err(why) => return Err(unusable(&path, why)),
+    };
+    let mut bytes = Vec::new();
+    file.take(KNOWN_PEERS_BYTES_MAX)
+        .read_to_end(&mut bytes)
+        .map_err(|why| unusable(&path, why))?;
+    let (mut peers, mut warnings) = (Vec::new(), Vec::new());
+    for (number, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        match parse_known_peer(line) {
+            Some(peer) if peers.len() < PEERS_MAX => peers.push(peer),
+            _ => warnings.push(format!(
+                "{}: line {} is not a known peer and was skipped; that node is met anew",
+                path.display(),
+                number + 1
+            )),
+        }
+    }
+    Ok((peers, warnings))
+}
+
+fn parse_known_peer(line: &str) -> Option<KnownPeer> {
+    let mut words = line.split_ascii_whitespace();
+    let node_id = NodeId::new(words.next()?).ok()?;
+    let public_key = PublicKey::from_hex(words.next()?)?;
+    let direct = match words.next()? {
+        "direct" => true,
+        "hearsay" => false,
+        _ => return None,
+    };
+    let address = match words.next()? {
+        "-" => None,
+        text => Some(Address::new(text).ok()?),
+    };
+    words.next().is_none().then_some(KnownPeer {
+        node_id,
+        public_key,
+        direct,
+        address,
+    })
+}
+
+/// Writes the peers met so far.
+pub fn save_known_peers(folder: &Path, peers: &[KnownPeer]) -> Result<(), CredentialsError> {
+    use fmt::Write;
+    let mut text =
+        String::from("# The nodes met so far: id, public key, how it is known, address.\n");
+    for peer in peers {
+        let address = peer.address.as_ref().map_or("-", Address::as_str);
+        let trust = if peer.direct { "direct" } else { "hearsay" };
+        // Writing to a String can't fail.
+        let _ = writeln!(
+            text,
+            "{} {} {trust} {address}",
+            peer.node_id,
+            peer.public_key.to_hex()
+        );
+    }
+    let path = folder.join(KNOWN_PEERS);
+    durable::replace(&path, text.as_bytes()).map_err(|why| unusable(&path, why))
+}
+
+/// Why a key file can't be used. Nothing was changed.
+#[derive(Debug)]
+pub enum CredentialsError {
+    /// The system refused.
+    Unusable {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What it said.
+        why: Error,
+    },
+    /// Others can read a secret file.
+    TooOpen {
+        /// Which.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The file is longer than any of ours.
+    TooLong {
+        /// Which.
+        path: PathBuf,
+        /// The limit, bytes.
+        bytes_max: u64,
+    },
+    /// A line is not what it should be.
+    BadLine {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// There is no key in the file.
+    NoKey {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The file is there already.
+    AlreadyExists {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The system gave no randomness.
+    NoRandomness,
+}
+
+fn unusable(path: &Path, why: Error) -> CredentialsError {
+    CredentialsError::Unusable {
+        path: path.into(),
+        why,
+    }
+}
+
+impl fmt::Display for CredentialsError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unusable { path, why } => write!(
+                formatter,
+                "{} can't be used: {why}. Give this user the right to it, or name another place with --credentials \
+                 or --network-key",
+                path.display()
+            ),
+            Self::TooOpen { path, mode } => write!(
+                formatter,
+                "{} is a secret, but has mode {mode:04o}, so others can read it. Run: chmod 600 {}",
+                path.display(),
+                path.display()
+            ),
+            Self::TooLong { path, bytes_max } => write!(
+                formatter,
+                "{} has more than {bytes_max} bytes: it is not a key file of dsn",
+                path.display()
+            ),
+            Self::BadLine { path, line, what } => write!(
+                formatter,
+                "{}: line {line} {what}. Put back a good copy of the file",
+                path.display()
+            ),
+            Self::NoKey { path } => write!(
+                formatter,
+                "{} has no key in it. Put back a good copy of the file",
+                path.display()
+            ),
+            Self::AlreadyExists { path } => write!(
+                formatter,
+                "{} is there already and is not overwritten. Name another file, or move that one away",
+                path.display()
+            ),
+            Self::NoRandomness => write!(formatter, "the system gave no randomness for a key"),
+        }
+    }
+}
+
+impl std::error::Error for CredentialsError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    fn write(path: &Path, text: &str) {
+        std::fs::write(path, text).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    #[test]
+    fn a_network_key_is_private_and_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/network.key");
+        create_network_key(&path).unwrap();
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+        let keys = load_network_key(&path).unwrap();
+        assert_eq!(keys.len(), 1);
+        let again = create_network_key(&path).unwrap_err();
+        assert!(matches!(again, CredentialsError::AlreadyExists { .. }));
+        assert_eq!(*load_network_key(&path).unwrap()[0], *keys[0]);
+    }
+
+    #[test]
+    fn a_damaged_network_key_is_refused_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("k");
+        let good = "00".repeat(32);
+        write(&path, &format!("# two\n{good}\n\n  {good}\n"));
+        assert_eq!(load_network_key(&path).unwrap().len(), 2);
+        let long = format!("{good}00");
+        for (text, line) in [("zz", 1), (&good[1..], 1), (&long, 1), (&"!".repeat(64), 1)] {
+            write(&path, text);
+            match load_network_key(&path).unwrap_err() {
+                CredentialsError::BadLine { line: named, .. } => assert_eq!(named, line),
+                other => panic!("{other}"),
+            }
+        }
+        write(&path, "# nothing\n");
+        assert!(matches!(
+            load_network_key(&path),
+            Err(CredentialsError::NoKey { .. })
+        ));
+        write(&path, &format!("{good}\n").repeat(9));
+        assert!(matches!(
+            load_network_key(&path),
+            Err(CredentialsError::BadLine { line: 9, .. })
+        ));
+        write(&path, &"#".repeat(20_000));
+        assert!(matches!(
+            load_network_key(&path),
+            Err(CredentialsError::TooLong { .. })
+        ));
+    }
+
+    #[test]
+    fn a_secret_that_others_can_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("k");
+        create_network_key(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let message = load_network_key(&path).unwrap_err().to_string();
+        assert!(message.contains("chmod 600"), "{message}");
+    }
+
+    #[test]
+    fn a_key_pair_is_made_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("n");
+        let first = load_or_create_pkcs8(&place).unwrap();
+        assert_eq!(*load_or_create_pkcs8(&place).unwrap(), *first);
+        assert!(PrivateKey::from_pkcs8(&first).is_ok());
+        assert_eq!(mode(&place.join(NODE_KEY)), 0o600);
+        write(&place.join(NODE_KEY), "nonsense\n");
+        assert!(matches!(
+            load_or_create_pkcs8(&place),
+            Err(CredentialsError::BadLine { .. })
+        ));
+    }
+
+    #[test]
+    fn known_peers_come_back_and_bad_lines_are_skipped() {
+        let folder = tempfile::tempdir().unwrap();
+        let peer = |name: &str, direct, address: Option<&str>| KnownPeer {
+            node_id: NodeId::new(name).unwrap(),
+            public_key: PublicKey([4; 65]),
+            direct,
+            address: address.map(|text| Address::new(text).unwrap()),
+        };
+        let peers = [peer("a", true, Some("[::1]:80")), peer("b", false, None)];
+        assert_eq!(load_known_peers(folder.path()).unwrap(), (vec![], vec![]));
+        save_known_peers(folder.path(), &peers).unwrap();
+        assert_eq!(
+            load_known_peers(folder.path()).unwrap(),
+            (peers.to_vec(), vec![])
+        );
+        let path = folder.path().join(KNOWN_PEERS);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(
+            &path,
+            [b"\xff\x00 x\n../x y direct -\n", text.as_bytes()].concat(),
+        )
+        .unwrap();
+        let (loaded, warnings) = load_known_peers(folder.path()).unwrap();
+        assert_eq!((loaded, warnings.len()), (peers.to_vec(), 2));
+    }
+}

@@ -1,0 +1,266 @@
+//! The own state on disk: an append-only file of changes, rewritten when it has grown.
+//!
+//! The file is a row of frames:
+//!
+//! ```text
+//! frame   = "dsnJ" ‖ length of payload (4) ‖ checksum (16) ‖ payload
+//! payload = kind (1: 1 snapshot, 2 change) ‖ timestamp (8) ‖ left (1) ‖ count (4) ‖ entries
+//! entry   = length of key (2) ‖ key ‖ present (1: 0 or 1) ‖ length of value (4) ‖ value
+//! ```
+//!
+//! Numbers are little-endian. The checksum is the first 16 bytes of SHA-256 over length and payload.
+//! A snapshot replaces all that came before it; a change sets and removes keys. Frames that are
+//! damaged are passed over: each whole frame counts, wherever it stands.
+
+mod disk;
+mod frame;
+
+use std::fmt;
+use std::io::Error;
+use std::path::{Path, PathBuf};
+
+use crate::protocol::state::{Change, Entries};
+use disk::{Disk, RealDisk};
+use frame::{Frame, FrameKind};
+
+/// The name of the file in the folder of the node.
+const FILE_NAME: &str = "state.journal";
+/// A file this small is never rewritten, bytes: on an SD card a block of this size is erased for
+/// the smallest write.
+const REWRITE_BYTES_MIN: usize = 128 * 1024;
+/// A file is rewritten when it has so many times the size of a snapshot.
+const REWRITE_FACTOR: usize = 4;
+/// Most damaged files that are set aside; then the oldest name is used again.
+const ASIDE_MAX: usize = 4;
+
+/// What was found on disk.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// The entries.
+    pub entries: Entries,
+    /// The timestamp of the last version; 0 if there was none.
+    pub timestamp: u64,
+    /// Whether the node had said goodbye.
+    pub left: bool,
+    /// What the operator should know: a damaged file, what was kept of it, and where it is now.
+    pub warnings: Vec<String>,
+}
+
+/// A version to write.
+#[derive(Debug)]
+pub struct Commit<'a> {
+    /// What changed.
+    pub change: &'a Change,
+    /// Its timestamp.
+    pub timestamp: u64,
+    /// Whether the node says goodbye with it.
+    pub left: bool,
+}
+
+/// The own state on disk.
+#[derive(Debug)]
+pub struct Journal<D = RealDisk> {
+    disk: D,
+    path: PathBuf,
+    /// Bytes of the file that are known to be good.
+    length: usize,
+    /// The length from which on it is rewritten.
+    rewrite_at: usize,
+    /// Whether the end of the file is in doubt: then the next write rewrites all of it.
+    broken: bool,
+}
+
+impl Journal {
+    /// Opens the journal in a folder, which is made if need be. An intact file is not written to.
+    pub fn open(folder: &Path) -> Result<(Self, Loaded), JournalError> {
+        crate::durable::create_private_folder(folder)
+            .map_err(|why| JournalError::new(folder, "opened", why))?;
+        Self::open_on(RealDisk::default(), folder)
+    }
+}
+
+impl<D: Disk> Journal<D> {
+    fn open_on(mut disk: D, folder: &Path) -> Result<(Self, Loaded), JournalError> {
+        let path = folder.join(FILE_NAME);
+        let bytes = disk
+            .read(&path)
+            .map_err(|why| JournalError::new(&path, "read", why))?
+            .unwrap_or_default();
+        let (mut loaded, damaged) = replay(&bytes);
+        let mut journal = Self {
+            disk,
+            length: bytes.len(),
+            rewrite_at: rewrite_at(&loaded.entries),
+            broken: damaged,
+            path,
+        };
+        if damaged {
+            loaded.warnings.push(journal.set_aside(&bytes, &loaded));
+            // If there is no room now, the next change tries again; what is there stays there.
+            if let Err(fault) = journal.rewrite(&loaded.entries, loaded.timestamp, loaded.left) {
+                loaded.warnings.push(fault.to_string());
+            }
+        }
+        Ok((journal, loaded))
+    }
+
+    /// Makes versions durable, all with one write and one sync. After an error none of them counts.
+    ///
+    /// `entries` is the state after all of them.
+    pub fn append(
+        &mut self,
+        commits: &[Commit<'_>],
+        entries: &Entries,
+    ) -> Result<(), JournalError> {
+        let Some(last) = commits.last() else {
+            return Ok(());
+        };
+        if self.broken {
+            return self.rewrite(entries, last.timestamp, last.left);
+        }
+        let mut bytes = Vec::new();
+        for commit in commits {
+            frame::encode_change(commit, &mut bytes);
+        }
+        if let Err(why) = self.disk.append(&self.path, &bytes) {
+            // Half a frame may stand at the end now, and after a failed sync nobody knows what is
+            // on disk. It is cut off if that can be done, and all of it is rewritten next time.
+            self.broken = true;
+            let _ = self.disk.truncate(&self.path, self.length);
+            return Err(JournalError::new(&self.path, "written", why));
+        }
+        self.length += bytes.len();
+        if self.length > self.rewrite_at {
+            self.compact(entries, last);
+        }
+        Ok(())
+    }
+
+    /// The changes are durable already, so a failure costs nothing but room.
+    fn compact(&mut self, entries: &Entries, last: &Commit<'_>) {
+        let was_broken = self.broken;
+        if let Err(fault) = self.rewrite(entries, last.timestamp, last.left) {
+            log::warn!("the journal could not be made smaller: {fault}");
+            self.broken = was_broken;
+            self.rewrite_at = self.length * 2;
+        }
+    }
+
+    fn rewrite(
+        &mut self,
+        entries: &Entries,
+        timestamp: u64,
+        left: bool,
+    ) -> Result<(), JournalError> {
+        let mut bytes = Vec::new();
+        frame::encode_snapshot(entries, timestamp, left, &mut bytes);
+        self.disk
+            .replace(&self.path, &bytes)
+            .map_err(|why| JournalError::new(&self.path, "written", why))?;
+        self.length = bytes.len();
+        self.rewrite_at = rewrite_at(entries);
+        self.broken = false;
+        Ok(())
+    }
+
+    /// Copies a damaged file to a name of its own, for whoever wants to look.
+    fn set_aside(&mut self, bytes: &[u8], loaded: &Loaded) -> String {
+        let name = |number| self.path.with_file_name(format!("state.damaged-{number}"));
+        let number = (1..ASIDE_MAX)
+            .find(|number| !name(*number).exists())
+            .unwrap_or(ASIDE_MAX);
+        let aside = name(number);
+        let kept = format!(
+            "{} was damaged; {} keys up to version {} were kept",
+            self.path.display(),
+            loaded.entries.len(),
+            loaded.timestamp
+        );
+        match self.disk.replace(&aside, bytes) {
+            Ok(()) => format!("{kept}, and the damaged file is now {}", aside.display()),
+            Err(why) => format!(
+                "{kept}; it could not be copied to {}: {why}",
+                aside.display()
+            ),
+        }
+    }
+}
+
+fn rewrite_at(entries: &Entries) -> usize {
+    let mut bytes = Vec::new();
+    frame::encode_snapshot(entries, 0, false, &mut bytes);
+    REWRITE_BYTES_MIN.max(bytes.len() * REWRITE_FACTOR)
+}
+
+/// What the whole frames say, and whether anything else was there.
+fn replay(mut bytes: &[u8]) -> (Loaded, bool) {
+    let mut loaded = Loaded::default();
+    let mut damaged = false;
+    while !bytes.is_empty() {
+        if let Some((frame, rest)) = frame::decode(bytes) {
+            apply(frame, &mut loaded);
+            bytes = rest;
+        } else {
+            damaged = true;
+            bytes = frame::next_start(bytes);
+        }
+    }
+    (loaded, damaged)
+}
+
+fn apply(frame: Frame, loaded: &mut Loaded) {
+    if frame.timestamp <= loaded.timestamp {
+        return;
+    }
+    if frame.kind == FrameKind::Snapshot {
+        loaded.entries.clear();
+    }
+    for (key, value) in frame.change {
+        match value {
+            Some(value) => loaded.entries.insert(key, value),
+            None => loaded.entries.remove(&key),
+        };
+    }
+    loaded.timestamp = frame.timestamp;
+    loaded.left = frame.left;
+}
+
+/// The own state could not be read or written. What was acknowledged before is still there.
+#[derive(Debug)]
+pub struct JournalError {
+    path: PathBuf,
+    what: &'static str,
+    why: Error,
+}
+
+impl JournalError {
+    fn new(path: &Path, what: &'static str, why: Error) -> Self {
+        Self {
+            path: path.into(),
+            what,
+            why,
+        }
+    }
+}
+
+impl fmt::Display for JournalError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, what, why) = (self.path.display(), self.what, &self.why);
+        write!(formatter, "the state in {path} can't be {what}: {why}. ")?;
+        match why.kind() {
+            std::io::ErrorKind::StorageFull => write!(formatter, "Make room on that disk"),
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                write!(
+                    formatter,
+                    "Give this user the right to write there, or use --data DIR"
+                )
+            }
+            _ => write!(formatter, "Look after that disk, or use --data DIR"),
+        }
+    }
+}
+
+impl std::error::Error for JournalError {}
+
+#[cfg(test)]
+mod tests;
