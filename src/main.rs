@@ -1,3 +1,9 @@
-//! The command `dsn`.
+//! The command `dsn`: parse, call, exit code.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -18,13 +18,13 @@ use crate::credentials::{self, CredentialsError, KnownPeer};
 use crate::driver::{DiskJob, Driver, Queues, now_since};
 use crate::events::Subscription;
 use crate::journal::{Commit, Journal, JournalError, Loaded};
+use crate::protocol::BODY_BYTES_MAX;
 use crate::protocol::crypto::{CryptoFault, NetworkKeys, PrivateKey};
 use crate::protocol::identity::{NodeId, Session};
 use crate::protocol::node::{Node, Pin, Settings, Target};
 use crate::protocol::report::{Message, NodeState, PeerInfo, Refused, Status};
 use crate::protocol::state::{Change, Key, Record, Value, next_timestamp};
 use crate::protocol::wire::{Kind, ProgramVersion};
-use crate::protocol::BODY_BYTES_MAX;
 use crate::server::{Server, ServerError};
 
 /// Most senders to peers that answer. Each peer that hangs holds one until it is suspected, so
@@ -45,6 +45,15 @@ const SAVE_PEERS_DELAY: Duration = Duration::from_millis(200);
 /// Most changes that share one write to disk.
 const BATCH_MAX: usize = 256;
 
+/// The paths that are served.
+static PATHS: [&str; 5] = [
+    Kind::Hello.path(),
+    Kind::Peers.path(),
+    Kind::Update.path(),
+    Kind::Ping.path(),
+    Kind::Data.path(),
+];
+
 /// A node that runs, in threads of its own. Dropping it stops it.
 pub struct RunningNode {
     shared: Arc<Shared>,
@@ -53,7 +62,7 @@ pub struct RunningNode {
     senders: Arc<Senders>,
     /// Dropped to stop the threads.
     stop: Option<Sender<()>>,
-    _lock: File,
+    lock: Option<File>,
 }
 
 /// What the control socket and the embedding program both reach.
@@ -113,7 +122,7 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
         threads: Vec::new(),
         senders,
         stop: Some(stop),
-        _lock: lock,
+        lock: Some(lock),
     };
     running.spawn_threads(driver, queues, journal, credentials_folder, &stopped)?;
     running.control = Some(ControlServer::start(&config.control, shared)?);
@@ -124,8 +133,14 @@ fn network_keys(config: &Config, has_known_peers: bool) -> Result<NetworkKeys, S
     let path = &config.network_key;
     if !path.exists() {
         if !config.bootstrap.is_empty() || has_known_peers {
-            let from = config.bootstrap.first().map(|address| address.as_str().to_owned());
-            return Err(StartError::NoNetworkKey { path: path.clone(), from });
+            let from = config
+                .bootstrap
+                .first()
+                .map(|address| address.as_str().to_owned());
+            return Err(StartError::NoNetworkKey {
+                path: path.clone(),
+                from,
+            });
         }
         credentials::create_network_key(path)?;
         log::warn!(
@@ -134,12 +149,18 @@ fn network_keys(config: &Config, has_known_peers: bool) -> Result<NetworkKeys, S
         );
     }
     let keys = credentials::load_network_key(path)?;
-    NetworkKeys::new(&keys).ok_or_else(|| StartError::NoNetworkKey { path: path.clone(), from: None })
+    NetworkKeys::new(&keys).ok_or_else(|| StartError::NoNetworkKey {
+        path: path.clone(),
+        from: None,
+    })
 }
 
 /// Two processes that write one journal would destroy it.
 fn lock_folder(folder: &Path) -> Result<File, StartError> {
-    let failed = |why: std::io::Error| StartError::Folder { path: folder.into(), why };
+    let failed = |why: std::io::Error| StartError::Folder {
+        path: folder.into(),
+        why,
+    };
     crate::durable::create_private_folder(folder).map_err(failed)?;
     let lock = File::options()
         .create(true)
@@ -149,9 +170,9 @@ fn lock_folder(folder: &Path) -> Result<File, StartError> {
         .map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(StartError::Runs { folder: folder.into() })
-        }
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::Runs {
+            folder: folder.into(),
+        }),
         Err(std::fs::TryLockError::Error(why)) => Err(failed(why)),
     }
 }
@@ -174,9 +195,12 @@ fn first_record(
         return Ok(record(loaded.timestamp));
     }
     let wall_us = now_since(began).wall_us;
-    let timestamp =
-        next_timestamp(wall_us, loaded.timestamp).ok_or(StartError::NoTimestampLeft)?;
-    let commit = Commit { change: &Change::new(), timestamp, left: false };
+    let timestamp = next_timestamp(wall_us, loaded.timestamp).ok_or(StartError::NoTimestampLeft)?;
+    let commit = Commit {
+        change: &Change::new(),
+        timestamp,
+        left: false,
+    };
     journal.append(&[commit], &entries)?;
     Ok(record(timestamp))
 }
@@ -185,19 +209,20 @@ fn start_server(
     config: &Config,
     driver: &Arc<OnceLock<Arc<Driver>>>,
 ) -> Result<Server, StartError> {
-    let paths: &'static [&'static str] = &[
-        Kind::Hello.path(),
-        Kind::Peers.path(),
-        Kind::Update.path(),
-        Kind::Ping.path(),
-        Kind::Data.path(),
-    ];
     let driver = Arc::clone(driver);
     let handler = move |request| match driver.get() {
         Some(driver) => driver.on_http(request),
-        None => crate::server::Response { status: 503, ..crate::server::Response::default() },
+        None => crate::server::Response {
+            status: 503,
+            ..crate::server::Response::default()
+        },
     };
-    Ok(Server::start(config.listen, paths, BODY_BYTES_MAX, Arc::new(handler))?)
+    Ok(Server::start(
+        config.listen,
+        &PATHS,
+        BODY_BYTES_MAX,
+        Arc::new(handler),
+    )?)
 }
 
 fn new_node(
@@ -209,7 +234,9 @@ fn new_node(
     began: Instant,
 ) -> Result<Node, StartError> {
     let mut random = [0; 24];
-    SystemRandom::new().fill(&mut random).map_err(|_| StartError::NoRandomness)?;
+    SystemRandom::new()
+        .fill(&mut random)
+        .map_err(|_| StartError::NoRandomness)?;
     let (session, seed) = random.split_at(16);
     let settings = Settings {
         node_id: config.node_id.clone(),
@@ -252,12 +279,18 @@ impl RunningNode {
             })?;
         }
         self.senders.add().map_err(StartError::NoThread)?;
-        let keeper =
-            Keeper { driver: Arc::clone(&driver), journal, credentials_folder, peers_due: None };
+        let keeper = Keeper {
+            driver: Arc::clone(&driver),
+            journal,
+            credentials_folder,
+            peers_due: None,
+        };
         let (disk, stop) = (queues.disk, stopped.clone());
         self.spawn("dsn-journal".into(), move || keeper.run(&disk, &stop))?;
         let (senders, wake, stop) = (Arc::clone(&self.senders), queues.wake, stopped.clone());
-        self.spawn("dsn-ticker".into(), move || tick(&driver, &senders, &wake, &stop))
+        self.spawn("dsn-ticker".into(), move || {
+            tick(&driver, &senders, &wake, &stop)
+        })
     }
 
     fn spawn(
@@ -265,7 +298,10 @@ impl RunningNode {
         name: String,
         work: impl FnOnce() + Send + 'static,
     ) -> Result<(), StartError> {
-        let thread = thread::Builder::new().name(name).stack_size(SENDER_STACK_BYTES).spawn(work);
+        let thread = thread::Builder::new()
+            .name(name)
+            .stack_size(SENDER_STACK_BYTES)
+            .spawn(work);
         self.threads.push(thread.map_err(StartError::NoThread)?);
         Ok(())
     }
@@ -284,7 +320,10 @@ impl RunningNode {
     /// Something that asks the node to stop, for a signal handler.
     pub fn stop_asker(&self) -> impl Fn() + Send + Sync + use<> {
         let ask = self.shared.stop_asked.clone();
-        move || drop(ask.try_send(()))
+        move || {
+            // One wish to stop is enough.
+            let _ = ask.try_send(());
+        }
     }
 
     /// Stops the node: tells nobody, ends all threads, frees the port. Returns when all of that
@@ -307,7 +346,12 @@ impl RunningNode {
         if let Some(control) = self.control.take() {
             control.stop();
         }
-        let server = self.shared.server.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let server = self
+            .shared
+            .server
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(server) = server {
             server.stop();
         }
@@ -320,6 +364,11 @@ impl RunningNode {
             if thread.is_finished() && thread.join().is_err() {
                 log::error!("a thread of the node had panicked");
             }
+        }
+        // Whoever asked over the socket to stop is waiting for its end: then all else is free.
+        self.lock = None;
+        if let Some(control) = self.control.take() {
+            control.stop();
         }
     }
 }
@@ -369,7 +418,14 @@ struct Senders {
 impl Senders {
     fn new(driver: Arc<Driver>, jobs: Receiver<Target>, stopped: Receiver<()>) -> Arc<Self> {
         let (idle, names) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { driver, jobs, stopped, idle, names, threads: Mutex::default() })
+        Arc::new(Self {
+            driver,
+            jobs,
+            stopped,
+            idle,
+            names,
+            threads: Mutex::default(),
+        })
     }
 
     fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
@@ -386,7 +442,9 @@ impl Senders {
         let name = format!("dsn-sender-{}", self.names.fetch_add(1, Ordering::Relaxed));
         let senders = Arc::clone(self);
         self.idle.fetch_add(1, Ordering::SeqCst);
-        let thread = thread::Builder::new().name(name).stack_size(SENDER_STACK_BYTES);
+        let thread = thread::Builder::new()
+            .name(name)
+            .stack_size(SENDER_STACK_BYTES);
         match thread.spawn(move || senders.work()) {
             Ok(thread) => {
                 threads.push(thread);
@@ -427,7 +485,9 @@ impl Senders {
     /// Whether one that waited in vain may end: another one waits.
     fn retire(&self) -> bool {
         let fewer = |idle: usize| (idle > 1).then(|| idle - 1);
-        self.idle.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok()
+        self.idle
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer)
+            .is_ok()
     }
 
     fn reap(&self) {
@@ -451,7 +511,9 @@ struct Keeper {
 impl Keeper {
     fn run(mut self, jobs: &Receiver<DiskJob>, stopped: &Receiver<()>) {
         loop {
-            let wait = self.peers_due.map(|due| due.saturating_duration_since(Instant::now()));
+            let wait = self
+                .peers_due
+                .map(|due| due.saturating_duration_since(Instant::now()));
             let timer = wait.map_or_else(crossbeam_channel::never, crossbeam_channel::after);
             select! {
                 recv(jobs) -> job => {
@@ -475,7 +537,11 @@ impl Keeper {
         let mut sets = Vec::new();
         for job in batch {
             match job {
-                DiskJob::Set { change, left, reply } => sets.push((change, left, reply)),
+                DiskJob::Set {
+                    change,
+                    left,
+                    reply,
+                } => sets.push((change, left, reply)),
                 DiskJob::Republish => self.republish(),
                 DiskJob::SavePeers if self.peers_due.is_none() => {
                     // A burst of joins is one write.
@@ -496,13 +562,19 @@ impl Keeper {
         let mut results = Vec::new();
         for (change, left, reply) in sets {
             let result = match self.driver.next_timestamp(record.head.timestamp) {
-                None => Err(Refused::NotDurable { why: "no timestamp is left".into() }),
+                None => Err(Refused::NotDurable {
+                    why: "no timestamp is left".into(),
+                }),
                 Some(timestamp) => match record.after(change, *left, timestamp) {
                     Err(fault) => Err(fault.into()),
                     Ok(None) => Ok(record.head.timestamp),
                     Ok(Some(next)) => {
                         record = Arc::new(next);
-                        commits.push(Commit { change, timestamp, left: *left });
+                        commits.push(Commit {
+                            change,
+                            timestamp,
+                            left: *left,
+                        });
                         Ok(timestamp)
                     }
                 },
@@ -541,12 +613,23 @@ impl Keeper {
     /// The same entries under a later timestamp.
     fn republish(&mut self) {
         let own = self.driver.own();
-        let Some(timestamp) = self.driver.next_timestamp(own.head.timestamp) else { return };
+        let Some(timestamp) = self.driver.next_timestamp(own.head.timestamp) else {
+            return;
+        };
         let (head, change) = (&own.head, Change::new());
         let entries = Arc::clone(&own.entries);
-        let next =
-            Record::new(head.node_id.clone(), own.public_key, timestamp, head.left, entries);
-        let commit = Commit { change: &change, timestamp, left: head.left };
+        let next = Record::new(
+            head.node_id.clone(),
+            own.public_key,
+            timestamp,
+            head.left,
+            entries,
+        );
+        let commit = Commit {
+            change: &change,
+            timestamp,
+            left: head.left,
+        };
         if self.write(&[commit], Arc::new(next)).is_ok() {
             log::info!("peers held a later version of the own state; it goes on from there");
         }
@@ -709,7 +792,7 @@ impl Service for Shared {
 
     fn request_stop(&self) {
         // One wish to stop is enough.
-        drop(self.stop_asked.try_send(()));
+        let _ = self.stop_asked.try_send(());
     }
 
     fn is_stopping(&self) -> bool {

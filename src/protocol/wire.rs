@@ -41,7 +41,7 @@ impl Kind {
     ];
 
     /// The HTTP path of the message.
-    pub fn path(self) -> &'static str {
+    pub const fn path(self) -> &'static str {
         match self {
             Self::Hello => "/hello",
             Self::Peers => "/peers",

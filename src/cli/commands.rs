@@ -1,0 +1,272 @@
+//! The commands that talk to a running node, and `keygen`.
+
+use std::io::{IsTerminal, Read, Write, stdin, stdout};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dsn::control::{ControlClient, bytes_to_json};
+use dsn::credentials;
+use dsn::protocol::DATA_BYTES_MAX;
+use serde_json::{Map, Value as Json, json};
+
+use super::args::{Command, Options, WaitFor};
+use super::{Fault, connect, explain, find_socket, print};
+
+/// How much longer than the node the command waits, so that the node's own answer comes first.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long the command waits for the node to be gone after it was asked to stop.
+const STOP_TIME: Duration = Duration::from_secs(10);
+
+/// `dsn keygen`
+pub(super) fn keygen(file: &Path) -> Result<(), Fault> {
+    credentials::create_network_key(file)?;
+    writeln!(
+        stdout(),
+        "made {}; copy it to every node of the network",
+        file.display()
+    )?;
+    Ok(())
+}
+
+/// Connects to the node and does what was asked.
+pub(super) fn ask(command: Command, options: &Options) -> Result<(), Fault> {
+    // What was typed is checked before a node is looked for.
+    let request = request_of(&command)?;
+    let path = find_socket(options.control.clone())?;
+    let node = connect(&path)?;
+    Asking {
+        node,
+        path,
+        options,
+    }
+    .perform(&command, request)
+}
+
+/// The line that is sent, but for its timeout.
+fn request_of(command: &Command) -> Result<Map<String, Json>, Fault> {
+    let request = match command {
+        Command::Run(_) | Command::Keygen { .. } | Command::Status => json!({ "op": "status" }),
+        Command::Peers { .. } => json!({ "op": "peers" }),
+        Command::State { node } => json!({ "op": "state", "node": node }),
+        Command::Get { node, key, .. } => json!({ "op": "get", "node": node, "key": key }),
+        Command::Set { pairs } => json!({ "op": "set", "entries": entries_of(pairs)? }),
+        Command::Unset { keys } => json!({ "op": "unset", "keys": keys }),
+        Command::Ping { node } => json!({ "op": "ping", "node": node }),
+        Command::Send { node, data } => {
+            let data = if data == "-" {
+                read_stdin()?
+            } else {
+                data.clone().into_bytes()
+            };
+            json!({ "op": "send", "node": node, "data": bytes_to_json(&data) })
+        }
+        Command::Recv { follow, .. } => json!({ "op": "recv", "follow": follow, "ack": true }),
+        Command::Watch { node, key } => json!({ "op": "watch", "node": node, "key": key }),
+        Command::Wait {
+            what: WaitFor::Peers { count },
+        } => {
+            json!({ "op": "wait_peers", "count": count })
+        }
+        Command::Wait {
+            what: WaitFor::Key { node, key, value },
+        } => {
+            json!({ "op": "wait_key", "node": node, "key": key, "value": value })
+        }
+        Command::Forget { node } => json!({ "op": "forget", "node": node }),
+        Command::Leave => json!({ "op": "leave" }),
+        Command::Stop => json!({ "op": "stop" }),
+    };
+    match request {
+        Json::Object(request) => Ok(request),
+        _ => Ok(Map::new()),
+    }
+}
+
+/// `KEY VALUE` or `KEY=VALUE …`: two words of which the first has no `=` are the former.
+fn entries_of(words: &[String]) -> Result<Map<String, Json>, Fault> {
+    if let [key, value] = words
+        && !key.contains('=')
+    {
+        let value = if value == "-" {
+            read_stdin()?
+        } else {
+            value.clone().into_bytes()
+        };
+        return Ok(Map::from_iter([(key.clone(), bytes_to_json(&value))]));
+    }
+    let mut entries = Map::new();
+    for word in words {
+        let (key, value) = word.split_once('=').ok_or_else(|| {
+            Fault::Usage(format!(
+                "{word:?} is not KEY=VALUE; use `dsn set KEY VALUE` for one key, `dsn set K1=V1 K2=V2` for several"
+            ))
+        })?;
+        if entries
+            .insert(key.to_owned(), bytes_to_json(value.as_bytes()))
+            .is_some()
+        {
+            return Err(Fault::Usage(format!("the key {key:?} is given twice")));
+        }
+    }
+    Ok(entries)
+}
+
+/// All of stdin, which is bounded by the largest message.
+fn read_stdin() -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::new();
+    stdin()
+        .take(DATA_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|why| Fault::Usage(format!("stdin can't be read: {why}")))?;
+    if bytes.len() > DATA_BYTES_MAX {
+        return Err(Fault::Usage(format!(
+            "stdin has more than {DATA_BYTES_MAX} bytes"
+        )));
+    }
+    Ok(bytes)
+}
+
+struct Asking<'a> {
+    node: ControlClient,
+    path: PathBuf,
+    options: &'a Options,
+}
+
+impl Asking<'_> {
+    fn perform(mut self, command: &Command, mut request: Map<String, Json>) -> Result<(), Fault> {
+        let timeout_ms = u64::try_from(self.options.timeout.as_millis()).unwrap_or(u64::MAX);
+        request.insert("timeout_ms".into(), timeout_ms.into());
+        let request = Json::Object(request);
+        match command {
+            Command::Recv { follow, raw } => return self.receive(&request, *follow, *raw),
+            Command::Watch { .. } => return self.watch(&request),
+            Command::Leave | Command::Stop => return self.stop(&request),
+            _ => {}
+        }
+        let mut result = self.call(&request)?;
+        if let (Command::Peers { all: false }, Json::Array(peers)) = (command, &mut result) {
+            peers.retain(|peer| !matches!(print::text(peer, "status"), "lost" | "left"));
+        }
+        if self.options.json {
+            writeln!(stdout(), "{result}")?;
+            return Ok(());
+        }
+        let text = match command {
+            Command::Status => print::status(&result),
+            Command::Peers { .. } => print::peers(&result),
+            Command::State { .. } => print::states(&result),
+            Command::Get { raw, .. } => return print_bytes(result.get("value"), *raw),
+            Command::Ping { node } => print::ping(node, &result),
+            // No news is good news: the exit code tells.
+            _ => String::new(),
+        };
+        stdout().write_all(text.as_bytes())?;
+        Ok(())
+    }
+
+    fn call(&mut self, request: &Json) -> Result<Json, Fault> {
+        let timeout = self.options.timeout.saturating_add(GRACE);
+        self.node
+            .call(request, timeout)
+            .map_err(|failure| explain(failure, &self.path))
+    }
+
+    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Json>, Fault> {
+        self.node
+            .next_result(timeout)
+            .map_err(|failure| explain(failure, &self.path))
+    }
+
+    /// Each message is acknowledged when it is printed, and only then gone from the inbox.
+    fn receive(mut self, request: &Json, follow: bool, raw: bool) -> Result<(), Fault> {
+        self.node
+            .ask(request)
+            .map_err(|failure| explain(failure, &self.path))?;
+        let timeout = (!follow).then(|| self.options.timeout.saturating_add(GRACE));
+        while let Some(message) = self.next(timeout)? {
+            if self.options.json {
+                writeln!(stdout(), "{message}")?;
+            } else {
+                print_bytes(message.get("data"), raw)?;
+            }
+            stdout().flush()?;
+            self.node
+                .ask(&json!({ "op": "ack" }))
+                .map_err(|failure| explain(failure, &self.path))?;
+            if !follow {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn watch(mut self, request: &Json) -> Result<(), Fault> {
+        self.node
+            .ask(request)
+            .map_err(|failure| explain(failure, &self.path))?;
+        while let Some(event) = self.next(None)? {
+            if print::text(&event, "event") == "watching" {
+                continue;
+            }
+            let line = if self.options.json {
+                event.to_string()
+            } else {
+                print::event(&event)
+            };
+            writeln!(stdout(), "{line}")?;
+            stdout().flush()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the node is gone: it ends the connection when all else is ended.
+    fn stop(mut self, request: &Json) -> Result<(), Fault> {
+        self.call(request)?;
+        match self.next(Some(STOP_TIME)) {
+            Ok(None) | Err(Fault::NoNode(_)) => Ok(()),
+            Ok(Some(_)) => Ok(()),
+            Err(fault) => Err(fault),
+        }
+    }
+}
+
+/// The bytes, with a newline behind a text unless they are wanted raw.
+fn print_bytes(json: Option<&Json>, raw: bool) -> Result<(), Fault> {
+    let bytes = json
+        .and_then(dsn::control::bytes_from_json)
+        .unwrap_or_default();
+    let mut out = stdout();
+    out.write_all(&bytes)?;
+    if !raw && (str::from_utf8(&bytes).is_ok() || out.is_terminal()) {
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(words: &[&str]) -> Result<Json, ()> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        entries_of(&words).map(Json::Object).map_err(|_| ())
+    }
+
+    #[test]
+    fn one_key_or_pairs() {
+        assert_eq!(entries(&["k", "v"]), Ok(json!({ "k": "v" })));
+        assert_eq!(
+            entries(&["url", "http://x/?a=b"]),
+            Ok(json!({ "url": "http://x/?a=b" }))
+        );
+        assert_eq!(
+            entries(&["a=1", "b=x=y"]),
+            Ok(json!({ "a": "1", "b": "x=y" }))
+        );
+        assert_eq!(entries(&["a="]), Ok(json!({ "a": "" })));
+        for wrong in [&["a=1", "b"][..], &["a"], &["a", "b", "c"], &["a=1", "a=2"]] {
+            assert_eq!(entries(wrong), Err(()), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The ureq leaf: one try of one request, with one limit of time for all of it.
+//!
+//! Tries are repeated by the rules of the node, so that no thread sleeps for a peer that is dead.
+
+use std::fmt;
+use std::time::Duration;
+
+use ureq::Agent;
+
+/// Time for one try: name, connection, request, answer and its body.
+pub const TRY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection is kept without use. A server keeps it longer, so that a request never
+/// meets a connection that is just being closed.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+/// Buffers of a connection, bytes: the defaults are 128 KiB each, too much for 100 peers.
+const BUFFER_BYTES: usize = 8 * 1024;
+/// Largest head of an answer, bytes.
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+
+/// An HTTP client with kept connections.
+#[derive(Debug)]
+pub struct Client {
+    agent: Agent,
+    body_bytes_max: u64,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The header `Dsn-Seal`.
+    pub seal: Option<String>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Client {
+    /// Takes the largest body of an answer, bytes, and how many connections are kept at most.
+    pub fn new(body_bytes_max: usize, idle_connections_max: usize) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(None)
+            .user_agent("")
+            .accept("")
+            .accept_encoding("")
+            .max_idle_connections(idle_connections_max)
+            .max_idle_connections_per_host(1)
+            .max_idle_age(IDLE_MAX)
+            .input_buffer_size(BUFFER_BYTES)
+            .output_buffer_size(BUFFER_BYTES)
+            .max_response_header_size(HEAD_BYTES_MAX)
+            .build();
+        Self {
+            agent: config.into(),
+            body_bytes_max: body_bytes_max as u64,
+        }
+    }
+
+    /// Posts a body to a path at `host:port`; gives whatever answer comes within the time.
+    pub fn post(
+        &self,
+        address: &str,
+        path: &str,
+        body: &[u8],
+        timeout: Duration,
+    ) -> Result<Answer, TransportError> {
+        let request = self
+            .agent
+            .post(format!("http://{address}{path}"))
+            .config()
+            .timeout_global(Some(timeout))
+            .build();
+        let mut response = request
+            .send(body)
+            .map_err(|fault| explain(&fault, timeout))?;
+        let seal = response
+            .headers()
+            .get("dsn-seal")
+            .and_then(|value| value.to_str().ok());
+        let seal = seal.map(str::to_owned);
+        let status = response.status().as_u16();
+        let reader = response.body_mut().with_config().limit(self.body_bytes_max);
+        let body = reader
+            .read_to_vec()
+            .map_err(|fault| explain(&fault, timeout))?;
+        Ok(Answer { status, seal, body })
+    }
+}
+
+/// Why no answer came, in words for an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransportError(String);
+
+impl fmt::Display for TransportError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TransportError {}
+
+fn explain(fault: &ureq::Error, timeout: Duration) -> TransportError {
+    TransportError(match fault {
+        ureq::Error::Timeout(_) => format!("no answer within {} s", timeout.as_secs_f32()),
+        ureq::Error::HostNotFound => "the name is not known".into(),
+        ureq::Error::Io(why) => match why.kind() {
+            std::io::ErrorKind::ConnectionRefused => "nobody listens there".into(),
+            std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe => {
+                "the connection was cut".into()
+            }
+            _ => why.to_string(),
+        },
+        other => other.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    fn serve(answer: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::Builder::new()
+            .spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut buffer = [0; 1024];
+                let _ = stream.read(&mut buffer);
+                stream.write_all(answer).unwrap();
+                let _ = stream.read(&mut buffer);
+            })
+            .unwrap();
+        address
+    }
+
+    fn post(address: &str, timeout_ms: u64) -> Result<Answer, TransportError> {
+        let client = Client::new(100, 2);
+        client.post(address, "/ping", b"x", Duration::from_millis(timeout_ms))
+    }
+
+    #[test]
+    fn any_status_is_an_answer() {
+        let address = serve(b"HTTP/1.1 406 No\r\nDsn-Seal: ab\r\nContent-Length: 2\r\n\r\nhi");
+        let answer = post(&address, 5000).unwrap();
+        assert_eq!(
+            (answer.status, answer.seal.as_deref(), &*answer.body),
+            (406, Some("ab"), &b"hi"[..])
+        );
+        let address = serve(
+            b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+        );
+        assert_eq!(
+            post(&address, 5000).unwrap().status,
+            302,
+            "and no redirect is followed"
+        );
+    }
+
+    #[test]
+    fn a_body_over_the_limit_is_not_read() {
+        let address = serve(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n0123456789");
+        assert!(post(&address, 5000).is_err());
+    }
+
+    #[test]
+    fn faults_are_explained() {
+        let nobody = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .to_string();
+        assert_eq!(
+            post(&nobody, 5000).unwrap_err().to_string(),
+            "nobody listens there"
+        );
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        assert_eq!(
+            post(&address, 200).unwrap_err().to_string(),
+            "no answer within 0.2 s"
+        );
+    }
+}

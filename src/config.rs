@@ -1,0 +1,429 @@
+//! Flags, environment and file to one checked configuration.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+
+use crate::protocol::SEEDS_MAX;
+use crate::protocol::address::{Address, InvalidAddress};
+use crate::protocol::identity::{InvalidNodeId, NodeId};
+
+/// Default port and address to listen on.
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8000);
+/// Default time between ticks.
+const TICK: Duration = Duration::from_secs(3);
+/// Shortest tick: below it a network talks about itself more than it works.
+const TICK_MIN: Duration = Duration::from_millis(100);
+/// Longest tick: above it a lost node is noticed after minutes only.
+const TICK_MAX: Duration = Duration::from_secs(60);
+/// Longest path of a Unix socket, bytes (unix(7): `sun_path` has 108 with its end).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Largest configuration file, bytes.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// The default data folder; also where commands look for the node's socket.
+pub const DATA_FOLDER: &str = "data";
+/// The name of the control socket in the node's data folder.
+pub const SOCKET_NAME: &str = "control.sock";
+
+/// How a node is to run.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its id.
+    pub node_id: NodeId,
+    /// Where it listens; port 0 picks one.
+    pub listen: SocketAddr,
+    /// Where nodes of the network may be found.
+    pub bootstrap: Vec<Address>,
+    /// The address that it tells others; what they see if none is given.
+    pub advertise: Option<Address>,
+    /// The network key file.
+    pub network_key: PathBuf,
+    /// The folder of key pairs; the node's own is a subfolder with its id.
+    pub credentials: PathBuf,
+    /// The folder of states; the node's own is a subfolder with its id.
+    pub data: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
+    /// Time between ticks.
+    pub tick: Duration,
+}
+
+impl Config {
+    /// The defaults for a node of this id: all files below the current folder.
+    pub fn new(node_id: NodeId) -> Self {
+        let control = Path::new(DATA_FOLDER)
+            .join(node_id.as_str())
+            .join(SOCKET_NAME);
+        Self {
+            node_id,
+            listen: LISTEN,
+            bootstrap: Vec::new(),
+            advertise: None,
+            network_key: "credentials/network.key".into(),
+            credentials: "credentials".into(),
+            data: DATA_FOLDER.into(),
+            control,
+            tick: TICK,
+        }
+    }
+}
+
+/// The flags of `dsn run`. Each can come from the environment, or from the file, too.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RunArgs {
+    /// Name of this node, unique in its network [default: the host name]
+    #[arg(long, value_name = "ID", env = "DSN_NODE_ID")]
+    pub node_id: Option<String>,
+    /// Where to listen; port 0 picks one [default: 0.0.0.0:8000]
+    #[arg(long, value_name = "ADDR:PORT", env = "DSN_LISTEN")]
+    pub listen: Option<String>,
+    /// A node of the network to join; may be given several times
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "DSN_BOOTSTRAP",
+        value_delimiter = ','
+    )]
+    pub bootstrap: Vec<String>,
+    /// The address that others should use [default: what they see]
+    #[arg(long, value_name = "HOST:PORT", env = "DSN_ADVERTISE")]
+    pub advertise: Option<String>,
+    /// The network key file [default: CREDENTIALS/network.key]
+    #[arg(long, value_name = "FILE", env = "DSN_NETWORK_KEY")]
+    pub network_key: Option<PathBuf>,
+    /// Folder of the node's keys [default: credentials]
+    #[arg(long, value_name = "DIR", env = "DSN_CREDENTIALS")]
+    pub credentials: Option<PathBuf>,
+    /// Folder of the node's state [default: data]
+    #[arg(long, value_name = "DIR", env = "DSN_DATA")]
+    pub data: Option<PathBuf>,
+    /// Time between ticks [default: 3s]
+    #[arg(long, value_name = "DURATION", env = "DSN_TICK")]
+    pub tick: Option<String>,
+    /// TOML file with the same names
+    #[arg(long, value_name = "FILE", env = "DSN_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// The configuration file. An unknown name is an error, as it is most likely a slip.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct FileArgs {
+    node_id: Option<String>,
+    listen: Option<String>,
+    bootstrap: Option<Bootstrap>,
+    advertise: Option<String>,
+    network_key: Option<PathBuf>,
+    credentials: Option<PathBuf>,
+    data: Option<PathBuf>,
+    control: Option<PathBuf>,
+    tick: Option<String>,
+}
+
+/// One address or several.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Bootstrap {
+    One(String),
+    Several(Vec<String>),
+}
+
+/// Puts together flags (with what came from the environment), file and defaults, in this order.
+///
+/// `control` is the socket given on the command line or in the environment; `host_name` names a
+/// node that got no name.
+pub fn resolve(
+    flags: RunArgs,
+    control: Option<PathBuf>,
+    host_name: &str,
+) -> Result<Config, ConfigError> {
+    let file = match &flags.config {
+        Some(path) => read_file(path)?,
+        None => FileArgs::default(),
+    };
+    let node_id = match flags.node_id.or(file.node_id) {
+        Some(text) => NodeId::new(&text).map_err(ConfigError::NodeId)?,
+        None => NodeId::new(host_name).map_err(|_| ConfigError::HostName {
+            name: host_name.to_owned(),
+        })?,
+    };
+    let mut config = Config::new(node_id);
+    if let Some(text) = flags.listen.or(file.listen) {
+        config.listen = parse_listen(&text)?;
+    }
+    let bootstrap = if flags.bootstrap.is_empty() {
+        match file.bootstrap {
+            None => Vec::new(),
+            Some(Bootstrap::One(text)) => vec![text],
+            Some(Bootstrap::Several(texts)) => texts,
+        }
+    } else {
+        flags.bootstrap
+    };
+    if bootstrap.len() > SEEDS_MAX {
+        return Err(ConfigError::TooManyBootstraps {
+            count: bootstrap.len(),
+        });
+    }
+    let address = |setting, text: &str| {
+        Address::new(text.trim()).map_err(|fault| ConfigError::Address { setting, fault })
+    };
+    config.bootstrap = bootstrap
+        .iter()
+        .filter(|text| !text.trim().is_empty())
+        .map(|text| address("bootstrap", text))
+        .collect::<Result<_, _>>()?;
+    if let Some(text) = flags.advertise.or(file.advertise) {
+        config.advertise = Some(address("advertise", &text)?);
+    }
+    config.credentials = flags
+        .credentials
+        .or(file.credentials)
+        .unwrap_or(config.credentials);
+    config.network_key = flags
+        .network_key
+        .or(file.network_key)
+        .unwrap_or_else(|| config.credentials.join("network.key"));
+    config.data = flags.data.or(file.data).unwrap_or(config.data);
+    config.control = control
+        .or(file.control)
+        .unwrap_or_else(|| config.data.join(config.node_id.as_str()).join(SOCKET_NAME));
+    check_socket_path(&config.control)?;
+    if let Some(text) = flags.tick.or(file.tick) {
+        config.tick = parse_tick(&text)?;
+    }
+    Ok(config)
+}
+
+fn read_file(path: &Path) -> Result<FileArgs, ConfigError> {
+    use std::io::Read;
+    let unreadable = |why| ConfigError::File {
+        path: path.into(),
+        why,
+    };
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
+        .map_err(unreadable)?;
+    toml::from_str(&text).map_err(|fault| ConfigError::Toml {
+        path: path.into(),
+        fault: fault.to_string().trim_end().to_owned(),
+    })
+}
+
+/// `ADDR:PORT`; `:PORT` and `PORT` alone mean all addresses.
+fn parse_listen(text: &str) -> Result<SocketAddr, ConfigError> {
+    let bad = || ConfigError::Listen {
+        text: text.to_owned(),
+    };
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let port: u16 = text
+        .strip_prefix(':')
+        .unwrap_or(text)
+        .parse()
+        .map_err(|_| bad())?;
+    Ok(SocketAddr::new(LISTEN.ip(), port))
+}
+
+fn parse_tick(text: &str) -> Result<Duration, ConfigError> {
+    let tick = humantime::parse_duration(text).map_err(|_| ConfigError::Tick {
+        text: text.to_owned(),
+    })?;
+    if (TICK_MIN..=TICK_MAX).contains(&tick) {
+        Ok(tick)
+    } else {
+        Err(ConfigError::Tick {
+            text: text.to_owned(),
+        })
+    }
+}
+
+fn check_socket_path(path: &Path) -> Result<(), ConfigError> {
+    if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+        return Err(ConfigError::SocketPath { path: path.into() });
+    }
+    Ok(())
+}
+
+/// What is wrong with the configuration.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The node id breaks its rule.
+    NodeId(InvalidNodeId),
+    /// No node id was given, and the host name is none.
+    HostName {
+        /// The host name.
+        name: String,
+    },
+    /// An address is none.
+    Address {
+        /// Which setting.
+        setting: &'static str,
+        /// What is wrong with it.
+        fault: InvalidAddress,
+    },
+    /// The address to listen on is none.
+    Listen {
+        /// What was given.
+        text: String,
+    },
+    /// The tick is no duration, or out of its bounds.
+    Tick {
+        /// What was given.
+        text: String,
+    },
+    /// There are more bootstrap addresses than a node tries.
+    TooManyBootstraps {
+        /// How many.
+        count: usize,
+    },
+    /// The path of the control socket is too long for the system.
+    SocketPath {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The file can't be read.
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        why: std::io::Error,
+    },
+    /// What is in the file can't be understood.
+    Toml {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        fault: String,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NodeId(fault) => write!(formatter, "node-id: {fault}"),
+            Self::HostName { name } => write!(
+                formatter,
+                "the host name {name:?} can't be a node id; give one with --node-id ID"
+            ),
+            Self::Address { setting, fault } => write!(formatter, "{setting}: {fault}"),
+            Self::Listen { text } => write!(
+                formatter,
+                "listen: {text:?} is not an address to listen on; examples: 0.0.0.0:8000, 127.0.0.1:0, [::]:8000, :8000"
+            ),
+            Self::Tick { text } => write!(
+                formatter,
+                "tick: {text:?} is not a duration from 100ms to 60s; examples: 3s, 500ms"
+            ),
+            Self::TooManyBootstraps { count } => {
+                write!(
+                    formatter,
+                    "bootstrap: {count} addresses are given, the limit is {SEEDS_MAX}"
+                )
+            }
+            Self::SocketPath { path } => write!(
+                formatter,
+                "control: the path {} has {} bytes, the system takes {SOCKET_PATH_BYTES_MAX}; give a shorter one with \
+                 --control PATH",
+                path.display(),
+                path.as_os_str().len()
+            ),
+            Self::File { path, why } => {
+                write!(
+                    formatter,
+                    "the configuration file {} can't be read: {why}",
+                    path.display()
+                )
+            }
+            Self::Toml { path, fault } => {
+                write!(
+                    formatter,
+                    "in the configuration file {}: {fault}",
+                    path.display()
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_file(text: &str) -> (tempfile::TempDir, RunArgs) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dsn.toml");
+        std::fs::write(&path, text).unwrap();
+        (
+            folder,
+            RunArgs {
+                config: Some(path),
+                ..RunArgs::default()
+            },
+        )
+    }
+
+    #[test]
+    fn defaults_are_what_readme_says() {
+        let config = resolve(RunArgs::default(), None, "pi").unwrap();
+        assert_eq!(config.node_id.as_str(), "pi");
+        assert_eq!(config.listen.to_string(), "0.0.0.0:8000");
+        assert_eq!(config.network_key, Path::new("credentials/network.key"));
+        assert_eq!(config.control, Path::new("data/pi/control.sock"));
+        assert_eq!(config.tick, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_flag_overrules_the_file_and_the_file_the_default() {
+        let (_folder, mut flags) = with_file(
+            "node-id = \"a\"\nlisten = \"127.0.0.1:1\"\nbootstrap = [\"x:1\", \"y:2\"]\ntick = \"1s\"\ndata = \"/d\"",
+        );
+        flags.listen = Some(":9".into());
+        let config = resolve(flags, Some("/c".into()), "pi").unwrap();
+        assert_eq!(config.node_id.as_str(), "a");
+        assert_eq!(config.listen.to_string(), "0.0.0.0:9");
+        assert_eq!(config.bootstrap.len(), 2);
+        assert_eq!(
+            (config.tick, &*config.control),
+            (Duration::from_secs(1), Path::new("/c"))
+        );
+        let (_folder, flags) = with_file("bootstrap = \"x:1\"");
+        assert_eq!(resolve(flags, None, "pi").unwrap().bootstrap.len(), 1);
+    }
+
+    #[test]
+    fn each_fault_names_what_is_wrong() {
+        let fault = |change: fn(&mut RunArgs)| {
+            let mut flags = RunArgs::default();
+            change(&mut flags);
+            resolve(flags, None, "pi").unwrap_err().to_string()
+        };
+        assert!(fault(|f| f.node_id = Some("../x".into())).contains("../x"));
+        assert!(fault(|f| f.listen = Some("nowhere".into())).contains("nowhere"));
+        assert!(fault(|f| f.tick = Some("1ms".into())).contains("100ms"));
+        assert!(fault(|f| f.bootstrap = vec!["x".into()]).contains("bootstrap"));
+        assert!(fault(|f| f.data = Some("d".repeat(200).into())).contains("--control"));
+        assert!(fault(|f| f.config = Some("/none".into())).contains("/none"));
+        assert!(
+            resolve(RunArgs::default(), None, "_")
+                .unwrap_err()
+                .to_string()
+                .contains("--node-id")
+        );
+        let (_folder, flags) = with_file("listne = \"x\"");
+        assert!(
+            resolve(flags, None, "pi")
+                .unwrap_err()
+                .to_string()
+                .contains("listne")
+        );
+    }
+}

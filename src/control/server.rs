@@ -1,0 +1,637 @@
+//! The end of the socket that answers.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value as Json, json};
+
+use super::json;
+use super::{ControlError, LINE_BYTES_MAX, Service, bytes_from_json};
+use crate::protocol::identity::NodeId;
+use crate::protocol::report::{Event, Refused};
+use crate::protocol::state::{Change, Key, Value};
+
+/// Most connections at a time: each has a thread.
+const CONNECTIONS_MAX: usize = 32;
+/// How long an operation may take where its caller does not say, ms.
+const TIMEOUT_DEFAULT_MS: u64 = 5_000;
+/// Longest time that an operation may take, ms: a day.
+const TIMEOUT_MAX_MS: u64 = 24 * 60 * 60 * 1000;
+/// How often those who wait look whether their caller is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long a caller that promised to acknowledge a message may take.
+const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(5);
+/// How long a caller may take to read an answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Stack of a connection's thread, bytes.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// The open control socket with its threads.
+pub struct ControlServer {
+    path: PathBuf,
+    listener: UnixListener,
+    accepts: Option<JoinHandle<()>>,
+    connections: Arc<Connections>,
+}
+
+/// The connections, so that they can be ended.
+#[derive(Default)]
+struct Connections {
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    streams: HashMap<u64, UnixStream>,
+    threads: Vec<JoinHandle<()>>,
+    next: u64,
+    closed: bool,
+}
+
+impl Connections {
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ControlServer {
+    /// Opens the socket, for this user alone, and serves it. A socket file that a dead node left is
+    /// replaced.
+    pub fn start(path: &Path, service: Arc<dyn Service>) -> Result<Self, ControlError> {
+        let unusable = |why| ControlError::Unusable {
+            path: path.into(),
+            why,
+        };
+        if let Some(folder) = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            && !folder.is_dir()
+        {
+            use std::os::unix::fs::DirBuilderExt;
+            let mut builder = std::fs::DirBuilder::new();
+            builder
+                .recursive(true)
+                .mode(0o700)
+                .create(folder)
+                .map_err(unusable)?;
+        }
+        match UnixStream::connect(path) {
+            Ok(_) => return Err(ControlError::Taken { path: path.into() }),
+            Err(why) if why.kind() == ErrorKind::NotFound => {}
+            Err(why) if why.kind() == ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(unusable)?;
+            }
+            Err(why) => return Err(unusable(why)),
+        }
+        let listener = bind_private(path).map_err(unusable)?;
+        let connections = Arc::<Connections>::default();
+        let (ours, shared) = (
+            listener.try_clone().map_err(unusable)?,
+            Arc::clone(&connections),
+        );
+        let accepts = thread::Builder::new()
+            .name("dsn-control".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || accept(&ours, &shared, &service))
+            .map_err(unusable)?;
+        Ok(Self {
+            path: path.into(),
+            listener,
+            accepts: Some(accepts),
+            connections,
+        })
+    }
+
+    /// Ends all connections and threads, and removes the socket.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let Some(accepts) = self.accepts.take() else {
+            return;
+        };
+        let _ = std::fs::remove_file(&self.path);
+        // A shut down listener ends the accept that waits on it (Linux).
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+        join(accepts);
+        let threads = {
+            let mut open = self.connections.lock();
+            open.closed = true;
+            for stream in open.streams.values() {
+                // Reading alone: an answer that is under way still goes out.
+                let _ = stream.shutdown(Shutdown::Read);
+            }
+            std::mem::take(&mut open.threads)
+        };
+        for thread in threads {
+            join(thread);
+        }
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        log::error!("a thread of the control socket had panicked");
+    }
+}
+
+/// Binds under a name of its own first, so that the socket never stands there with another mode.
+fn bind_private(path: &Path) -> std::io::Result<UnixListener> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push("~");
+    let temporary = PathBuf::from(temporary);
+    let _ = std::fs::remove_file(&temporary);
+    let bound = UnixListener::bind(&temporary)?;
+    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&temporary, path)?;
+    Ok(bound)
+}
+
+fn accept(listener: &UnixListener, connections: &Arc<Connections>, service: &Arc<dyn Service>) {
+    loop {
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            // Shut down: the end. Anything else (no descriptor left) may pass.
+            Err(why) if why.kind() == ErrorKind::InvalidInput => return,
+            Err(why) => {
+                log::warn!("the control socket can't accept: {why}");
+                if service.is_stopping() {
+                    return;
+                }
+                thread::park_timeout(LOOK_EVERY);
+                continue;
+            }
+        };
+        let _ = stream.set_write_timeout(Some(WRITE_TIMEOUT));
+        let mut open = connections.lock();
+        open.threads.retain(|thread| !thread.is_finished());
+        if open.closed {
+            return;
+        }
+        if open.streams.len() >= CONNECTIONS_MAX {
+            let error =
+                format!("{CONNECTIONS_MAX} programs talk to this node already; try again later");
+            let _ = write_line(&stream, &failure("no", error));
+            continue;
+        }
+        let Ok(kept) = stream.try_clone() else {
+            continue;
+        };
+        let number = open.next;
+        open.next += 1;
+        open.streams.insert(number, kept);
+        let (service, shared) = (Arc::clone(service), Arc::clone(connections));
+        let name = format!("dsn-control-{number}");
+        let thread = thread::Builder::new()
+            .name(name)
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                Conversation {
+                    stream: &stream,
+                    service: &*service,
+                }
+                .run();
+                shared.lock().streams.remove(&number);
+            });
+        match thread {
+            Ok(thread) => open.threads.push(thread),
+            Err(why) => {
+                open.streams.remove(&number);
+                log::warn!("no thread for the control socket: {why}");
+            }
+        }
+    }
+}
+
+fn write_line(mut stream: &UnixStream, line: &Json) -> std::io::Result<()> {
+    let mut text = line.to_string();
+    text.push('\n');
+    stream.write_all(text.as_bytes())
+}
+
+fn success(result: Json) -> Json {
+    json!({ "ok": true, "result": result })
+}
+
+fn failure(kind: &str, error: String) -> Json {
+    json!({ "ok": false, "kind": kind, "error": error })
+}
+
+/// One connection.
+struct Conversation<'a> {
+    stream: &'a UnixStream,
+    service: &'a dyn Service,
+}
+
+/// Why an operation has no result.
+enum Fault {
+    /// The answer is no.
+    No(String),
+    /// What was asked makes no sense.
+    Usage(String),
+    /// The caller is gone.
+    Gone,
+}
+
+impl From<Refused> for Fault {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Invalid(_) | Refused::DataTooLong { .. } | Refused::OwnNode(_) => {
+                Self::Usage(refused.to_string())
+            }
+            other => Self::No(other.to_string()),
+        }
+    }
+}
+
+impl From<std::io::Error> for Fault {
+    fn from(_: std::io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+/// A request: its fields, checked as they are asked for.
+struct Asked(Json);
+
+impl Asked {
+    fn text(&self, name: &str) -> Result<&str, Fault> {
+        let text = self.0.get(name).and_then(Json::as_str);
+        text.ok_or_else(|| Fault::Usage(format!("the field {name:?} is missing or is no text")))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    fn flag(&self, name: &str) -> bool {
+        self.0.get(name).and_then(Json::as_bool).unwrap_or(false)
+    }
+
+    fn node(&self) -> Result<NodeId, Fault> {
+        NodeId::new(self.text("node")?).map_err(|fault| Fault::Usage(fault.to_string()))
+    }
+
+    fn bytes(&self, name: &str) -> Result<Vec<u8>, Fault> {
+        self.0.get(name).and_then(bytes_from_json).ok_or_else(|| {
+            Fault::Usage(format!(
+                "the field {name:?} is missing, or neither a text nor {{\"base64\":…}}"
+            ))
+        })
+    }
+
+    fn number(&self, name: &str) -> Result<u64, Fault> {
+        let number = self.0.get(name).and_then(Json::as_u64);
+        number.ok_or_else(|| Fault::Usage(format!("the field {name:?} is missing or is no number")))
+    }
+
+    fn timeout(&self) -> Duration {
+        let ms = self
+            .0
+            .get("timeout_ms")
+            .and_then(Json::as_u64)
+            .unwrap_or(TIMEOUT_DEFAULT_MS);
+        Duration::from_millis(ms.min(TIMEOUT_MAX_MS))
+    }
+}
+
+impl Conversation<'_> {
+    fn run(&self) {
+        let mut reader = BufReader::new(self.stream);
+        loop {
+            let mut line = Vec::new();
+            let mut limited = (&mut reader).take(LINE_BYTES_MAX);
+            match limited.read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => return,
+                Ok(_) if line.len() as u64 == LINE_BYTES_MAX => {
+                    let error = format!("a line has at most {LINE_BYTES_MAX} bytes");
+                    let _ = write_line(self.stream, &failure("usage", error));
+                    return;
+                }
+                Ok(_) if line.trim_ascii().is_empty() => continue,
+                Ok(_) => {}
+            }
+            let answer = match serde_json::from_slice(&line) {
+                Ok(request) => self.serve(&Asked(request), &mut reader),
+                Err(fault) => Err(Fault::Usage(format!("the line is not JSON: {fault}"))),
+            };
+            let line = match answer {
+                Ok(None) => continue,
+                Ok(Some(result)) => success(result),
+                Err(Fault::No(error)) => failure("no", error),
+                Err(Fault::Usage(error)) => failure("usage", error),
+                Err(Fault::Gone) => return,
+            };
+            if write_line(self.stream, &line).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Does what is asked; gives the result, or nothing where it was written already.
+    fn serve(
+        &self,
+        asked: &Asked,
+        reader: &mut BufReader<&UnixStream>,
+    ) -> Result<Option<Json>, Fault> {
+        let service = self.service;
+        Ok(Some(match asked.text("op")? {
+            "status" => json::status(&service.status()),
+            "peers" => Json::Array(service.peers().iter().map(json::peer).collect()),
+            "state" if asked.has("node") => {
+                let node = asked.node()?;
+                let state = service
+                    .state(&node)
+                    .ok_or_else(|| Refused::UnknownNode(node))?;
+                json::state(&state)
+            }
+            "state" => Json::Array(service.states().iter().map(json::state).collect()),
+            "get" => self.get(asked)?,
+            "set" => json!({ "timestamp": service.set(changes(asked)?)? }),
+            "unset" => json!({ "timestamp": service.set(removals(asked)?)? }),
+            "ping" => {
+                let elapsed = service.ping(&asked.node()?, asked.timeout())?;
+                json!({ "ms": elapsed.as_secs_f64() * 1000.0 })
+            }
+            "send" => {
+                let data = asked.bytes("data")?.into();
+                service.send(&asked.node()?, data, asked.timeout())?;
+                json!({})
+            }
+            "recv" => return self.receive(asked, reader),
+            "watch" => return self.watch(asked),
+            "wait_peers" => {
+                let count = asked.number("count")?;
+                self.wait(asked, &format!("{count} peers to be alive"), || {
+                    let alive = service.status().peers.alive as u64;
+                    (alive >= count).then(|| json!({ "alive": alive }))
+                })?
+            }
+            "wait_key" => self.wait_key(asked)?,
+            "forget" => {
+                service.forget(&asked.node()?)?;
+                json!({})
+            }
+            "leave" => {
+                service.leave(asked.timeout())?;
+                write_line(self.stream, &success(json!({})))?;
+                service.request_stop();
+                return Ok(None);
+            }
+            "stop" => {
+                write_line(self.stream, &success(json!({})))?;
+                service.request_stop();
+                return Ok(None);
+            }
+            other => return Err(Fault::Usage(format!("there is no operation {other:?}"))),
+        }))
+    }
+
+    fn get(&self, asked: &Asked) -> Result<Json, Fault> {
+        let (node, key) = (asked.node()?, asked.text("key")?);
+        let state = self
+            .service
+            .state(&node)
+            .ok_or_else(|| Refused::UnknownNode(node.clone()))?;
+        let value = state
+            .entries
+            .get(key)
+            .ok_or_else(|| Fault::No(format!("{node} has no key {key:?}")))?;
+        Ok(json!({
+            "node_id": node.as_str(),
+            "key": key,
+            "value": super::bytes_to_json(value.as_bytes()),
+            "timestamp": state.timestamp,
+        }))
+    }
+
+    /// Whether the caller hung up. A caller that only stopped writing still reads.
+    fn is_gone(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut ends = [PollFd::new(self.stream, PollFlags::empty())];
+        let now = Timespec::default();
+        poll(&mut ends, Some(&now)).is_ok_and(|count| count > 0)
+    }
+
+    fn receive(
+        &self,
+        asked: &Asked,
+        reader: &mut BufReader<&UnixStream>,
+    ) -> Result<Option<Json>, Fault> {
+        let follow = asked.flag("follow");
+        let until = Instant::now() + asked.timeout();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let wait = if follow {
+                LOOK_EVERY
+            } else {
+                left.min(LOOK_EVERY)
+            };
+            let message = self.service.receive(wait);
+            if self.is_gone() {
+                if let Some(message) = message {
+                    self.service.give_back(message);
+                }
+                return Err(Fault::Gone);
+            }
+            let Some(message) = message else {
+                if self.service.is_stopping() {
+                    return Err(Refused::Stopping.into());
+                }
+                if !follow && left.is_zero() {
+                    return Err(Fault::No("no message came in time".into()));
+                }
+                continue;
+            };
+            let written = write_line(self.stream, &success(json::message(&message)));
+            let taken = written.is_ok() && (!asked.flag("ack") || self.is_acknowledged(reader));
+            if !taken {
+                self.service.give_back(message);
+                return Err(Fault::Gone);
+            }
+            if !follow {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn is_acknowledged(&self, reader: &mut BufReader<&UnixStream>) -> bool {
+        let _ = self.stream.set_read_timeout(Some(ACKNOWLEDGE_TIME));
+        let mut line = String::new();
+        let read = reader.take(100).read_line(&mut line);
+        let _ = self.stream.set_read_timeout(None);
+        let op = serde_json::from_str::<Json>(&line);
+        read.is_ok() && op.is_ok_and(|json| json.get("op").and_then(Json::as_str) == Some("ack"))
+    }
+
+    fn watch(&self, asked: &Asked) -> Result<Option<Json>, Fault> {
+        let node = if asked.has("node") {
+            Some(asked.node()?)
+        } else {
+            None
+        };
+        let prefix = if asked.has("key") {
+            Some(asked.text("key")?)
+        } else {
+            None
+        };
+        let events = self.service.subscribe().ok_or_else(too_many_listen)?;
+        // So that the caller knows from when on it sees everything.
+        write_line(self.stream, &success(json!({ "event": "watching" })))?;
+        loop {
+            let event = match events.wait(LOOK_EVERY) {
+                Ok(event) => event,
+                Err(_) if self.is_gone() => return Err(Fault::Gone),
+                Err(_) if self.service.is_stopping() => return Err(Refused::Stopping.into()),
+                Err(_) => continue,
+            };
+            let is_lag = matches!(event, Event::Lagged { .. });
+            let of_node = node
+                .as_ref()
+                .is_none_or(|node| event.node_id() == Some(node));
+            let of_key = prefix.is_none_or(|prefix| {
+                matches!(&event, Event::Updated { key, .. } if key.as_str().starts_with(prefix))
+            });
+            if is_lag || of_node && of_key {
+                write_line(self.stream, &success(json::event(&event)))?;
+            }
+        }
+    }
+
+    fn wait_key(&self, asked: &Asked) -> Result<Json, Fault> {
+        let (node, key) = (asked.node()?, asked.text("key")?);
+        let wanted = if asked.has("value") {
+            Some(asked.bytes("value")?)
+        } else {
+            None
+        };
+        self.wait(asked, &format!("the key {key:?} of {node}"), || {
+            let state = self.service.state(&node)?;
+            let value = state.entries.get(key)?;
+            let is_it = wanted
+                .as_ref()
+                .is_none_or(|wanted| wanted == value.as_bytes());
+            is_it
+                .then(|| super::bytes_to_json(value.as_bytes()))
+                .map(|value| json!({ "value": value }))
+        })
+    }
+
+    /// Looks now and after each event, until it is true or the time runs out.
+    fn wait(
+        &self,
+        asked: &Asked,
+        what: &str,
+        look: impl Fn() -> Option<Json>,
+    ) -> Result<Json, Fault> {
+        let until = Instant::now() + asked.timeout();
+        // First the subscription, then the look: nothing falls between them.
+        let events = self.service.subscribe().ok_or_else(too_many_listen)?;
+        loop {
+            if let Some(result) = look() {
+                return Ok(result);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Fault::No(format!("timed out: waited for {what}")));
+            }
+            if self.is_gone() {
+                return Err(Fault::Gone);
+            }
+            if self.service.is_stopping() {
+                return Err(Refused::Stopping.into());
+            }
+            let _ = events.next(left.min(LOOK_EVERY));
+        }
+    }
+}
+
+fn too_many_listen() -> Fault {
+    Fault::No("too many programs listen to events already; try again later".into())
+}
+
+/// `{"entries": {key: value, …}}`
+fn changes(asked: &Asked) -> Result<Change, Fault> {
+    let entries = asked.0.get("entries").and_then(Json::as_object);
+    let entries =
+        entries.ok_or_else(|| Fault::Usage("the field \"entries\" is no object".into()))?;
+    let mut change = Change::new();
+    for (key, value) in entries {
+        let bytes = bytes_from_json(value).ok_or_else(|| {
+            Fault::Usage(format!(
+                "the value of {key:?} is neither a text nor {{\"base64\":…}}"
+            ))
+        })?;
+        let value = Value::new(&bytes).map_err(Refused::Invalid)?;
+        change.insert(Key::new(key).map_err(Refused::Invalid)?, Some(value));
+    }
+    if change.is_empty() {
+        return Err(Fault::Usage("nothing is to be set".into()));
+    }
+    Ok(change)
+}
+
+/// `{"keys": [key, …]}`
+fn removals(asked: &Asked) -> Result<Change, Fault> {
+    let keys = asked.0.get("keys").and_then(Json::as_array);
+    let keys = keys.ok_or_else(|| Fault::Usage("the field \"keys\" is no list".into()))?;
+    let mut change = Change::new();
+    for key in keys {
+        let text = key
+            .as_str()
+            .ok_or_else(|| Fault::Usage("a key is no text".into()))?;
+        change.insert(Key::new(text).map_err(Refused::Invalid)?, None);
+    }
+    if change.is_empty() {
+        return Err(Fault::Usage("nothing is to be removed".into()));
+    }
+    Ok(change)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_of_the_caller_and_of_the_world_are_told_apart() {
+        let usage: Fault = Refused::DataTooLong { bytes: 1 }.into();
+        assert!(matches!(usage, Fault::Usage(_)));
+        let no: Fault = Refused::Stopping.into();
+        assert!(matches!(no, Fault::No(_)));
+    }
+
+    #[test]
+    fn changes_are_checked() {
+        let asked = |json| Asked(json);
+        assert!(
+            changes(&asked(
+                json!({ "entries": { "a": "1", "b": { "base64": "AA==" } } })
+            ))
+            .is_ok()
+        );
+        for wrong in [
+            json!({}),
+            json!({ "entries": {} }),
+            json!({ "entries": { "a": 1 } }),
+            json!({ "entries": { "": "x" } }),
+            json!({ "entries": { "a=b": "x" } }),
+        ] {
+            assert!(changes(&asked(wrong)).is_err());
+        }
+        assert!(removals(&asked(json!({ "keys": ["a"] }))).is_ok());
+        assert!(removals(&asked(json!({ "keys": [1] }))).is_err());
+    }
+}
