@@ -16,13 +16,8 @@ use dsn::{Config, start};
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let mut config = Config::new(NodeId::new(&arguments.next().unwrap_or("embedded".into()))?);
-    config.listen = arguments
-        .next()
-        .unwrap_or("127.0.0.1:8001".into())
-        .parse()?;
-    config.bootstrap = arguments
-        .map(|text| Address::new(&text))
-        .collect::<Result<_, _>>()?;
+    config.listen = arguments.next().unwrap_or("127.0.0.1:8001".into()).parse()?;
+    config.bootstrap = arguments.map(|text| Address::new(&text)).collect::<Result<_, _>>()?;
     let node = start(config)?;
     println!("listening on {}", node.listen());
 
@@ -33,9 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Events of a second, then the next change.
         while let Some(event) = events.next(Duration::from_secs(1)) {
             match event {
-                Event::Updated {
-                    node_id, key, new, ..
-                } => println!("{node_id}: {key} = {new:?}"),
+                Event::Updated { node_id, key, new, .. } => println!("{node_id}: {key} = {new:?}"),
                 other => println!("{other:?}"),
             }
         }

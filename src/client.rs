@@ -53,10 +53,7 @@ impl Client {
             .output_buffer_size(BUFFER_BYTES)
             .max_response_header_size(HEAD_BYTES_MAX)
             .build();
-        Self {
-            agent: config.into(),
-            body_bytes_max: body_bytes_max as u64,
-        }
+        Self { agent: config.into(), body_bytes_max: body_bytes_max as u64 }
     }
 
     /// Posts a body to a path at `host:port`; gives whatever answer comes within the time.
@@ -73,19 +70,12 @@ impl Client {
             .config()
             .timeout_global(Some(timeout))
             .build();
-        let mut response = request
-            .send(body)
-            .map_err(|fault| explain(&fault, timeout))?;
-        let seal = response
-            .headers()
-            .get("dsn-seal")
-            .and_then(|value| value.to_str().ok());
+        let mut response = request.send(body).map_err(|fault| explain(&fault, timeout))?;
+        let seal = response.headers().get("dsn-seal").and_then(|value| value.to_str().ok());
         let seal = seal.map(str::to_owned);
         let status = response.status().as_u16();
         let reader = response.body_mut().with_config().limit(self.body_bytes_max);
-        let body = reader
-            .read_to_vec()
-            .map_err(|fault| explain(&fault, timeout))?;
+        let body = reader.read_to_vec().map_err(|fault| explain(&fault, timeout))?;
         Ok(Answer { status, seal, body })
     }
 }
@@ -154,11 +144,7 @@ mod tests {
         let address = serve(
             b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
         );
-        assert_eq!(
-            post(&address, 5000).unwrap().status,
-            302,
-            "and no redirect is followed"
-        );
+        assert_eq!(post(&address, 5000).unwrap().status, 302, "and no redirect is followed");
     }
 
     #[test]
@@ -169,20 +155,10 @@ mod tests {
 
     #[test]
     fn faults_are_explained() {
-        let nobody = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .to_string();
-        assert_eq!(
-            post(&nobody, 5000).unwrap_err().to_string(),
-            "nobody listens there"
-        );
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        assert_eq!(post(&nobody, 5000).unwrap_err().to_string(), "nobody listens there");
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = silent.local_addr().unwrap().to_string();
-        assert_eq!(
-            post(&address, 200).unwrap_err().to_string(),
-            "no answer within 0.2 s"
-        );
+        assert_eq!(post(&address, 200).unwrap_err().to_string(), "no answer within 0.2 s");
     }
 }

@@ -55,9 +55,7 @@ pub struct Config {
 impl Config {
     /// The defaults for a node of this id: all files below the current folder.
     pub fn new(node_id: NodeId) -> Self {
-        let control = Path::new(DATA_FOLDER)
-            .join(node_id.as_str())
-            .join(SOCKET_NAME);
+        let control = Path::new(DATA_FOLDER).join(node_id.as_str()).join(SOCKET_NAME);
         Self {
             node_id,
             listen: LISTEN,
@@ -82,12 +80,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "ADDR:PORT", env = "DSN_LISTEN")]
     pub listen: Option<String>,
     /// A node of the network to join; may be given several times
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        env = "DSN_BOOTSTRAP",
-        value_delimiter = ','
-    )]
+    #[arg(long, value_name = "HOST:PORT", env = "DSN_BOOTSTRAP", value_delimiter = ',')]
     pub bootstrap: Vec<String>,
     /// The address that others should use [default: what they see]
     #[arg(long, value_name = "HOST:PORT", env = "DSN_ADVERTISE")]
@@ -147,9 +140,8 @@ pub fn resolve(
     };
     let node_id = match flags.node_id.or(file.node_id) {
         Some(text) => NodeId::new(&text).map_err(ConfigError::NodeId)?,
-        None => NodeId::new(host_name).map_err(|_| ConfigError::HostName {
-            name: host_name.to_owned(),
-        })?,
+        None => NodeId::new(host_name)
+            .map_err(|_| ConfigError::HostName { name: host_name.to_owned() })?,
     };
     let mut config = Config::new(node_id);
     if let Some(text) = flags.listen.or(file.listen) {
@@ -165,9 +157,7 @@ pub fn resolve(
         flags.bootstrap
     };
     if bootstrap.len() > SEEDS_MAX {
-        return Err(ConfigError::TooManyBootstraps {
-            count: bootstrap.len(),
-        });
+        return Err(ConfigError::TooManyBootstraps { count: bootstrap.len() });
     }
     let address = |setting, text: &str| {
         Address::new(text.trim()).map_err(|fault| ConfigError::Address { setting, fault })
@@ -180,10 +170,7 @@ pub fn resolve(
     if let Some(text) = flags.advertise.or(file.advertise) {
         config.advertise = Some(address("advertise", &text)?);
     }
-    config.credentials = flags
-        .credentials
-        .or(file.credentials)
-        .unwrap_or(config.credentials);
+    config.credentials = flags.credentials.or(file.credentials).unwrap_or(config.credentials);
     config.network_key = flags
         .network_key
         .or(file.network_key)
@@ -201,10 +188,7 @@ pub fn resolve(
 
 fn read_file(path: &Path) -> Result<FileArgs, ConfigError> {
     use std::io::Read;
-    let unreadable = |why| ConfigError::File {
-        path: path.into(),
-        why,
-    };
+    let unreadable = |why| ConfigError::File { path: path.into(), why };
     let mut text = String::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
@@ -217,30 +201,21 @@ fn read_file(path: &Path) -> Result<FileArgs, ConfigError> {
 
 /// `ADDR:PORT`; `:PORT` and `PORT` alone mean all addresses.
 fn parse_listen(text: &str) -> Result<SocketAddr, ConfigError> {
-    let bad = || ConfigError::Listen {
-        text: text.to_owned(),
-    };
+    let bad = || ConfigError::Listen { text: text.to_owned() };
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
-    let port: u16 = text
-        .strip_prefix(':')
-        .unwrap_or(text)
-        .parse()
-        .map_err(|_| bad())?;
+    let port: u16 = text.strip_prefix(':').unwrap_or(text).parse().map_err(|_| bad())?;
     Ok(SocketAddr::new(LISTEN.ip(), port))
 }
 
 fn parse_tick(text: &str) -> Result<Duration, ConfigError> {
-    let tick = humantime::parse_duration(text).map_err(|_| ConfigError::Tick {
-        text: text.to_owned(),
-    })?;
+    let tick =
+        humantime::parse_duration(text).map_err(|_| ConfigError::Tick { text: text.to_owned() })?;
     if (TICK_MIN..=TICK_MAX).contains(&tick) {
         Ok(tick)
     } else {
-        Err(ConfigError::Tick {
-            text: text.to_owned(),
-        })
+        Err(ConfigError::Tick { text: text.to_owned() })
     }
 }
 
@@ -335,18 +310,10 @@ impl fmt::Display for ConfigError {
                 path.as_os_str().len()
             ),
             Self::File { path, why } => {
-                write!(
-                    formatter,
-                    "the configuration file {} can't be read: {why}",
-                    path.display()
-                )
+                write!(formatter, "the configuration file {} can't be read: {why}", path.display())
             }
             Self::Toml { path, fault } => {
-                write!(
-                    formatter,
-                    "in the configuration file {}: {fault}",
-                    path.display()
-                )
+                write!(formatter, "in the configuration file {}: {fault}", path.display())
             }
         }
     }
@@ -362,13 +329,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dsn.toml");
         std::fs::write(&path, text).unwrap();
-        (
-            folder,
-            RunArgs {
-                config: Some(path),
-                ..RunArgs::default()
-            },
-        )
+        (folder, RunArgs { config: Some(path), ..RunArgs::default() })
     }
 
     #[test]
@@ -391,10 +352,7 @@ mod tests {
         assert_eq!(config.node_id.as_str(), "a");
         assert_eq!(config.listen.to_string(), "0.0.0.0:9");
         assert_eq!(config.bootstrap.len(), 2);
-        assert_eq!(
-            (config.tick, &*config.control),
-            (Duration::from_secs(1), Path::new("/c"))
-        );
+        assert_eq!((config.tick, &*config.control), (Duration::from_secs(1), Path::new("/c")));
         let (_folder, flags) = with_file("bootstrap = \"x:1\"");
         assert_eq!(resolve(flags, None, "pi").unwrap().bootstrap.len(), 1);
     }
@@ -413,17 +371,9 @@ mod tests {
         assert!(fault(|f| f.data = Some("d".repeat(200).into())).contains("--control"));
         assert!(fault(|f| f.config = Some("/none".into())).contains("/none"));
         assert!(
-            resolve(RunArgs::default(), None, "_")
-                .unwrap_err()
-                .to_string()
-                .contains("--node-id")
+            resolve(RunArgs::default(), None, "_").unwrap_err().to_string().contains("--node-id")
         );
         let (_folder, flags) = with_file("listne = \"x\"");
-        assert!(
-            resolve(flags, None, "pi")
-                .unwrap_err()
-                .to_string()
-                .contains("listne")
-        );
+        assert!(resolve(flags, None, "pi").unwrap_err().to_string().contains("listne"));
     }
 }

@@ -45,10 +45,8 @@ pub fn load_network_key(path: &Path) -> Result<Vec<Zeroizing<[u8; 32]>>, Credent
         }
         let bytes = unhex(line).map(Zeroizing::new);
         let bytes = bytes.ok_or_else(|| bad_line(number, "is not 64 hex digits"))?;
-        let key: [u8; 32] = bytes
-            .as_slice()
-            .try_into()
-            .map_err(|_| bad_line(number, "is not 64 hex digits"))?;
+        let key: [u8; 32] =
+            bytes.as_slice().try_into().map_err(|_| bad_line(number, "is not 64 hex digits"))?;
         if keys.len() == NETWORK_KEYS_MAX {
             return Err(bad_line(number, "is one key too many: the limit is 8"));
         }
@@ -63,9 +61,7 @@ pub fn load_network_key(path: &Path) -> Result<Vec<Zeroizing<[u8; 32]>>, Credent
 /// Makes a network key file. One that is there is never overwritten.
 pub fn create_network_key(path: &Path) -> Result<(), CredentialsError> {
     let mut key = Zeroizing::new([0; 32]);
-    SystemRandom::new()
-        .fill(&mut *key)
-        .map_err(|_| CredentialsError::NoRandomness)?;
+    SystemRandom::new().fill(&mut *key).map_err(|_| CredentialsError::NoRandomness)?;
     let text = Zeroizing::new(format!(
         "# The key of a dsn network. Every node has the same file. Keep it secret.\n{}\n",
         Zeroizing::new(hex(&*key)).as_str()
@@ -85,11 +81,7 @@ pub fn load_or_create_pkcs8(folder: &Path) -> Result<Zeroizing<Vec<u8>>, Credent
         .enumerate()
         .find(|(_, line)| !line.is_empty() && !line.starts_with('#'))
         .ok_or_else(|| CredentialsError::NoKey { path: path.clone() })?;
-    let secret = line
-        .trim()
-        .strip_prefix(PKCS8_PREFIX)
-        .and_then(unhex)
-        .map(Zeroizing::new);
+    let secret = line.trim().strip_prefix(PKCS8_PREFIX).and_then(unhex).map(Zeroizing::new);
     secret.ok_or(CredentialsError::BadLine {
         path,
         line: number + 1,
@@ -114,10 +106,7 @@ fn create_key_pair(path: &Path) -> Result<(), CredentialsError> {
 }
 
 fn create_secret(path: &Path, bytes: &[u8]) -> Result<(), CredentialsError> {
-    if let Some(folder) = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-    {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         durable::create_private_folder(folder).map_err(|why| unusable(folder, why))?;
     }
     durable::create(path, bytes).map_err(|why| match why.kind() {
@@ -133,24 +122,16 @@ fn read_secret(path: &Path) -> Result<Zeroizing<String>, CredentialsError> {
     let metadata = file.metadata().map_err(|why| unusable(path, why))?;
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(CredentialsError::TooOpen {
-            path: path.into(),
-            mode,
-        });
+        return Err(CredentialsError::TooOpen { path: path.into(), mode });
     }
     read_text(path, file, KEY_FILE_BYTES_MAX).map(Zeroizing::new)
 }
 
 fn read_text(path: &Path, file: File, bytes_max: u64) -> Result<String, CredentialsError> {
     let mut text = String::new();
-    file.take(bytes_max + 1)
-        .read_to_string(&mut text)
-        .map_err(|why| unusable(path, why))?;
+    file.take(bytes_max + 1).read_to_string(&mut text).map_err(|why| unusable(path, why))?;
     if text.len() as u64 > bytes_max {
-        return Err(CredentialsError::TooLong {
-            path: path.into(),
-            bytes_max,
-        });
+        return Err(CredentialsError::TooLong { path: path.into(), bytes_max });
     }
     Ok(text)
 }
@@ -179,9 +160,7 @@ pub fn load_known_peers(folder: &Path) -> Result<(Vec<KnownPeer>, Vec<String>), 
         Err(why) => return Err(unusable(&path, why)),
     };
     let mut bytes = Vec::new();
-    file.take(KNOWN_PEERS_BYTES_MAX)
-        .read_to_end(&mut bytes)
-        .map_err(|why| unusable(&path, why))?;
+    file.take(KNOWN_PEERS_BYTES_MAX).read_to_end(&mut bytes).map_err(|why| unusable(&path, why))?;
     let (mut peers, mut warnings) = (Vec::new(), Vec::new());
     for (number, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
         let line = line.trim();
@@ -213,12 +192,7 @@ fn parse_known_peer(line: &str) -> Option<KnownPeer> {
         "-" => None,
         text => Some(Address::new(text).ok()?),
     };
-    words.next().is_none().then_some(KnownPeer {
-        node_id,
-        public_key,
-        direct,
-        address,
-    })
+    words.next().is_none().then_some(KnownPeer { node_id, public_key, direct, address })
 }
 
 /// Writes the peers met so far.
@@ -230,12 +204,7 @@ pub fn save_known_peers(folder: &Path, peers: &[KnownPeer]) -> Result<(), Creden
         let address = peer.address.as_ref().map_or("-", Address::as_str);
         let trust = if peer.direct { "direct" } else { "hearsay" };
         // Writing to a String can't fail.
-        let _ = writeln!(
-            text,
-            "{} {} {trust} {address}",
-            peer.node_id,
-            peer.public_key.to_hex()
-        );
+        let _ = writeln!(text, "{} {} {trust} {address}", peer.node_id, peer.public_key.to_hex());
     }
     let path = folder.join(KNOWN_PEERS);
     durable::replace(&path, text.as_bytes()).map_err(|why| unusable(&path, why))
@@ -289,10 +258,7 @@ pub enum CredentialsError {
 }
 
 fn unusable(path: &Path, why: Error) -> CredentialsError {
-    CredentialsError::Unusable {
-        path: path.into(),
-        why,
-    }
+    CredentialsError::Unusable { path: path.into(), why }
 }
 
 impl fmt::Display for CredentialsError {
@@ -379,20 +345,11 @@ mod tests {
             }
         }
         write(&path, "# nothing\n");
-        assert!(matches!(
-            load_network_key(&path),
-            Err(CredentialsError::NoKey { .. })
-        ));
+        assert!(matches!(load_network_key(&path), Err(CredentialsError::NoKey { .. })));
         write(&path, &format!("{good}\n").repeat(9));
-        assert!(matches!(
-            load_network_key(&path),
-            Err(CredentialsError::BadLine { line: 9, .. })
-        ));
+        assert!(matches!(load_network_key(&path), Err(CredentialsError::BadLine { line: 9, .. })));
         write(&path, &"#".repeat(20_000));
-        assert!(matches!(
-            load_network_key(&path),
-            Err(CredentialsError::TooLong { .. })
-        ));
+        assert!(matches!(load_network_key(&path), Err(CredentialsError::TooLong { .. })));
     }
 
     #[test]
@@ -414,10 +371,7 @@ mod tests {
         assert!(PrivateKey::from_pkcs8(&first).is_ok());
         assert_eq!(mode(&place.join(NODE_KEY)), 0o600);
         write(&place.join(NODE_KEY), "nonsense\n");
-        assert!(matches!(
-            load_or_create_pkcs8(&place),
-            Err(CredentialsError::BadLine { .. })
-        ));
+        assert!(matches!(load_or_create_pkcs8(&place), Err(CredentialsError::BadLine { .. })));
     }
 
     #[test]
@@ -432,17 +386,11 @@ mod tests {
         let peers = [peer("a", true, Some("[::1]:80")), peer("b", false, None)];
         assert_eq!(load_known_peers(folder.path()).unwrap(), (vec![], vec![]));
         save_known_peers(folder.path(), &peers).unwrap();
-        assert_eq!(
-            load_known_peers(folder.path()).unwrap(),
-            (peers.to_vec(), vec![])
-        );
+        assert_eq!(load_known_peers(folder.path()).unwrap(), (peers.to_vec(), vec![]));
         let path = folder.path().join(KNOWN_PEERS);
         let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(
-            &path,
-            [b"\xff\x00 x\n../x y direct -\n", text.as_bytes()].concat(),
-        )
-        .unwrap();
+        std::fs::write(&path, [b"\xff\x00 x\n../x y direct -\n", text.as_bytes()].concat())
+            .unwrap();
         let (loaded, warnings) = load_known_peers(folder.path()).unwrap();
         assert_eq!((loaded, warnings.len()), (peers.to_vec(), 2));
     }

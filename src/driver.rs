@@ -87,9 +87,7 @@ struct Inner {
 
 /// The clocks of this process.
 pub fn now_since(began: Instant) -> Now {
-    let wall = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Now {
         wall_us: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
         mono_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -164,11 +162,7 @@ impl Driver {
         for action in actions {
             match action {
                 Action::Send { target, doubtful } => {
-                    let queue = if doubtful {
-                        &self.doubtful
-                    } else {
-                        &self.prompt
-                    };
+                    let queue = if doubtful { &self.doubtful } else { &self.prompt };
                     if let Err(TrySendError::Full(target)) = queue.try_send(target) {
                         log::error!(
                             "BUG: the queue of sends is full; {target:?} waits for a restart"
@@ -256,18 +250,11 @@ impl Driver {
     /// Takes the bytes of a request and gives the answer: the only way in from the network.
     pub fn on_http(&self, request: server::Request) -> server::Response {
         let Some(kind) = Kind::of_path(&request.path) else {
-            return server::Response {
-                status: 404,
-                ..server::Response::default()
-            };
+            return server::Response { status: 404, ..server::Response::default() };
         };
         let place = Place::Request { path: kind.path() };
         let Ok(opened) = open(&self.keys, place, request.body) else {
-            log::debug!(
-                "{} sent bytes to {} that are not a message",
-                request.peer,
-                request.path
-            );
+            log::debug!("{} sent bytes to {} that are not a message", request.peer, request.path);
             return server::Response {
                 status: HttpStatus::BadRequest.code(),
                 ..server::Response::default()
@@ -292,10 +279,7 @@ impl Driver {
             return Err(Reason::WrongType);
         }
         let decoded = wire::decode_request(kind, &opened.payload)?;
-        let signed = Signed::Request {
-            kind: kind.byte(),
-            payload: decoded.signed,
-        };
+        let signed = Signed::Request { kind: kind.byte(), payload: decoded.signed };
         let key = match &decoded.message {
             Request::Hello(hello) => Some(hello.public_key),
             Request::Peers(peers) => self.lock().node.direct_key_of(&peers.header.from),
@@ -338,22 +322,15 @@ impl Driver {
                     self.sign_records(records)?;
                 }
                 let payload = wire::encode_answer(&answer)?;
-                (
-                    HttpStatus::Ok,
-                    self.sign_answer(kind, &opened.tag, payload)?,
-                )
+                (HttpStatus::Ok, self.sign_answer(kind, &opened.tag, payload)?)
             }
-            Reply::Nothing => (
-                HttpStatus::NoContent,
-                self.sign_answer(kind, &opened.tag, Vec::new())?,
-            ),
+            Reply::Nothing => {
+                (HttpStatus::NoContent, self.sign_answer(kind, &opened.tag, Vec::new())?)
+            }
             Reply::Refuse(reason, refusal) => (reason.status(), wire::encode_refusal(&refusal)?),
         };
-        let place = Place::Answer {
-            path: kind.path(),
-            status: status.code(),
-            request: &opened.tag,
-        };
+        let place =
+            Place::Answer { path: kind.path(), status: status.code(), request: &opened.tag };
         let nonce = self.nonce()?;
         let (envelope, _) = seal(&self.keys, opened.key, nonce, place, kind.byte(), &payload)
             .ok_or(DriverFault::NoKey)?;
@@ -378,11 +355,7 @@ impl Driver {
         mut payload: Vec<u8>,
     ) -> Result<Vec<u8>, DriverFault> {
         if kind.is_signed() {
-            let signed = Signed::Answer {
-                kind: kind.byte(),
-                request,
-                payload: &payload,
-            };
+            let signed = Signed::Answer { kind: kind.byte(), request, payload: &payload };
             let signature = self.private_key.sign(signed)?;
             payload.extend_from_slice(&signature);
         }
@@ -403,9 +376,7 @@ impl Driver {
 
     fn nonce(&self) -> Result<[u8; NONCE_BYTES], DriverFault> {
         let mut nonce = [0; NONCE_BYTES];
-        self.random
-            .fill(&mut nonce)
-            .map_err(|_| DriverFault::NoRandomness)?;
+        self.random.fill(&mut nonce).map_err(|_| DriverFault::NoRandomness)?;
         Ok(nonce)
     }
 }
@@ -420,25 +391,15 @@ impl Driver {
         };
         let began = Instant::now();
         let outcome = self.try_once(&outgoing).unwrap_or_else(|fault| {
-            log::error!(
-                "a request to {} could not be made: {fault}",
-                outgoing.address
-            );
+            log::error!("a request to {} could not be made: {fault}", outgoing.address);
             Outcome::Failed(fault.to_string())
         });
         if let Outcome::Failed(why) = &outcome {
-            log::debug!(
-                "{:?} to {}: {why}",
-                outgoing.request.kind(),
-                outgoing.address
-            );
+            log::debug!("{:?} to {}: {why}", outgoing.request.kind(), outgoing.address);
         }
         let elapsed_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.decide(|node, now| {
-            (
-                (),
-                node.on_answer(target, outgoing.flight, outcome, elapsed_us, now),
-            )
+            ((), node.on_answer(target, outgoing.flight, outcome, elapsed_us, now))
         });
     }
 
@@ -449,10 +410,7 @@ impl Driver {
         }
         let mut payload = wire::encode_request(&outgoing.request)?;
         if kind.is_signed() {
-            let signed = Signed::Request {
-                kind: kind.byte(),
-                payload: &payload,
-            };
+            let signed = Signed::Request { kind: kind.byte(), payload: &payload };
             let signature = self.private_key.sign(signed)?;
             payload.extend_from_slice(&signature);
         }
@@ -460,17 +418,10 @@ impl Driver {
         let (body, tag) = seal(&self.keys, 0, self.nonce()?, place, kind.byte(), &payload)
             .ok_or(DriverFault::NoKey)?;
         let address = outgoing.address.as_str();
-        Ok(
-            match self
-                .client
-                .post(address, kind.path(), &body, client::TRY_TIMEOUT)
-            {
-                Ok(answer) => self
-                    .read_answer(outgoing, &tag, answer)
-                    .unwrap_or_else(Outcome::Failed),
-                Err(fault) => Outcome::Failed(fault.to_string()),
-            },
-        )
+        Ok(match self.client.post(address, kind.path(), &body, client::TRY_TIMEOUT) {
+            Ok(answer) => self.read_answer(outgoing, &tag, answer).unwrap_or_else(Outcome::Failed),
+            Err(fault) => Outcome::Failed(fault.to_string()),
+        })
     }
 
     /// What came back, or why it does not count.
@@ -487,11 +438,7 @@ impl Driver {
         } else {
             answer.body
         };
-        let place = Place::Answer {
-            path: kind.path(),
-            status,
-            request: tag,
-        };
+        let place = Place::Answer { path: kind.path(), status, request: tag };
         let opened = open(&self.keys, place, envelope).map_err(|_| {
             format!("it answered {status} without the seal of this network: it has another network key, or is no dsn node")
         })?;
@@ -508,22 +455,14 @@ impl Driver {
                     }
                     _ => None,
                 };
-                let signed = Signed::Answer {
-                    kind: kind.byte(),
-                    request: tag,
-                    payload: &[],
-                };
+                let signed = Signed::Answer { kind: kind.byte(), request: tag, payload: &[] };
                 let signature = Signature::try_from(opened.payload.as_slice());
                 let proved = match (kind, signer, signature) {
                     (Kind::Update, ..) => opened.payload.is_empty(),
                     (Kind::Hello, Some(key), Ok(signature)) => verify(&key, signed, &signature),
                     _ => false,
                 };
-                if proved {
-                    Ok(Outcome::Nothing)
-                } else {
-                    Err("its answer is not signed".into())
-                }
+                if proved { Ok(Outcome::Nothing) } else { Err("its answer is not signed".into()) }
             }
             _ => self.read_refusal(status, &opened),
         }
@@ -547,11 +486,7 @@ impl Driver {
             }
             _ => outgoing.signer,
         };
-        let signed = Signed::Answer {
-            kind: kind.byte(),
-            request: tag,
-            payload: decoded.signed,
-        };
+        let signed = Signed::Answer { kind: kind.byte(), request: tag, payload: decoded.signed };
         let proved =
             !kind.is_signed() || signer.is_some_and(|key| verify(&key, signed, &decoded.signature));
         if proved {
@@ -574,10 +509,7 @@ impl Driver {
             };
             verify(&own_key, Signed::Record(&head), &held.signature)
         });
-        Ok(Outcome::Refused {
-            refusal,
-            held_is_proved,
-        })
+        Ok(Outcome::Refused { refusal, held_is_proved })
     }
 }
 
@@ -673,25 +605,20 @@ impl Driver {
         if self.is_stopping() {
             return Err(Refused::Stopping);
         }
-        self.disk
-            .send(DiskJob::Set {
-                change,
-                left,
-                reply,
-            })
-            .map_err(|_| Refused::Stopping)?;
+        self.disk.send(DiskJob::Set { change, left, reply }).map_err(|_| Refused::Stopping)?;
         answer.recv().map_err(|_| Refused::Stopping)?
     }
 
     /// Sends a PING; gives the round-trip time.
     pub fn ping(&self, node_id: &NodeId, timeout: Duration) -> Result<Duration, Refused> {
-        let elapsed_us = self
-            .wait_for(timeout, |node, now| node.ping(node_id, now))
-            .map_err(|refused| match refused {
-                Refused::TimedOut { .. } => Refused::TimedOut {
-                    what: format!("{node_id} did not answer within {timeout:?}"),
-                },
-                other => other,
+        let elapsed_us =
+            self.wait_for(timeout, |node, now| node.ping(node_id, now)).map_err(|refused| {
+                match refused {
+                    Refused::TimedOut { .. } => Refused::TimedOut {
+                        what: format!("{node_id} did not answer within {timeout:?}"),
+                    },
+                    other => other,
+                }
             })?;
         Ok(Duration::from_micros(elapsed_us))
     }
@@ -703,14 +630,14 @@ impl Driver {
         data: Arc<[u8]>,
         timeout: Duration,
     ) -> Result<(), Refused> {
-        self.wait_for(timeout, |node, now| node.send(node_id, data, now))
-            .map(|_| ())
-            .map_err(|refused| match refused {
+        self.wait_for(timeout, |node, now| node.send(node_id, data, now)).map(|_| ()).map_err(
+            |refused| match refused {
                 Refused::TimedOut { what } => Refused::TimedOut {
                     what: format!("{node_id} did not accept the data within {timeout:?}{what}"),
                 },
                 other => other,
-            })
+            },
+        )
     }
 
     fn wait_for(
@@ -737,11 +664,7 @@ impl Driver {
         drop(inner);
         // It may have been settled between the end of the time and the lock.
         answer.try_recv().unwrap_or_else(|_| {
-            let what = if doubtful {
-                "; it may have been delivered all the same"
-            } else {
-                ""
-            };
+            let what = if doubtful { "; it may have been delivered all the same" } else { "" };
             Err(Refused::TimedOut { what: what.into() })
         })
     }

@@ -48,15 +48,8 @@ impl Hub {
         }
         let (sender, events) = bounded(EVENTS_MAX);
         let alive = Arc::new(());
-        self.readers.push(Reader {
-            events: sender,
-            alive: Arc::downgrade(&alive),
-            dropped: 0,
-        });
-        Some(Subscription {
-            events,
-            _alive: alive,
-        })
+        self.readers.push(Reader { events: sender, alive: Arc::downgrade(&alive), dropped: 0 });
+        Some(Subscription { events, _alive: alive })
     }
 
     /// Tells all who listen.
@@ -79,9 +72,7 @@ impl Reader {
                 self.dropped += 1;
                 return true;
             }
-            match self.events.try_send(Event::Lagged {
-                count: self.dropped,
-            }) {
+            match self.events.try_send(Event::Lagged { count: self.dropped }) {
                 Ok(()) => self.dropped = 0,
                 Err(TrySendError::Full(_)) => {
                     self.dropped += 1;
@@ -119,9 +110,7 @@ mod tests {
     use crate::protocol::identity::NodeId;
 
     fn event(number: usize) -> Event {
-        Event::Joined {
-            node_id: NodeId::new(&format!("n{number}")).unwrap(),
-        }
+        Event::Joined { node_id: NodeId::new(&format!("n{number}")).unwrap() }
     }
 
     #[test]

@@ -85,10 +85,8 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
     let (known, warnings) = credentials::load_known_peers(&credentials_folder)?;
     let keys = network_keys(&config, !known.is_empty())?;
     let pkcs8 = credentials::load_or_create_pkcs8(&credentials_folder)?;
-    let private_key = PrivateKey::from_pkcs8(&pkcs8).map_err(|fault| StartError::NotAKey {
-        folder: credentials_folder.clone(),
-        fault,
-    })?;
+    let private_key = PrivateKey::from_pkcs8(&pkcs8)
+        .map_err(|fault| StartError::NotAKey { folder: credentials_folder.clone(), fault })?;
     let lock = lock_folder(&data_folder)?;
     let (mut journal, loaded) = Journal::open(&data_folder)?;
     for warning in warnings.iter().chain(&loaded.warnings) {
@@ -133,14 +131,8 @@ fn network_keys(config: &Config, has_known_peers: bool) -> Result<NetworkKeys, S
     let path = &config.network_key;
     if !path.exists() {
         if !config.bootstrap.is_empty() || has_known_peers {
-            let from = config
-                .bootstrap
-                .first()
-                .map(|address| address.as_str().to_owned());
-            return Err(StartError::NoNetworkKey {
-                path: path.clone(),
-                from,
-            });
+            let from = config.bootstrap.first().map(|address| address.as_str().to_owned());
+            return Err(StartError::NoNetworkKey { path: path.clone(), from });
         }
         credentials::create_network_key(path)?;
         log::warn!(
@@ -149,18 +141,13 @@ fn network_keys(config: &Config, has_known_peers: bool) -> Result<NetworkKeys, S
         );
     }
     let keys = credentials::load_network_key(path)?;
-    NetworkKeys::new(&keys).ok_or_else(|| StartError::NoNetworkKey {
-        path: path.clone(),
-        from: None,
-    })
+    NetworkKeys::new(&keys)
+        .ok_or_else(|| StartError::NoNetworkKey { path: path.clone(), from: None })
 }
 
 /// Two processes that write one journal would destroy it.
 fn lock_folder(folder: &Path) -> Result<File, StartError> {
-    let failed = |why: std::io::Error| StartError::Folder {
-        path: folder.into(),
-        why,
-    };
+    let failed = |why: std::io::Error| StartError::Folder { path: folder.into(), why };
     crate::durable::create_private_folder(folder).map_err(failed)?;
     let lock = File::options()
         .create(true)
@@ -170,9 +157,7 @@ fn lock_folder(folder: &Path) -> Result<File, StartError> {
         .map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::Runs {
-            folder: folder.into(),
-        }),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::Runs { folder: folder.into() }),
         Err(std::fs::TryLockError::Error(why)) => Err(failed(why)),
     }
 }
@@ -196,11 +181,7 @@ fn first_record(
     }
     let wall_us = now_since(began).wall_us;
     let timestamp = next_timestamp(wall_us, loaded.timestamp).ok_or(StartError::NoTimestampLeft)?;
-    let commit = Commit {
-        change: &Change::new(),
-        timestamp,
-        left: false,
-    };
+    let commit = Commit { change: &Change::new(), timestamp, left: false };
     journal.append(&[commit], &entries)?;
     Ok(record(timestamp))
 }
@@ -212,17 +193,9 @@ fn start_server(
     let driver = Arc::clone(driver);
     let handler = move |request| match driver.get() {
         Some(driver) => driver.on_http(request),
-        None => crate::server::Response {
-            status: 503,
-            ..crate::server::Response::default()
-        },
+        None => crate::server::Response { status: 503, ..crate::server::Response::default() },
     };
-    Ok(Server::start(
-        config.listen,
-        &PATHS,
-        BODY_BYTES_MAX,
-        Arc::new(handler),
-    )?)
+    Ok(Server::start(config.listen, &PATHS, BODY_BYTES_MAX, Arc::new(handler))?)
 }
 
 fn new_node(
@@ -234,9 +207,7 @@ fn new_node(
     began: Instant,
 ) -> Result<Node, StartError> {
     let mut random = [0; 24];
-    SystemRandom::new()
-        .fill(&mut random)
-        .map_err(|_| StartError::NoRandomness)?;
+    SystemRandom::new().fill(&mut random).map_err(|_| StartError::NoRandomness)?;
     let (session, seed) = random.split_at(16);
     let settings = Settings {
         node_id: config.node_id.clone(),
@@ -279,18 +250,12 @@ impl RunningNode {
             })?;
         }
         self.senders.add().map_err(StartError::NoThread)?;
-        let keeper = Keeper {
-            driver: Arc::clone(&driver),
-            journal,
-            credentials_folder,
-            peers_due: None,
-        };
+        let keeper =
+            Keeper { driver: Arc::clone(&driver), journal, credentials_folder, peers_due: None };
         let (disk, stop) = (queues.disk, stopped.clone());
         self.spawn("dsn-journal".into(), move || keeper.run(&disk, &stop))?;
         let (senders, wake, stop) = (Arc::clone(&self.senders), queues.wake, stopped.clone());
-        self.spawn("dsn-ticker".into(), move || {
-            tick(&driver, &senders, &wake, &stop)
-        })
+        self.spawn("dsn-ticker".into(), move || tick(&driver, &senders, &wake, &stop))
     }
 
     fn spawn(
@@ -298,10 +263,7 @@ impl RunningNode {
         name: String,
         work: impl FnOnce() + Send + 'static,
     ) -> Result<(), StartError> {
-        let thread = thread::Builder::new()
-            .name(name)
-            .stack_size(SENDER_STACK_BYTES)
-            .spawn(work);
+        let thread = thread::Builder::new().name(name).stack_size(SENDER_STACK_BYTES).spawn(work);
         self.threads.push(thread.map_err(StartError::NoThread)?);
         Ok(())
     }
@@ -346,12 +308,7 @@ impl RunningNode {
         if let Some(control) = self.control.take() {
             control.stop();
         }
-        let server = self
-            .shared
-            .server
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let server = self.shared.server.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(server) = server {
             server.stop();
         }
@@ -418,14 +375,7 @@ struct Senders {
 impl Senders {
     fn new(driver: Arc<Driver>, jobs: Receiver<Target>, stopped: Receiver<()>) -> Arc<Self> {
         let (idle, names) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self {
-            driver,
-            jobs,
-            stopped,
-            idle,
-            names,
-            threads: Mutex::default(),
-        })
+        Arc::new(Self { driver, jobs, stopped, idle, names, threads: Mutex::default() })
     }
 
     fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
@@ -442,9 +392,7 @@ impl Senders {
         let name = format!("dsn-sender-{}", self.names.fetch_add(1, Ordering::Relaxed));
         let senders = Arc::clone(self);
         self.idle.fetch_add(1, Ordering::SeqCst);
-        let thread = thread::Builder::new()
-            .name(name)
-            .stack_size(SENDER_STACK_BYTES);
+        let thread = thread::Builder::new().name(name).stack_size(SENDER_STACK_BYTES);
         match thread.spawn(move || senders.work()) {
             Ok(thread) => {
                 threads.push(thread);
@@ -485,9 +433,7 @@ impl Senders {
     /// Whether one that waited in vain may end: another one waits.
     fn retire(&self) -> bool {
         let fewer = |idle: usize| (idle > 1).then(|| idle - 1);
-        self.idle
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer)
-            .is_ok()
+        self.idle.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok()
     }
 
     fn reap(&self) {
@@ -511,9 +457,7 @@ struct Keeper {
 impl Keeper {
     fn run(mut self, jobs: &Receiver<DiskJob>, stopped: &Receiver<()>) {
         loop {
-            let wait = self
-                .peers_due
-                .map(|due| due.saturating_duration_since(Instant::now()));
+            let wait = self.peers_due.map(|due| due.saturating_duration_since(Instant::now()));
             let timer = wait.map_or_else(crossbeam_channel::never, crossbeam_channel::after);
             select! {
                 recv(jobs) -> job => {
@@ -537,11 +481,7 @@ impl Keeper {
         let mut sets = Vec::new();
         for job in batch {
             match job {
-                DiskJob::Set {
-                    change,
-                    left,
-                    reply,
-                } => sets.push((change, left, reply)),
+                DiskJob::Set { change, left, reply } => sets.push((change, left, reply)),
                 DiskJob::Republish => self.republish(),
                 DiskJob::SavePeers if self.peers_due.is_none() => {
                     // A burst of joins is one write.
@@ -562,19 +502,13 @@ impl Keeper {
         let mut results = Vec::new();
         for (change, left, reply) in sets {
             let result = match self.driver.next_timestamp(record.head.timestamp) {
-                None => Err(Refused::NotDurable {
-                    why: "no timestamp is left".into(),
-                }),
+                None => Err(Refused::NotDurable { why: "no timestamp is left".into() }),
                 Some(timestamp) => match record.after(change, *left, timestamp) {
                     Err(fault) => Err(fault.into()),
                     Ok(None) => Ok(record.head.timestamp),
                     Ok(Some(next)) => {
                         record = Arc::new(next);
-                        commits.push(Commit {
-                            change,
-                            timestamp,
-                            left: *left,
-                        });
+                        commits.push(Commit { change, timestamp, left: *left });
                         Ok(timestamp)
                     }
                 },
@@ -618,18 +552,8 @@ impl Keeper {
         };
         let (head, change) = (&own.head, Change::new());
         let entries = Arc::clone(&own.entries);
-        let next = Record::new(
-            head.node_id.clone(),
-            own.public_key,
-            timestamp,
-            head.left,
-            entries,
-        );
-        let commit = Commit {
-            change: &change,
-            timestamp,
-            left: head.left,
-        };
+        let next = Record::new(head.node_id.clone(), own.public_key, timestamp, head.left, entries);
+        let commit = Commit { change: &change, timestamp, left: head.left };
         if self.write(&[commit], Arc::new(next)).is_ok() {
             log::info!("peers held a later version of the own state; it goes on from there");
         }

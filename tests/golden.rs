@@ -31,12 +31,7 @@ impl Vector {
     fn read(path: &Path) -> Self {
         let text = std::fs::read_to_string(path).unwrap();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
-        Self(
-            lines
-                .map(|line| line.split_once(' ').unwrap())
-                .map(owned)
-                .collect(),
-        )
+        Self(lines.map(|line| line.split_once(' ').unwrap()).map(owned).collect())
     }
 
     fn text(&self, name: &str) -> &str {
@@ -66,11 +61,7 @@ impl Vector {
         let path = self.kind().path();
         match self.status() {
             None => work(Place::Request { path }),
-            Some(status) => work(Place::Answer {
-                path,
-                status,
-                request: &self.request_tag(),
-            }),
+            Some(status) => work(Place::Answer { path, status, request: &self.request_tag() }),
         }
     }
 }
@@ -88,12 +79,7 @@ fn vectors() -> Vec<(String, Vector)> {
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.file_name().unwrap() != "keys.txt")
-        .map(|path| {
-            (
-                path.file_stem().unwrap().to_string_lossy().into_owned(),
-                Vector::read(&path),
-            )
-        })
+        .map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), Vector::read(&path)))
         .collect();
     all.sort_by(|left, right| left.0.cmp(&right.0));
     all
@@ -137,9 +123,8 @@ fn every_vector_opens_decodes_and_is_made_again_to_the_byte() {
     assert!(all.len() >= 14, "the vectors are there");
     for (name, vector) in &all {
         let envelope = vector.bytes("envelope");
-        let opened = vector
-            .with_place(|place| open(&network_keys(), place, envelope.clone()))
-            .unwrap();
+        let opened =
+            vector.with_place(|place| open(&network_keys(), place, envelope.clone())).unwrap();
         assert_eq!(opened.kind, vector.kind().byte(), "{name}");
         assert_eq!(hex(&opened.payload), vector.text("payload"), "{name}");
         let mut again = encode_again(vector, &opened.payload);
@@ -164,21 +149,11 @@ fn every_signature_in_the_vectors_holds_and_no_flipped_bit_survives() {
         let (signed, signature) = payload.split_at(payload.len() - 64);
         let signature: [u8; 64] = signature.try_into().unwrap();
         let holds = |bytes: &[u8]| match vector.status() {
-            None => verify(
-                &key,
-                Signed::Request {
-                    kind: kind.byte(),
-                    payload: bytes,
-                },
-                &signature,
-            ),
+            None => verify(&key, Signed::Request { kind: kind.byte(), payload: bytes }, &signature),
             Some(_) => {
                 let request = vector.request_tag();
-                let signed = Signed::Answer {
-                    kind: kind.byte(),
-                    request: &request,
-                    payload: bytes,
-                };
+                let signed =
+                    Signed::Answer { kind: kind.byte(), request: &request, payload: bytes };
                 verify(&key, signed, &signature)
             }
         };
@@ -199,10 +174,7 @@ fn no_changed_or_cut_envelope_opens() {
         let envelope = vector.bytes("envelope");
         for length in 0..envelope.len() {
             let cut = envelope[..length].to_vec();
-            assert!(
-                vector.with_place(|place| open(&keys, place, cut)).is_err(),
-                "{name}"
-            );
+            assert!(vector.with_place(|place| open(&keys, place, cut)).is_err(), "{name}");
         }
         for bit in 0..envelope.len() * 8 {
             let mut changed = envelope.clone();
@@ -212,11 +184,7 @@ fn no_changed_or_cut_envelope_opens() {
         }
         for kind in Kind::ALL.into_iter().filter(|kind| *kind != vector.kind()) {
             let moved = Place::Request { path: kind.path() };
-            assert!(
-                open(&keys, moved, envelope.clone()).is_err(),
-                "{name} at {}",
-                kind.path()
-            );
+            assert!(open(&keys, moved, envelope.clone()).is_err(), "{name} at {}", kind.path());
         }
     }
 }
@@ -251,20 +219,11 @@ fn every_cut_and_every_flipped_bit_of_a_payload_is_survived() {
 #[test]
 fn the_examples_in_the_protocol_document_are_the_vectors() {
     let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md");
-    let text: String = std::fs::read_to_string(document)
-        .unwrap()
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .concat();
+    let text: String =
+        std::fs::read_to_string(document).unwrap().split_whitespace().collect::<Vec<_>>().concat();
     for (name, vector) in vectors() {
-        assert!(
-            text.contains(&format!("`{name}`")),
-            "{name} is named in docs/protocol.md"
-        );
-        assert!(
-            text.contains(vector.text("envelope")),
-            "the envelope of {name} is shown"
-        );
+        assert!(text.contains(&format!("`{name}`")), "{name} is named in docs/protocol.md");
+        assert!(text.contains(vector.text("envelope")), "the envelope of {name} is shown");
     }
 }
 
@@ -319,21 +278,12 @@ impl Maker {
         mut payload: Vec<u8>,
     ) -> Tag {
         if let Some(signer) = signer {
-            let key = if signer == "alpha" {
-                &self.alpha
-            } else {
-                &self.beta
-            };
+            let key = if signer == "alpha" { &self.alpha } else { &self.beta };
             let signed = match answer {
-                None => Signed::Request {
-                    kind: kind.byte(),
-                    payload: &payload,
-                },
-                Some((_, _, request)) => Signed::Answer {
-                    kind: kind.byte(),
-                    request,
-                    payload: &payload,
-                },
+                None => Signed::Request { kind: kind.byte(), payload: &payload },
+                Some((_, _, request)) => {
+                    Signed::Answer { kind: kind.byte(), request, payload: &payload }
+                }
             };
             let signature = key.sign(signed).unwrap();
             payload.extend_from_slice(&signature);
@@ -343,11 +293,7 @@ impl Maker {
         let path = kind.path();
         let place = match answer {
             None => Place::Request { path },
-            Some((status, _, request)) => Place::Answer {
-                path,
-                status,
-                request,
-            },
+            Some((status, _, request)) => Place::Answer { path, status, request },
         };
         let (envelope, tag) = seal(&self.keys, 0, nonce, place, kind.byte(), &payload).unwrap();
         let mut text = format!("path {path}\n");
@@ -372,10 +318,7 @@ impl Maker {
         let entries = Entries::from([entry("load", b"0.42"), entry("raw", &[0, 255])]);
         let (node_id, key) = (id("alpha"), self.alpha.public_key());
         let record = Record::new(node_id, key, timestamp, false, Arc::new(entries));
-        record
-            .signature
-            .set(self.alpha.sign(Signed::Record(&record.head)).unwrap())
-            .unwrap();
+        record.signature.set(self.alpha.sign(Signed::Record(&record.head)).unwrap()).unwrap();
         Arc::new(record)
     }
 
@@ -383,11 +326,7 @@ impl Maker {
         self.make_hello();
         self.make_ping_and_peers();
         self.make_update();
-        let data = Data {
-            header: header(1_700_000_000_000_005),
-            id: 7,
-            data: (*b"hello").into(),
-        };
+        let data = Data { header: header(1_700_000_000_000_005), id: 7, data: (*b"hello").into() };
         let tag = self.request("data-request", Some("alpha"), &Request::Data(data));
         let answer = Some((200, "data-request", &tag));
         self.write("data-answer", Kind::Data, answer, Some("beta"), Vec::new());
@@ -416,29 +355,16 @@ impl Maker {
             seen: Address::new("10.0.0.1:50000").unwrap(),
         }));
         let to = Some((200, "hello-request-first", &tag));
-        self.write(
-            "hello-answer",
-            Kind::Hello,
-            to,
-            Some("beta"),
-            answer.unwrap(),
-        );
+        self.write("hello-answer", Kind::Hello, to, Some("beta"), answer.unwrap());
         hello.number += 1;
         hello.to = Some((id("beta"), BETA_SESSION));
-        let tag = self.request(
-            "hello-request-second",
-            Some("alpha"),
-            &Request::Hello(hello),
-        );
+        let tag = self.request("hello-request-second", Some("alpha"), &Request::Hello(hello));
         let to = Some((204, "hello-request-second", &tag));
         self.write("hello-nothing", Kind::Hello, to, Some("beta"), Vec::new());
     }
 
     fn make_ping_and_peers(&mut self) {
-        let ping = Ping {
-            header: header(1_700_000_000_000_003),
-            view: [0xaa; 16],
-        };
+        let ping = Ping { header: header(1_700_000_000_000_003), view: [0xaa; 16] };
         let tag = self.request("ping-request", Some("alpha"), &Request::Ping(ping));
         let pong = wire::encode_answer(&Answer::Ping(Pong { view: [0xbb; 16] })).unwrap();
         self.write(
@@ -448,15 +374,10 @@ impl Maker {
             Some("beta"),
             pong,
         );
-        let peers = Peers {
-            header: header(1_700_000_000_000_004),
-        };
+        let peers = Peers { header: header(1_700_000_000_000_004) };
         let tag = self.request("peers-request", Some("alpha"), &Request::Peers(peers));
         let record = self.record(1_700_000_000_000_000);
-        let version = Version {
-            timestamp: record.head.timestamp,
-            fingerprint: record.fingerprint,
-        };
+        let version = Version { timestamp: record.head.timestamp, fingerprint: record.fingerprint };
         let node = |name, address: Option<&str>, version| KnownNode {
             node_id: id(name),
             address: address.map(|text| Address::new(text).unwrap()),
@@ -475,20 +396,12 @@ impl Maker {
         let record = self.record(1_700_000_000_000_000);
         let update = |record: &Arc<Record>, wants| {
             let records = vec![Arc::clone(record)];
-            Request::Update(Update {
-                to: id("beta"),
-                session: BETA_SESSION,
-                records,
-                wants,
-            })
+            Request::Update(Update { to: id("beta"), session: BETA_SESSION, records, wants })
         };
         let tag = self.request("update-request", None, &update(&record, Vec::new()));
         let to = Some((204, "update-request", &tag));
         self.write("update-nothing", Kind::Update, to, None, Vec::new());
-        let want = Want {
-            node_id: id("alpha"),
-            version: Version::default(),
-        };
+        let want = Want { node_id: id("alpha"), version: Version::default() };
         let empty = Update {
             to: id("beta"),
             session: BETA_SESSION,
@@ -527,12 +440,7 @@ fn id(text: &str) -> NodeId {
 }
 
 fn header(number: u64) -> Header {
-    Header {
-        from: id("alpha"),
-        to: id("beta"),
-        session: BETA_SESSION,
-        number,
-    }
+    Header { from: id("alpha"), to: id("beta"), session: BETA_SESSION, number }
 }
 
 /// The public keys in the vectors belong to the private keys beside them.
@@ -540,9 +448,7 @@ fn header(number: u64) -> Header {
 fn the_keys_of_the_vectors_fit() {
     let hello = Vector::read(&folder().join("hello-request-first.txt")).bytes("payload");
     let decoded = wire::decode_request(Kind::Hello, &hello).unwrap();
-    let Request::Hello(hello) = decoded.message else {
-        panic!("not a HELLO")
-    };
+    let Request::Hello(hello) = decoded.message else { panic!("not a HELLO") };
     let expected: PublicKey = private_key("alpha").public_key();
     assert_eq!(hello.public_key, expected);
 }

@@ -28,15 +28,7 @@ fn everything(node: &RunningNode) -> String {
     let peers: Vec<_> = node
         .peers()
         .into_iter()
-        .map(|peer| {
-            (
-                peer.node_id,
-                peer.address,
-                peer.public_key,
-                peer.keys,
-                peer.timestamp,
-            )
-        })
+        .map(|peer| (peer.node_id, peer.address, peer.public_key, peer.keys, peer.timestamp))
         .collect();
     let inbox = node.receive(Duration::ZERO);
     assert_eq!(inbox, None, "nothing was delivered");
@@ -48,11 +40,7 @@ fn all_refused(node: &RunningNode, member: &Member, requests: Vec<(Request, Reas
     let before = everything(node);
     for (request, reason) in requests {
         let heard = member.say(&request);
-        assert_eq!(
-            heard.verdict(),
-            refused(reason),
-            "{request:?} got {heard:?}"
-        );
+        assert_eq!(heard.verdict(), refused(reason), "{request:?} got {heard:?}");
     }
     assert_eq!(everything(node), before);
 }
@@ -98,20 +86,12 @@ fn bytes_that_do_not_open_get_400_and_an_empty_body() {
     ];
     for (path, body) in all {
         let answer = post(address(&node), path, body);
-        assert_eq!(
-            (answer.status, answer.body.len()),
-            (400, 0),
-            "{path} {}",
-            body.len()
-        );
+        assert_eq!((answer.status, answer.body.len()), (400, 0), "{path} {}", body.len());
         assert_eq!(answer.seal(), None);
     }
     node.forget(&id("s")).unwrap();
     assert_eq!(everything(&node), before);
-    assert_eq!(
-        member.say_bytes(Kind::Ping, "/ping", &good).verdict(),
-        (200, 0)
-    );
+    assert_eq!(member.say_bytes(Kind::Ping, "/ping", &good).verdict(), (200, 0));
     node.stop();
 }
 
@@ -156,10 +136,7 @@ fn hello_is_200_then_204_and_each_refusal_has_its_status() {
     let mut member = Member::new("m", address(&node));
     let first = member.hello_first();
     assert_eq!(first.node_id, id("a"));
-    assert!(
-        first.seen.as_str().starts_with("127.0.0.1:"),
-        "it names where we came from"
-    );
+    assert!(first.seen.as_str().starts_with("127.0.0.1:"), "it names where we came from");
     assert_eq!(node.peers().len(), 0, "the first step changes nothing");
     member.to = Some((first.node_id.clone(), first.session));
     let hello = member.hello();
@@ -170,30 +147,19 @@ fn hello_is_200_then_204_and_each_refusal_has_its_status() {
     twin.to.clone_from(&member.to);
     let replayed = hello.clone();
     let before = everything(&node);
-    assert_eq!(
-        member.say(&replayed).verdict(),
-        refused(Reason::ReplayedNumber)
-    );
+    assert_eq!(member.say(&replayed).verdict(), refused(Reason::ReplayedNumber));
     let other_key = twin.hello();
     assert_eq!(twin.say(&other_key).verdict(), refused(Reason::OtherKey));
     let forged = member.hello();
     assert_eq!(twin.say(&forged).verdict(), refused(Reason::BadSignature));
     member.to = Some((id("b"), first.session));
     let misled = member.hello();
-    assert_eq!(
-        member.say(&misled).verdict(),
-        refused(Reason::WrongReceiver)
-    );
+    assert_eq!(member.say(&misled).verdict(), refused(Reason::WrongReceiver));
     let mut same_id = Member::new("a", address(&node));
     let hello = same_id.hello();
     assert_eq!(same_id.say(&hello).verdict(), refused(Reason::OtherKey));
     assert_eq!(everything(&node), before);
-    assert_eq!(
-        node.status().degraded.len(),
-        2,
-        "{:?}",
-        node.status().degraded
-    );
+    assert_eq!(node.status().degraded.len(), 2, "{:?}", node.status().degraded);
     node.stop();
 }
 
@@ -207,15 +173,8 @@ fn a_session_that_was_replaced_does_not_come_back() {
     assert_eq!(member.say(&hello).verdict(), (204, 0), "a restart");
     member.session = old;
     let hello = member.hello();
-    assert_eq!(
-        member.say(&hello).verdict(),
-        refused(Reason::SupersededSession)
-    );
-    assert!(
-        node.status().degraded[0].contains("one key"),
-        "{:?}",
-        node.status().degraded
-    );
+    assert_eq!(member.say(&hello).verdict(), refused(Reason::SupersededSession));
+    assert!(node.status().degraded[0].contains("one key"), "{:?}", node.status().degraded);
     node.stop();
 }
 
@@ -248,19 +207,12 @@ fn ping_and_peers_are_answered_to_members_that_prove_themselves_only() {
     let peers = member.peers();
     match member.say(&peers) {
         Heard::Answer(Answer::Peers(answer)) => {
-            let names: Vec<_> = answer
-                .nodes
-                .iter()
-                .map(|node| node.node_id.as_str())
-                .collect();
+            let names: Vec<_> = answer.nodes.iter().map(|node| node.node_id.as_str()).collect();
             assert_eq!(names, ["a", "m"]);
         }
         other => panic!("{other:?}"),
     }
-    let mut refusals = vec![
-        (ping, Reason::ReplayedNumber),
-        (peers, Reason::ReplayedNumber),
-    ];
+    let mut refusals = vec![(ping, Reason::ReplayedNumber), (peers, Reason::ReplayedNumber)];
     for make in [Member::ping, Member::peers] {
         let (name, session) = member.to.clone().unwrap();
         member.to = Some((name.clone(), Session([9; 16])));
@@ -278,10 +230,7 @@ fn ping_and_peers_are_answered_to_members_that_prove_themselves_only() {
     let mut liar = Member::new("m", address(&node));
     liar.to.clone_from(&member.to);
     liar.number = member.number + 100;
-    let requests = vec![
-        (liar.ping(), Reason::BadSignature),
-        (liar.peers(), Reason::BadSignature),
-    ];
+    let requests = vec![(liar.ping(), Reason::BadSignature), (liar.peers(), Reason::BadSignature)];
     all_refused(&node, &liar, requests);
     node.stop();
 }
@@ -296,11 +245,7 @@ fn update_takes_newer_records_of_their_owners_only() {
     let update = member.update(vec![record.clone()], Vec::new());
     assert_eq!(member.say(&update).verdict(), (204, 0));
     assert_eq!(node.get(&id("m"), "k"), Some(value("v")));
-    assert_eq!(
-        member.say(&update).verdict(),
-        (204, 0),
-        "what is held already is fine"
-    );
+    assert_eq!(member.say(&update).verdict(), (204, 0), "what is held already is fine");
 
     let stale = member.update(vec![member.record(499, &[("k", "old")])], Vec::new());
     match member.say(&stale) {
@@ -322,22 +267,10 @@ fn update_takes_newer_records_of_their_owners_only() {
     let requests = vec![
         (stale, Reason::Stale),
         (update(Arc::new(unsigned)), Reason::BadSignature),
-        (
-            update(forger.record_of(&id("m"), 900, &[("k", "x")])),
-            Reason::OtherKey,
-        ),
-        (
-            update(forger.record_of(&id("a"), 900, &[("k", "x")])),
-            Reason::OwnRecord,
-        ),
-        (
-            update(forger.record_of(&id("f"), u64::MAX, &[])),
-            Reason::LimitExceeded,
-        ),
-        (
-            update(forger.record_of(&id("f"), 0, &[])),
-            Reason::LimitExceeded,
-        ),
+        (update(forger.record_of(&id("m"), 900, &[("k", "x")])), Reason::OtherKey),
+        (update(forger.record_of(&id("a"), 900, &[("k", "x")])), Reason::OwnRecord),
+        (update(forger.record_of(&id("f"), u64::MAX, &[])), Reason::LimitExceeded),
+        (update(forger.record_of(&id("f"), 0, &[])), Reason::LimitExceeded),
         (update(too_many_keys(&forger)), Reason::LimitExceeded),
         (wrong_session, Reason::WrongSession),
     ];
@@ -346,16 +279,12 @@ fn update_takes_newer_records_of_their_owners_only() {
 }
 
 fn too_many_keys(owner: &Member) -> Arc<Record> {
-    let entries: Entries = (0..=dsn::protocol::KEYS_MAX)
-        .map(|number| (key(&number.to_string()), value("")))
-        .collect();
+    let entries: Entries =
+        (0..=dsn::protocol::KEYS_MAX).map(|number| (key(&number.to_string()), value(""))).collect();
     let public = owner.key.public_key();
     let record = Record::new(owner.node_id.clone(), public, 1, false, Arc::new(entries));
     let signed = dsn::protocol::crypto::Signed::Record(&record.head);
-    record
-        .signature
-        .set(owner.key.sign(signed).unwrap())
-        .unwrap();
+    record.signature.set(owner.key.sign(signed).unwrap()).unwrap();
     Arc::new(record)
 }
 
@@ -365,12 +294,7 @@ fn update_gives_what_is_wanted_and_204_where_it_is_held() {
     let node = place.start("a", &[]);
     node.set(key("own"), value("1")).unwrap();
     let member = Member::joined("m", address(&node));
-    let want = |version| {
-        vec![Want {
-            node_id: id("a"),
-            version,
-        }]
-    };
+    let want = |version| vec![Want { node_id: id("a"), version }];
     let asked = member.update(Vec::new(), want(Version::default()));
     let record = match member.say(&asked) {
         Heard::Answer(Answer::Update(mut records)) => records.pop().unwrap(),
@@ -378,10 +302,7 @@ fn update_gives_what_is_wanted_and_204_where_it_is_held() {
     };
     assert_eq!(record.entries.get("own"), Some(&value("1")));
     let held = dsn::protocol::peers::version_of(&record);
-    assert_eq!(
-        member.say(&member.update(Vec::new(), want(held))).verdict(),
-        (204, 0)
-    );
+    assert_eq!(member.say(&member.update(Vec::new(), want(held))).verdict(), (204, 0));
     node.stop();
 }
 
@@ -393,27 +314,13 @@ fn data_is_delivered_once_and_refused_when_the_inbox_is_full() {
     let first = member.data(1, b"one");
     assert_eq!(member.say(&first).verdict(), (200, 0));
     let retry = member.data(1, b"one");
-    assert_eq!(
-        member.say(&retry).verdict(),
-        (200, 0),
-        "a retry is accepted"
-    );
-    assert_eq!(
-        member.say(&first).verdict(),
-        refused(Reason::ReplayedNumber)
-    );
+    assert_eq!(member.say(&retry).verdict(), (200, 0), "a retry is accepted");
+    assert_eq!(member.say(&first).verdict(), refused(Reason::ReplayedNumber));
     let older = member.data(0, b"zero");
-    assert_eq!(
-        member.say(&older).verdict(),
-        refused(Reason::ReplayedNumber)
-    );
+    assert_eq!(member.say(&older).verdict(), refused(Reason::ReplayedNumber));
     let message = node.receive(Duration::ZERO).unwrap();
     assert_eq!((message.from, &*message.data), (id("m"), &b"one"[..]));
-    assert_eq!(
-        node.receive(Duration::ZERO),
-        None,
-        "and is not delivered again"
-    );
+    assert_eq!(node.receive(Duration::ZERO), None, "and is not delivered again");
 
     let big = vec![1; dsn::protocol::DATA_BYTES_MAX];
     for number in 2..6 {
@@ -424,11 +331,7 @@ fn data_is_delivered_once_and_refused_when_the_inbox_is_full() {
     assert_eq!(member.say(&over).verdict(), refused(Reason::InboxFull));
     assert!(node.receive(Duration::ZERO).is_some());
     let again = member.data(6, b"x");
-    assert_eq!(
-        member.say(&again).verdict(),
-        (200, 0),
-        "there is room again"
-    );
+    assert_eq!(member.say(&again).verdict(), (200, 0), "there is room again");
     node.stop();
 }
 
@@ -441,13 +344,7 @@ fn nothing_recorded_before_a_restart_counts_after_it() {
     config.listen = address(&node);
     let mut member = Member::joined("m", address(&node));
     let update = member.update(vec![member.record(500, &[("k", "old")])], Vec::new());
-    let requests = [
-        member.hello(),
-        member.ping(),
-        member.peers(),
-        member.data(1, b"x"),
-        update,
-    ];
+    let requests = [member.hello(), member.ping(), member.peers(), member.data(1, b"x"), update];
     let recorded: Vec<(Kind, Vec<u8>)> = requests
         .iter()
         .map(|it| (it.kind(), member.envelope(it.kind(), &member.payload(it))))
@@ -467,10 +364,6 @@ fn nothing_recorded_before_a_restart_counts_after_it() {
     }
     assert_eq!(everything(&node), before);
     let status = node.peers().into_iter().next().unwrap().status;
-    assert_ne!(
-        status,
-        PeerStatus::Alive,
-        "a recording does not bring a node to life"
-    );
+    assert_ne!(status, PeerStatus::Alive, "a recording does not bring a node to life");
     node.stop();
 }

@@ -36,11 +36,7 @@ pub(super) struct Options {
 
 impl Arguments {
     pub(super) fn options(&self) -> Options {
-        Options {
-            control: self.control.clone(),
-            json: self.json,
-            timeout: self.timeout,
-        }
+        Options { control: self.control.clone(), json: self.json, timeout: self.timeout }
     }
 }
 

@@ -20,11 +20,7 @@ const STOP_TIME: Duration = Duration::from_secs(10);
 /// `dsn keygen`
 pub(super) fn keygen(file: &Path) -> Result<(), Fault> {
     credentials::create_network_key(file)?;
-    writeln!(
-        stdout(),
-        "made {}; copy it to every node of the network",
-        file.display()
-    )?;
+    writeln!(stdout(), "made {}; copy it to every node of the network", file.display())?;
     Ok(())
 }
 
@@ -34,12 +30,7 @@ pub(super) fn ask(command: Command, options: &Options) -> Result<(), Fault> {
     let request = request_of(&command)?;
     let path = find_socket(options.control.clone())?;
     let node = connect(&path)?;
-    Asking {
-        node,
-        path,
-        options,
-    }
-    .perform(&command, request)
+    Asking { node, path, options }.perform(&command, request)
 }
 
 /// The line that is sent, but for its timeout.
@@ -53,23 +44,15 @@ fn request_of(command: &Command) -> Result<Map<String, Json>, Fault> {
         Command::Unset { keys } => json!({ "op": "unset", "keys": keys }),
         Command::Ping { node } => json!({ "op": "ping", "node": node }),
         Command::Send { node, data } => {
-            let data = if data == "-" {
-                read_stdin()?
-            } else {
-                data.clone().into_bytes()
-            };
+            let data = if data == "-" { read_stdin()? } else { data.clone().into_bytes() };
             json!({ "op": "send", "node": node, "data": bytes_to_json(&data) })
         }
         Command::Recv { follow, .. } => json!({ "op": "recv", "follow": follow, "ack": true }),
         Command::Watch { node, key } => json!({ "op": "watch", "node": node, "key": key }),
-        Command::Wait {
-            what: WaitFor::Peers { count },
-        } => {
+        Command::Wait { what: WaitFor::Peers { count } } => {
             json!({ "op": "wait_peers", "count": count })
         }
-        Command::Wait {
-            what: WaitFor::Key { node, key, value },
-        } => {
+        Command::Wait { what: WaitFor::Key { node, key, value } } => {
             json!({ "op": "wait_key", "node": node, "key": key, "value": value })
         }
         Command::Forget { node } => json!({ "op": "forget", "node": node }),
@@ -87,11 +70,7 @@ fn entries_of(words: &[String]) -> Result<Map<String, Json>, Fault> {
     if let [key, value] = words
         && !key.contains('=')
     {
-        let value = if value == "-" {
-            read_stdin()?
-        } else {
-            value.clone().into_bytes()
-        };
+        let value = if value == "-" { read_stdin()? } else { value.clone().into_bytes() };
         return Ok(Map::from_iter([(key.clone(), bytes_to_json(&value))]));
     }
     let mut entries = Map::new();
@@ -101,10 +80,7 @@ fn entries_of(words: &[String]) -> Result<Map<String, Json>, Fault> {
                 "{word:?} is not KEY=VALUE; use `dsn set KEY VALUE` for one key, `dsn set K1=V1 K2=V2` for several"
             ))
         })?;
-        if entries
-            .insert(key.to_owned(), bytes_to_json(value.as_bytes()))
-            .is_some()
-        {
+        if entries.insert(key.to_owned(), bytes_to_json(value.as_bytes())).is_some() {
             return Err(Fault::Usage(format!("the key {key:?} is given twice")));
         }
     }
@@ -119,9 +95,7 @@ fn read_stdin() -> Result<Vec<u8>, Fault> {
         .read_to_end(&mut bytes)
         .map_err(|why| Fault::Usage(format!("stdin can't be read: {why}")))?;
     if bytes.len() > DATA_BYTES_MAX {
-        return Err(Fault::Usage(format!(
-            "stdin has more than {DATA_BYTES_MAX} bytes"
-        )));
+        return Err(Fault::Usage(format!("stdin has more than {DATA_BYTES_MAX} bytes")));
     }
     Ok(bytes)
 }
@@ -166,22 +140,16 @@ impl Asking<'_> {
 
     fn call(&mut self, request: &Json) -> Result<Json, Fault> {
         let timeout = self.options.timeout.saturating_add(GRACE);
-        self.node
-            .call(request, timeout)
-            .map_err(|failure| explain(failure, &self.path))
+        self.node.call(request, timeout).map_err(|failure| explain(failure, &self.path))
     }
 
     fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Json>, Fault> {
-        self.node
-            .next_result(timeout)
-            .map_err(|failure| explain(failure, &self.path))
+        self.node.next_result(timeout).map_err(|failure| explain(failure, &self.path))
     }
 
     /// Each message is acknowledged when it is printed, and only then gone from the inbox.
     fn receive(mut self, request: &Json, follow: bool, raw: bool) -> Result<(), Fault> {
-        self.node
-            .ask(request)
-            .map_err(|failure| explain(failure, &self.path))?;
+        self.node.ask(request).map_err(|failure| explain(failure, &self.path))?;
         let timeout = (!follow).then(|| self.options.timeout.saturating_add(GRACE));
         while let Some(message) = self.next(timeout)? {
             if self.options.json {
@@ -201,18 +169,12 @@ impl Asking<'_> {
     }
 
     fn watch(mut self, request: &Json) -> Result<(), Fault> {
-        self.node
-            .ask(request)
-            .map_err(|failure| explain(failure, &self.path))?;
+        self.node.ask(request).map_err(|failure| explain(failure, &self.path))?;
         while let Some(event) = self.next(None)? {
             if print::text(&event, "event") == "watching" {
                 continue;
             }
-            let line = if self.options.json {
-                event.to_string()
-            } else {
-                print::event(&event)
-            };
+            let line = if self.options.json { event.to_string() } else { print::event(&event) };
             writeln!(stdout(), "{line}")?;
             stdout().flush()?;
         }
@@ -232,9 +194,7 @@ impl Asking<'_> {
 
 /// The bytes, with a newline behind a text unless they are wanted raw.
 fn print_bytes(json: Option<&Json>, raw: bool) -> Result<(), Fault> {
-    let bytes = json
-        .and_then(dsn::control::bytes_from_json)
-        .unwrap_or_default();
+    let bytes = json.and_then(dsn::control::bytes_from_json).unwrap_or_default();
     let mut out = stdout();
     out.write_all(&bytes)?;
     if !raw && (str::from_utf8(&bytes).is_ok() || out.is_terminal()) {
@@ -256,14 +216,8 @@ mod tests {
     #[test]
     fn one_key_or_pairs() {
         assert_eq!(entries(&["k", "v"]), Ok(json!({ "k": "v" })));
-        assert_eq!(
-            entries(&["url", "http://x/?a=b"]),
-            Ok(json!({ "url": "http://x/?a=b" }))
-        );
-        assert_eq!(
-            entries(&["a=1", "b=x=y"]),
-            Ok(json!({ "a": "1", "b": "x=y" }))
-        );
+        assert_eq!(entries(&["url", "http://x/?a=b"]), Ok(json!({ "url": "http://x/?a=b" })));
+        assert_eq!(entries(&["a=1", "b=x=y"]), Ok(json!({ "a": "1", "b": "x=y" })));
         assert_eq!(entries(&["a="]), Ok(json!({ "a": "" })));
         for wrong in [&["a=1", "b"][..], &["a"], &["a", "b", "c"], &["a=1", "a=2"]] {
             assert_eq!(entries(wrong), Err(()), "{wrong:?}");

@@ -123,22 +123,14 @@ fn find_socket(named: Option<PathBuf>) -> Result<PathBuf, Fault> {
     }
     let folder = std::env::var_os("DSN_DATA").map_or_else(|| DATA_FOLDER.into(), PathBuf::from);
     let mut sockets: Vec<PathBuf> = std::fs::read_dir(&folder)
-        .map(|entries| {
-            entries
-                .flatten()
-                .map(|entry| entry.path().join(SOCKET_NAME))
-                .collect()
-        })
+        .map(|entries| entries.flatten().map(|entry| entry.path().join(SOCKET_NAME)).collect())
         .unwrap_or_default();
     sockets.retain(|path| path.exists());
     sockets.sort();
     if sockets.len() > 1 {
         // A node that was killed leaves its socket behind.
-        let living: Vec<PathBuf> = sockets
-            .iter()
-            .filter(|path| ControlClient::connect(path).is_ok())
-            .cloned()
-            .collect();
+        let living: Vec<PathBuf> =
+            sockets.iter().filter(|path| ControlClient::connect(path).is_ok()).cloned().collect();
         if living.len() == 1 {
             sockets = living;
         }
@@ -150,10 +142,7 @@ fn find_socket(named: Option<PathBuf>) -> Result<PathBuf, Fault> {
             folder.display()
         ))),
         several => {
-            let list: Vec<String> = several
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect();
+            let list: Vec<String> = several.iter().map(|path| path.display().to_string()).collect();
             Err(Fault::Usage(format!(
                 "there are several nodes under {}; choose one with --control: {}",
                 folder.display(),

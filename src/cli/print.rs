@@ -29,15 +29,14 @@ fn escaped(json: &Json) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.chars()
-        .fold(String::with_capacity(text.len()), |mut line, character| {
-            if character.is_control() {
-                line.extend(character.escape_default());
-            } else {
-                line.push(character);
-            }
-            line
-        })
+    text.chars().fold(String::with_capacity(text.len()), |mut line, character| {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+        line
+    })
 }
 
 pub(super) fn status(status: &Json) -> String {
@@ -49,20 +48,10 @@ pub(super) fn status(status: &Json) -> String {
     };
     line("node", text(status, "node_id"));
     line("listen", text(status, "listen"));
-    line(
-        "advertise",
-        status
-            .get("advertise")
-            .and_then(Json::as_str)
-            .unwrap_or("-"),
-    );
+    line("advertise", status.get("advertise").and_then(Json::as_str).unwrap_or("-"));
     line(
         "version",
-        &format!(
-            "{} (protocol {})",
-            text(status, "version"),
-            number(status, "protocol")
-        ),
+        &format!("{} (protocol {})", text(status, "version"), number(status, "protocol")),
     );
     line("uptime", &format!("{} s", number(status, "uptime_s")));
     line(
@@ -109,10 +98,7 @@ pub(super) fn peers(peers: &Json) -> String {
 /// Columns as wide as what is in them.
 fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
-            .max()
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
     };
     let mut out = String::new();
     for row in rows {
@@ -141,17 +127,10 @@ pub(super) fn states(states: &Json) -> String {
     };
     match states {
         Json::Array(states) => {
-            let width = states
-                .iter()
-                .map(|state| text(state, "node_id").len())
-                .max()
-                .unwrap_or(0);
+            let width = states.iter().map(|state| text(state, "node_id").len()).max().unwrap_or(0);
             let block = |state: &Json| {
-                let name = format!(
-                    "{:<width$}  {:<7}",
-                    text(state, "node_id"),
-                    text(state, "status")
-                );
+                let name =
+                    format!("{:<width$}  {:<7}", text(state, "node_id"), text(state, "status"));
                 entries(state, Some(&name))
             };
             states.iter().map(block).collect()
@@ -175,10 +154,7 @@ pub(super) fn event(event: &Json) -> String {
                 Some(value) => format!("{name} {node} {key}={}", escaped(value)),
             }
         }
-        "data" => format!(
-            "{name} {node} {}",
-            escaped(event.get("data").unwrap_or(&Json::Null))
-        ),
+        "data" => format!("{name} {node} {}", escaped(event.get("data").unwrap_or(&Json::Null))),
         "lagged" => format!("{name} {} events were missed", number(event, "count")),
         _ => format!("{name} {node}"),
     }

@@ -17,10 +17,7 @@ const LOG_DEFAULT: &str = "info,tiny_http=off,ureq=off,ureq_proto=off";
 
 pub(super) fn run(flags: RunArgs, control: Option<PathBuf>) -> Result<(), Fault> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(LOG_DEFAULT)).init();
-    let host_name = rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned();
+    let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let config = config::resolve(flags, control, &host_name)?;
     let mut signals = Signals::new([SIGTERM, SIGINT])
         .map_err(|why| Fault::No(format!("signals can't be handled: {why}")))?;

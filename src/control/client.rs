@@ -32,31 +32,22 @@ impl ControlClient {
     pub fn connect(path: &Path) -> Result<Self, Failure> {
         let writer = UnixStream::connect(path).map_err(Failure::NoNode)?;
         let reader = writer.try_clone().map_err(Failure::NoNode)?;
-        Ok(Self {
-            reader: BufReader::new(reader),
-            writer,
-        })
+        Ok(Self { reader: BufReader::new(reader), writer })
     }
 
     /// Asks, without waiting for the answer.
     pub fn ask(&mut self, request: &Json) -> Result<(), Failure> {
         let mut line = request.to_string();
         line.push('\n');
-        self.writer
-            .write_all(line.as_bytes())
-            .map_err(Failure::NoNode)
+        self.writer.write_all(line.as_bytes()).map_err(Failure::NoNode)
     }
 
     /// The next result; `None` where the node ended the row of them.
     pub fn next_result(&mut self, timeout: Option<Duration>) -> Result<Option<Json>, Failure> {
-        self.writer
-            .set_read_timeout(timeout)
-            .map_err(Failure::NoNode)?;
+        self.writer.set_read_timeout(timeout).map_err(Failure::NoNode)?;
         let mut line = Vec::new();
         let mut limited = (&mut self.reader).take(LINE_BYTES_MAX);
-        limited
-            .read_until(b'\n', &mut line)
-            .map_err(Failure::NoNode)?;
+        limited.read_until(b'\n', &mut line).map_err(Failure::NoNode)?;
         if line.is_empty() {
             return Ok(None);
         }
@@ -65,10 +56,7 @@ impl ControlClient {
         if answer.get("ok").and_then(Json::as_bool) == Some(true) {
             return Ok(Some(answer.get("result").cloned().unwrap_or(Json::Null)));
         }
-        let text = answer
-            .get("error")
-            .and_then(Json::as_str)
-            .unwrap_or("it gave no reason");
+        let text = answer.get("error").and_then(Json::as_str).unwrap_or("it gave no reason");
         match answer.get("kind").and_then(Json::as_str) {
             Some("usage") => Err(Failure::Usage(text.to_owned())),
             _ => Err(Failure::No(text.to_owned())),
@@ -79,10 +67,7 @@ impl ControlClient {
     pub fn call(&mut self, request: &Json, timeout: Duration) -> Result<Json, Failure> {
         self.ask(request)?;
         self.next_result(Some(timeout))?.ok_or_else(|| {
-            Failure::NoNode(Error::new(
-                ErrorKind::UnexpectedEof,
-                "the node stopped meanwhile",
-            ))
+            Failure::NoNode(Error::new(ErrorKind::UnexpectedEof, "the node stopped meanwhile"))
         })
     }
 }

@@ -85,9 +85,7 @@ pub(super) fn event(event: &Event) -> Json {
         object.insert("node_id".into(), node_id.as_str().into());
     }
     let value = |value: &Option<Value>| {
-        value
-            .as_ref()
-            .map_or(Json::Null, |value| bytes_to_json(value.as_bytes()))
+        value.as_ref().map_or(Json::Null, |value| bytes_to_json(value.as_bytes()))
     };
     match event {
         Event::Updated { key, old, new, .. } => {
@@ -113,17 +111,11 @@ mod tests {
     #[test]
     fn bytes_go_both_ways() {
         for bytes in [&b""[..], b"text", "é\n\"".as_bytes(), &[0xff, 0, 0x80]] {
-            assert_eq!(
-                bytes_from_json(&bytes_to_json(bytes)).as_deref(),
-                Some(bytes)
-            );
+            assert_eq!(bytes_from_json(&bytes_to_json(bytes)).as_deref(), Some(bytes));
         }
-        for other in [
-            json!(1),
-            json!({"base64": "!"}),
-            json!({"base64": "AA==", "x": 1}),
-            json!([]),
-        ] {
+        for other in
+            [json!(1), json!({"base64": "!"}), json!({"base64": "AA==", "x": 1}), json!([])]
+        {
             assert_eq!(bytes_from_json(&other), None, "{other}");
         }
     }

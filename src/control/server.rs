@@ -65,22 +65,13 @@ impl ControlServer {
     /// Opens the socket, for this user alone, and serves it. A socket file that a dead node left is
     /// replaced.
     pub fn start(path: &Path, service: Arc<dyn Service>) -> Result<Self, ControlError> {
-        let unusable = |why| ControlError::Unusable {
-            path: path.into(),
-            why,
-        };
-        if let Some(folder) = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
+        let unusable = |why| ControlError::Unusable { path: path.into(), why };
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
             && !folder.is_dir()
         {
             use std::os::unix::fs::DirBuilderExt;
             let mut builder = std::fs::DirBuilder::new();
-            builder
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)
-                .map_err(unusable)?;
+            builder.recursive(true).mode(0o700).create(folder).map_err(unusable)?;
         }
         match UnixStream::connect(path) {
             Ok(_) => return Err(ControlError::Taken { path: path.into() }),
@@ -92,21 +83,13 @@ impl ControlServer {
         }
         let listener = bind_private(path).map_err(unusable)?;
         let connections = Arc::<Connections>::default();
-        let (ours, shared) = (
-            listener.try_clone().map_err(unusable)?,
-            Arc::clone(&connections),
-        );
+        let (ours, shared) = (listener.try_clone().map_err(unusable)?, Arc::clone(&connections));
         let accepts = thread::Builder::new()
             .name("dsn-control".into())
             .stack_size(STACK_BYTES)
             .spawn(move || accept(&ours, &shared, &service))
             .map_err(unusable)?;
-        Ok(Self {
-            path: path.into(),
-            listener,
-            accepts: Some(accepts),
-            connections,
-        })
+        Ok(Self { path: path.into(), listener, accepts: Some(accepts), connections })
     }
 
     /// Ends all connections and threads, and removes the socket.
@@ -196,17 +179,10 @@ fn accept(listener: &UnixListener, connections: &Arc<Connections>, service: &Arc
         open.streams.insert(number, kept);
         let (service, shared) = (Arc::clone(service), Arc::clone(connections));
         let name = format!("dsn-control-{number}");
-        let thread = thread::Builder::new()
-            .name(name)
-            .stack_size(STACK_BYTES)
-            .spawn(move || {
-                Conversation {
-                    stream: &stream,
-                    service: &*service,
-                }
-                .run();
-                shared.lock().streams.remove(&number);
-            });
+        let thread = thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
+            Conversation { stream: &stream, service: &*service }.run();
+            shared.lock().streams.remove(&number);
+        });
         match thread {
             Ok(thread) => open.threads.push(thread),
             Err(why) => {
@@ -299,11 +275,7 @@ impl Asked {
     }
 
     fn timeout(&self) -> Duration {
-        let ms = self
-            .0
-            .get("timeout_ms")
-            .and_then(Json::as_u64)
-            .unwrap_or(TIMEOUT_DEFAULT_MS);
+        let ms = self.0.get("timeout_ms").and_then(Json::as_u64).unwrap_or(TIMEOUT_DEFAULT_MS);
         Duration::from_millis(ms.min(TIMEOUT_MAX_MS))
     }
 }
@@ -353,9 +325,7 @@ impl Conversation<'_> {
             "peers" => Json::Array(service.peers().iter().map(json::peer).collect()),
             "state" if asked.has("node") => {
                 let node = asked.node()?;
-                let state = service
-                    .state(&node)
-                    .ok_or_else(|| Refused::UnknownNode(node))?;
+                let state = service.state(&node).ok_or_else(|| Refused::UnknownNode(node))?;
                 json::state(&state)
             }
             "state" => Json::Array(service.states().iter().map(json::state).collect()),
@@ -402,10 +372,7 @@ impl Conversation<'_> {
 
     fn get(&self, asked: &Asked) -> Result<Json, Fault> {
         let (node, key) = (asked.node()?, asked.text("key")?);
-        let state = self
-            .service
-            .state(&node)
-            .ok_or_else(|| Refused::UnknownNode(node.clone()))?;
+        let state = self.service.state(&node).ok_or_else(|| Refused::UnknownNode(node.clone()))?;
         let value = state
             .entries
             .get(key)
@@ -435,11 +402,7 @@ impl Conversation<'_> {
         let until = Instant::now() + asked.timeout();
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let wait = if follow {
-                LOOK_EVERY
-            } else {
-                left.min(LOOK_EVERY)
-            };
+            let wait = if follow { LOOK_EVERY } else { left.min(LOOK_EVERY) };
             let message = self.service.receive(wait);
             if self.is_gone() {
                 if let Some(message) = message {
@@ -478,16 +441,8 @@ impl Conversation<'_> {
     }
 
     fn watch(&self, asked: &Asked) -> Result<Option<Json>, Fault> {
-        let node = if asked.has("node") {
-            Some(asked.node()?)
-        } else {
-            None
-        };
-        let prefix = if asked.has("key") {
-            Some(asked.text("key")?)
-        } else {
-            None
-        };
+        let node = if asked.has("node") { Some(asked.node()?) } else { None };
+        let prefix = if asked.has("key") { Some(asked.text("key")?) } else { None };
         let events = self.service.subscribe().ok_or_else(too_many_listen)?;
         // So that the caller knows from when on it sees everything.
         write_line(self.stream, &success(json!({ "event": "watching" })))?;
@@ -499,9 +454,7 @@ impl Conversation<'_> {
                 Err(_) => continue,
             };
             let is_lag = matches!(event, Event::Lagged { .. });
-            let of_node = node
-                .as_ref()
-                .is_none_or(|node| event.node_id() == Some(node));
+            let of_node = node.as_ref().is_none_or(|node| event.node_id() == Some(node));
             let of_key = prefix.is_none_or(|prefix| {
                 matches!(&event, Event::Updated { key, .. } if key.as_str().starts_with(prefix))
             });
@@ -513,17 +466,11 @@ impl Conversation<'_> {
 
     fn wait_key(&self, asked: &Asked) -> Result<Json, Fault> {
         let (node, key) = (asked.node()?, asked.text("key")?);
-        let wanted = if asked.has("value") {
-            Some(asked.bytes("value")?)
-        } else {
-            None
-        };
+        let wanted = if asked.has("value") { Some(asked.bytes("value")?) } else { None };
         self.wait(asked, &format!("the key {key:?} of {node}"), || {
             let state = self.service.state(&node)?;
             let value = state.entries.get(key)?;
-            let is_it = wanted
-                .as_ref()
-                .is_none_or(|wanted| wanted == value.as_bytes());
+            let is_it = wanted.as_ref().is_none_or(|wanted| wanted == value.as_bytes());
             is_it
                 .then(|| super::bytes_to_json(value.as_bytes()))
                 .map(|value| json!({ "value": value }))
@@ -571,9 +518,7 @@ fn changes(asked: &Asked) -> Result<Change, Fault> {
     let mut change = Change::new();
     for (key, value) in entries {
         let bytes = bytes_from_json(value).ok_or_else(|| {
-            Fault::Usage(format!(
-                "the value of {key:?} is neither a text nor {{\"base64\":…}}"
-            ))
+            Fault::Usage(format!("the value of {key:?} is neither a text nor {{\"base64\":…}}"))
         })?;
         let value = Value::new(&bytes).map_err(Refused::Invalid)?;
         change.insert(Key::new(key).map_err(Refused::Invalid)?, Some(value));
@@ -590,9 +535,7 @@ fn removals(asked: &Asked) -> Result<Change, Fault> {
     let keys = keys.ok_or_else(|| Fault::Usage("the field \"keys\" is no list".into()))?;
     let mut change = Change::new();
     for key in keys {
-        let text = key
-            .as_str()
-            .ok_or_else(|| Fault::Usage("a key is no text".into()))?;
+        let text = key.as_str().ok_or_else(|| Fault::Usage("a key is no text".into()))?;
         change.insert(Key::new(text).map_err(Refused::Invalid)?, None);
     }
     if change.is_empty() {
@@ -617,10 +560,7 @@ mod tests {
     fn changes_are_checked() {
         let asked = |json| Asked(json);
         assert!(
-            changes(&asked(
-                json!({ "entries": { "a": "1", "b": { "base64": "AA==" } } })
-            ))
-            .is_ok()
+            changes(&asked(json!({ "entries": { "a": "1", "b": { "base64": "AA==" } } }))).is_ok()
         );
         for wrong in [
             json!({}),

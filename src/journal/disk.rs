@@ -34,19 +34,13 @@ impl RealDisk {
         if self.file.is_none() {
             let is_new = !path.try_exists()?;
             let mut options = File::options();
-            let file = options
-                .append(true)
-                .create(true)
-                .mode(durable::FILE_MODE)
-                .open(path)?;
+            let file = options.append(true).create(true).mode(durable::FILE_MODE).open(path)?;
             if is_new {
                 durable::sync_folder(path.parent().unwrap_or(Path::new(".")))?;
             }
             self.file = Some(file);
         }
-        self.file
-            .as_mut()
-            .ok_or_else(|| Error::from(ErrorKind::NotFound))
+        self.file.as_mut().ok_or_else(|| Error::from(ErrorKind::NotFound))
     }
 }
 

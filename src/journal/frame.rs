@@ -30,17 +30,8 @@ pub(super) struct Frame {
 }
 
 pub(super) fn encode_change(commit: &Commit<'_>, bytes: &mut Vec<u8>) {
-    let entries = commit
-        .change
-        .iter()
-        .map(|(key, value)| (key, value.as_ref()));
-    encode(
-        FrameKind::Change,
-        commit.timestamp,
-        commit.left,
-        entries,
-        bytes,
-    );
+    let entries = commit.change.iter().map(|(key, value)| (key, value.as_ref()));
+    encode(FrameKind::Change, commit.timestamp, commit.left, entries, bytes);
 }
 
 pub(super) fn encode_snapshot(entries: &Entries, timestamp: u64, left: bool, bytes: &mut Vec<u8>) {
@@ -133,19 +124,12 @@ fn decode_payload(payload: &[u8]) -> Option<Frame> {
         _ => return None,
     };
     let timestamp = u64::from_le_bytes(*timestamp);
-    rest.is_empty().then_some(Frame {
-        kind,
-        timestamp,
-        left: *left != 0,
-        change,
-    })
+    rest.is_empty().then_some(Frame { kind, timestamp, left: *left != 0, change })
 }
 
 /// The bytes from the next place on where a frame may begin, behind the first byte.
 pub(super) fn next_start(bytes: &[u8]) -> &[u8] {
     let behind = bytes.get(1..).unwrap_or_default();
-    let at = behind
-        .windows(MAGIC.len())
-        .position(|window| window == MAGIC);
+    let at = behind.windows(MAGIC.len()).position(|window| window == MAGIC);
     at.and_then(|at| behind.get(at..)).unwrap_or_default()
 }

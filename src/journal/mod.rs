@@ -166,9 +166,7 @@ impl<D: Disk> Journal<D> {
     /// Copies a damaged file to a name of its own, for whoever wants to look.
     fn set_aside(&mut self, bytes: &[u8], loaded: &Loaded) -> String {
         let name = |number| self.path.with_file_name(format!("state.damaged-{number}"));
-        let number = (1..ASIDE_MAX)
-            .find(|number| !name(*number).exists())
-            .unwrap_or(ASIDE_MAX);
+        let number = (1..ASIDE_MAX).find(|number| !name(*number).exists()).unwrap_or(ASIDE_MAX);
         let aside = name(number);
         let kept = format!(
             "{} was damaged; {} keys up to version {} were kept",
@@ -178,10 +176,7 @@ impl<D: Disk> Journal<D> {
         );
         match self.disk.replace(&aside, bytes) {
             Ok(()) => format!("{kept}, and the damaged file is now {}", aside.display()),
-            Err(why) => format!(
-                "{kept}; it could not be copied to {}: {why}",
-                aside.display()
-            ),
+            Err(why) => format!("{kept}; it could not be copied to {}: {why}", aside.display()),
         }
     }
 }
@@ -235,11 +230,7 @@ pub struct JournalError {
 
 impl JournalError {
     fn new(path: &Path, what: &'static str, why: Error) -> Self {
-        Self {
-            path: path.into(),
-            what,
-            why,
-        }
+        Self { path: path.into(), what, why }
     }
 }
 
@@ -250,10 +241,7 @@ impl fmt::Display for JournalError {
         match why.kind() {
             std::io::ErrorKind::StorageFull => write!(formatter, "Make room on that disk"),
             std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                write!(
-                    formatter,
-                    "Give this user the right to write there, or use --data DIR"
-                )
+                write!(formatter, "Give this user the right to write there, or use --data DIR")
             }
             _ => write!(formatter, "Look after that disk, or use --data DIR"),
         }

@@ -32,20 +32,9 @@ impl Disk for FakeDisk {
 
     fn append(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
         let writes = self.step();
-        let kept = if writes {
-            bytes.len()
-        } else {
-            self.torn_to.min(bytes.len())
-        };
-        self.files
-            .entry(path.into())
-            .or_default()
-            .extend_from_slice(&bytes[..kept]);
-        if writes && self.step() {
-            Ok(())
-        } else {
-            Err(broken_disk())
-        }
+        let kept = if writes { bytes.len() } else { self.torn_to.min(bytes.len()) };
+        self.files.entry(path.into()).or_default().extend_from_slice(&bytes[..kept]);
+        if writes && self.step() { Ok(()) } else { Err(broken_disk()) }
     }
 
     fn truncate(&mut self, path: &Path, length: usize) -> Result<(), Error> {
@@ -65,11 +54,7 @@ impl Disk for FakeDisk {
         }
         self.files.insert(path.into(), bytes.to_vec());
         // The sync of the folder: the rename may or may not last.
-        if self.step() {
-            Ok(())
-        } else {
-            Err(broken_disk())
-        }
+        if self.step() { Ok(()) } else { Err(broken_disk()) }
     }
 }
 
@@ -100,11 +85,7 @@ fn write<D: Disk>(journal: &mut Journal<D>, changes: &[Change], first: u64) -> (
         let mut after = acknowledged.clone();
         apply_change(&mut after, change);
         let timestamp = first + at as u64;
-        let commit = Commit {
-            change,
-            timestamp,
-            left: false,
-        };
+        let commit = Commit { change, timestamp, left: false };
         if journal.append(&[commit], &after).is_ok() {
             (acknowledged, last) = (after, timestamp);
         }
@@ -123,10 +104,7 @@ fn some_changes() -> Vec<Change> {
 }
 
 fn reopen(disk: FakeDisk) -> (Journal<FakeDisk>, Loaded) {
-    let disk = FakeDisk {
-        fail_at: None,
-        ..disk
-    };
+    let disk = FakeDisk { fail_at: None, ..disk };
     Journal::open_on(disk, Path::new(FOLDER)).unwrap()
 }
 
@@ -147,11 +125,7 @@ fn what_was_written_is_read_and_an_intact_file_is_not_written_to() {
 fn a_disk_that_fails_once_costs_nothing_acknowledged() {
     for fail_at in 1..30 {
         for torn_to in 0..60 {
-            let disk = FakeDisk {
-                fail_at: Some(fail_at),
-                torn_to,
-                ..FakeDisk::default()
-            };
+            let disk = FakeDisk { fail_at: Some(fail_at), torn_to, ..FakeDisk::default() };
             let (mut journal, _) = Journal::open_on(disk, Path::new(FOLDER)).unwrap();
             let (entries, timestamp) = write(&mut journal, &some_changes(), 10);
             let (_, loaded) = reopen(journal.disk);
@@ -166,38 +140,23 @@ fn a_disk_that_fails_once_costs_nothing_acknowledged() {
 fn a_power_cut_at_any_byte_loses_nothing_acknowledged() {
     for fail_at in 1..12 {
         for torn_to in 0..60 {
-            let disk = FakeDisk {
-                fail_at: Some(fail_at),
-                torn_to,
-                ..FakeDisk::default()
-            };
+            let disk = FakeDisk { fail_at: Some(fail_at), torn_to, ..FakeDisk::default() };
             let (mut journal, _) = Journal::open_on(disk, Path::new(FOLDER)).unwrap();
             let mut acknowledged = Entries::new();
             let mut cut = None;
             for (at, change) in some_changes().iter().enumerate() {
                 let mut after = acknowledged.clone();
                 apply_change(&mut after, change);
-                let commit = Commit {
-                    change,
-                    timestamp: 10 + at as u64,
-                    left: false,
-                };
+                let commit = Commit { change, timestamp: 10 + at as u64, left: false };
                 let before_cut = journal.disk.clone();
                 if journal.append(&[commit], &after).is_err() {
                     // The machine is off before the journal can clean up.
                     let mut disk = before_cut;
                     let mut bytes = Vec::new();
-                    let commit = Commit {
-                        change,
-                        timestamp: 10 + at as u64,
-                        left: false,
-                    };
+                    let commit = Commit { change, timestamp: 10 + at as u64, left: false };
                     frame::encode_change(&commit, &mut bytes);
                     bytes.truncate(torn_to);
-                    disk.files
-                        .entry(path())
-                        .or_default()
-                        .extend_from_slice(&bytes);
+                    disk.files.entry(path()).or_default().extend_from_slice(&bytes);
                     cut = Some((disk, after));
                     break;
                 }
@@ -229,37 +188,20 @@ fn a_damaged_file_is_set_aside_and_its_whole_frames_are_kept() {
             damage(&mut bytes, at);
             let whole = replay(&bytes).0;
             let files = BTreeMap::from([(path(), bytes.clone())]);
-            let (mut journal, loaded) = reopen(FakeDisk {
-                files,
-                ..FakeDisk::default()
-            });
-            assert_eq!(
-                (&loaded.entries, loaded.timestamp),
-                (&whole.entries, whole.timestamp)
-            );
+            let (mut journal, loaded) = reopen(FakeDisk { files, ..FakeDisk::default() });
+            assert_eq!((&loaded.entries, loaded.timestamp), (&whole.entries, whole.timestamp));
             let on_boundary = loaded.warnings.is_empty();
             if !on_boundary {
                 let aside = Path::new(FOLDER).join("state.damaged-1");
-                assert_eq!(
-                    journal.disk.files.get(&aside),
-                    Some(&bytes),
-                    "{kind} at {at}"
-                );
+                assert_eq!(journal.disk.files.get(&aside), Some(&bytes), "{kind} at {at}");
                 assert!(loaded.warnings[0].contains("state.damaged-1"));
             }
             let mut after = loaded.entries.clone();
             apply_change(&mut after, &change("z", Some("9")));
-            let commit = Commit {
-                change: &change("z", Some("9")),
-                timestamp: 99,
-                left: true,
-            };
+            let commit = Commit { change: &change("z", Some("9")), timestamp: 99, left: true };
             journal.append(&[commit], &after).unwrap();
             let (_, again) = reopen(journal.disk);
-            assert_eq!(
-                (again.entries, again.timestamp, again.left),
-                (after, 99, true)
-            );
+            assert_eq!((again.entries, again.timestamp, again.left), (after, 99, true));
             assert!(again.warnings.is_empty());
         }
     }
@@ -269,27 +211,21 @@ fn a_damaged_file_is_set_aside_and_its_whole_frames_are_kept() {
 #[test]
 fn frames_behind_a_damaged_one_count() {
     let (mut journal, _) = reopen(FakeDisk::default());
-    let changes: Vec<Change> = (0..9)
-        .map(|n| change(&format!("k{n}"), Some(&"v".repeat(n))))
-        .collect();
+    let changes: Vec<Change> =
+        (0..9).map(|n| change(&format!("k{n}"), Some(&"v".repeat(n)))).collect();
     write(&mut journal, &changes, 1);
     let mut bytes = journal.disk.files[&path()].clone();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     let (loaded, damaged) = replay(&bytes);
-    assert!(
-        damaged && loaded.entries.len() == 8,
-        "{}",
-        loaded.entries.len()
-    );
+    assert!(damaged && loaded.entries.len() == 8, "{}", loaded.entries.len());
 }
 
 #[test]
 fn a_file_that_grew_is_rewritten_small() {
     let (mut journal, _) = reopen(FakeDisk::default());
-    let changes: Vec<Change> = (0..500)
-        .map(|n| change("same", Some(&format!("{n}-{}", "v".repeat(1000)))))
-        .collect();
+    let changes: Vec<Change> =
+        (0..500).map(|n| change("same", Some(&format!("{n}-{}", "v".repeat(1000))))).collect();
     let (entries, timestamp) = write(&mut journal, &changes, 1);
     let length = journal.disk.files[&path()].len();
     assert!(length <= REWRITE_BYTES_MIN + 2000, "{length}");
@@ -307,22 +243,11 @@ fn on_a_real_disk_too_and_a_removed_file_is_noticed() {
     assert_eq!((&loaded.entries, loaded.timestamp), (&entries, timestamp));
     std::fs::remove_dir_all(&place).unwrap();
     let more = change("x", Some("y"));
-    let commit = || Commit {
-        change: &more,
-        timestamp: 50,
-        left: false,
-    };
-    assert!(
-        journal.append(&[commit()], &entries).is_err(),
-        "the file is gone"
-    );
+    let commit = || Commit { change: &more, timestamp: 50, left: false };
+    assert!(journal.append(&[commit()], &entries).is_err(), "the file is gone");
     journal.append(&[commit()], &entries).unwrap();
     let (_, loaded) = Journal::open(&place).unwrap();
-    assert_eq!(
-        (&loaded.entries, loaded.timestamp),
-        (&entries, 50),
-        "and it is there again"
-    );
+    assert_eq!((&loaded.entries, loaded.timestamp), (&entries, 50), "and it is there again");
 }
 
 proptest! {

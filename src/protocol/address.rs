@@ -12,27 +12,18 @@ pub struct Address(Box<str>);
 impl Address {
     /// Takes `host:port`, gives the address, or says what is wrong with the text.
     pub fn new(text: &str) -> Result<Self, InvalidAddress> {
-        let fault = |why| InvalidAddress {
-            text: text.chars().take(80).collect(),
-            why,
-        };
+        let fault = |why| InvalidAddress { text: text.chars().take(80).collect(), why };
         if text.len() > ADDRESS_BYTES_MAX {
             return Err(fault("it is too long"));
         }
-        let (host, port) = text
-            .rsplit_once(':')
-            .ok_or_else(|| fault("the port is missing (HOST:PORT)"))?;
+        let (host, port) =
+            text.rsplit_once(':').ok_or_else(|| fault("the port is missing (HOST:PORT)"))?;
         match port.parse::<u16>() {
             Ok(number) if number > 0 && !port.starts_with('+') => {}
             _ => return Err(fault("the port is not a number from 1 to 65535")),
         }
-        if let Some(inner) = host
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-        {
-            inner
-                .parse::<Ipv6Addr>()
-                .map_err(|_| fault("what is in the brackets is not IPv6"))?;
+        if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            inner.parse::<Ipv6Addr>().map_err(|_| fault("what is in the brackets is not IPv6"))?;
         } else if host.contains(':') {
             return Err(fault("an IPv6 address needs brackets: [::1]:8000"));
         } else if !is_host_name(host) {

@@ -65,10 +65,7 @@ impl DerivedKeys {
         };
         let encryption = derive(b"encryption");
         let authentication = hmac::Key::new(hmac::HMAC_SHA256, &*derive(b"authentication"));
-        Self {
-            encryption,
-            authentication,
-        }
+        Self { encryption, authentication }
     }
 
     fn apply_keystream(&self, nonce: &[u8; NONCE_BYTES], bytes: &mut [u8]) {
@@ -107,10 +104,7 @@ impl Place<'_> {
         // A path is one of five short ones; a longer one is cut, and no envelope matches it.
         bytes.push(u8::try_from(path.len()).unwrap_or(u8::MAX));
         bytes.extend_from_slice(path.as_bytes());
-        if let Self::Answer {
-            status, request, ..
-        } = self
-        {
+        if let Self::Answer { status, request, .. } = self {
             bytes.extend_from_slice(&status.to_le_bytes());
             bytes.extend_from_slice(*request);
         }
@@ -171,19 +165,12 @@ pub fn open(
     if body.len() < ENVELOPE_BYTES {
         return Err(NotAMessage);
     }
-    let tag: Tag = body
-        .split_off(body.len() - TAG_BYTES)
-        .try_into()
-        .map_err(|_| NotAMessage)?;
+    let tag: Tag = body.split_off(body.len() - TAG_BYTES).try_into().map_err(|_| NotAMessage)?;
     let mut covered = place.label();
     let label_bytes = covered.len();
     covered.extend_from_slice(&body);
     let opens = |derived: &DerivedKeys| hmac::verify(&derived.authentication, &covered, &tag);
-    let key = keys
-        .0
-        .iter()
-        .position(|derived| opens(derived).is_ok())
-        .ok_or(NotAMessage)?;
+    let key = keys.0.iter().position(|derived| opens(derived).is_ok()).ok_or(NotAMessage)?;
     let derived = keys.0.get(key).ok_or(NotAMessage)?;
     let mut text = covered.split_off(label_bytes + NONCE_BYTES);
     body.truncate(NONCE_BYTES);
@@ -193,12 +180,7 @@ pub fn open(
         return Err(NotAMessage);
     }
     let kind = text.remove(0);
-    Ok(Opened {
-        kind,
-        payload: text,
-        tag,
-        key,
-    })
+    Ok(Opened { kind, payload: text, tag, key })
 }
 
 /// A node's private key. Never printable.
@@ -235,11 +217,7 @@ impl PrivateKey {
             .map_err(|_| fault)?;
         let public: [u8; PUBLIC_KEY_BYTES] =
             pair.public_key().as_ref().try_into().map_err(|_| fault)?;
-        Ok(Self {
-            pair,
-            random,
-            public: PublicKey(public),
-        })
+        Ok(Self { pair, random, public: PublicKey(public) })
     }
 
     /// The public half.
@@ -250,10 +228,7 @@ impl PrivateKey {
     /// ECDSA P-256 with SHA-256 (FIPS 186-5) over the bytes that `what` gives.
     pub fn sign(&self, what: Signed<'_>) -> Result<Signature, CryptoFault> {
         let fault = CryptoFault("the system gave no randomness for a signature");
-        let signature = self
-            .pair
-            .sign(&self.random, &what.bytes())
-            .map_err(|_| fault)?;
+        let signature = self.pair.sign(&self.random, &what.bytes()).map_err(|_| fault)?;
         signature.as_ref().try_into().map_err(|_| fault)
     }
 }
@@ -285,11 +260,9 @@ impl Signed<'_> {
     fn bytes(&self) -> Vec<u8> {
         match self {
             Self::Request { kind, payload } => [b"dsn/1 request", &[*kind][..], payload].concat(),
-            Self::Answer {
-                kind,
-                request,
-                payload,
-            } => [b"dsn/1 answer", &[*kind][..], &request[..], payload].concat(),
+            Self::Answer { kind, request, payload } => {
+                [b"dsn/1 answer", &[*kind][..], &request[..], payload].concat()
+            }
             Self::Record(head) => [b"dsn/1 record", &head_bytes(head)[..]].concat(),
         }
     }
@@ -329,9 +302,6 @@ impl Sha256 {
 /// What people compare: the first 16 hex digits of the hash of a public key, in groups of four.
 pub fn key_fingerprint(key: &PublicKey) -> String {
     let hash = super::identity::hex(&Sha256::new(&key.0).finish());
-    let groups: Vec<&str> = (0..16)
-        .step_by(4)
-        .filter_map(|at| hash.get(at..at + 4))
-        .collect();
+    let groups: Vec<&str> = (0..16).step_by(4).filter_map(|at| hash.get(at..at + 4)).collect();
     groups.join("-")
 }

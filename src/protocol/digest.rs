@@ -9,46 +9,26 @@ use super::state::{Entries, Fingerprint, Head, Key, Value};
 
 /// The root over all entries, SHA-256.
 pub fn entries_digest(entries: &Entries) -> [u8; 32] {
-    let mut leaves: Vec<(u8, [u8; 32])> = entries
-        .iter()
-        .map(|(key, value)| (bucket_of(key), leaf(key, value)))
-        .collect();
+    let mut leaves: Vec<(u8, [u8; 32])> =
+        entries.iter().map(|(key, value)| (bucket_of(key), leaf(key, value))).collect();
     // Stable: within a bucket the leaves stay in the order of their keys.
     leaves.sort_by_key(|(bucket, _)| *bucket);
-    let buckets = leaves
-        .chunk_by(|left, right| left.0 == right.0)
-        .map(|bucket| {
-            let index = bucket.first().map_or(0, |(index, _)| *index);
-            (
-                index,
-                node(BUCKET, bucket.iter().map(|(_, hash)| (None, hash))),
-            )
-        });
+    let buckets = leaves.chunk_by(|left, right| left.0 == right.0).map(|bucket| {
+        let index = bucket.first().map_or(0, |(index, _)| *index);
+        (index, node(BUCKET, bucket.iter().map(|(_, hash)| (None, hash))))
+    });
     let buckets: Vec<(u8, [u8; 32])> = buckets.collect();
-    let groups = buckets
-        .chunk_by(|left, right| left.0 >> 4 == right.0 >> 4)
-        .map(|group| {
-            let index = group.first().map_or(0, |(index, _)| index >> 4);
-            (
-                index,
-                node(
-                    GROUP,
-                    group.iter().map(|(index, hash)| (Some(index & 15), hash)),
-                ),
-            )
-        });
+    let groups = buckets.chunk_by(|left, right| left.0 >> 4 == right.0 >> 4).map(|group| {
+        let index = group.first().map_or(0, |(index, _)| index >> 4);
+        (index, node(GROUP, group.iter().map(|(index, hash)| (Some(index & 15), hash))))
+    });
     let groups: Vec<(u8, [u8; 32])> = groups.collect();
-    node(
-        ROOT,
-        groups.iter().map(|(index, hash)| (Some(*index), hash)),
-    )
+    node(ROOT, groups.iter().map(|(index, hash)| (Some(*index), hash)))
 }
 
 /// The short name of a version: the first 16 bytes of a hash over its head.
 pub fn fingerprint(head: &Head) -> Fingerprint {
-    let hash = Sha256::new(b"dsn/1 version")
-        .chain(&head_bytes(head))
-        .finish();
+    let hash = Sha256::new(b"dsn/1 version").chain(&head_bytes(head)).finish();
     let mut fingerprint = Fingerprint::default();
     fingerprint.copy_from_slice(hash.split_at(16).0);
     fingerprint
@@ -82,11 +62,7 @@ fn leaf(key: &Key, value: &Value) -> [u8; 32] {
     let key = key.as_str().as_bytes();
     // A key has at most 256 bytes.
     let length = u16::try_from(key.len()).unwrap_or(u16::MAX).to_le_bytes();
-    Sha256::new(&[LEAF])
-        .chain(&length)
-        .chain(key)
-        .chain(value.as_bytes())
-        .finish()
+    Sha256::new(&[LEAF]).chain(&length).chain(key).chain(value.as_bytes()).finish()
 }
 
 fn node<'a>(kind: u8, children: impl Iterator<Item = (Option<u8>, &'a [u8; 32])>) -> [u8; 32] {
@@ -104,10 +80,7 @@ mod tests {
 
     fn entries(pairs: &[(&str, &str)]) -> Entries {
         let typed = |(key, value): &(&str, &str)| {
-            (
-                Key::new(key).unwrap(),
-                Value::new(value.as_bytes()).unwrap(),
-            )
+            (Key::new(key).unwrap(), Value::new(value.as_bytes()).unwrap())
         };
         pairs.iter().map(typed).collect()
     }
@@ -142,12 +115,7 @@ mod tests {
     fn a_fingerprint_depends_on_all_of_the_head() {
         let head = |id: &str, timestamp, left, digest| {
             let node_id = NodeId::new(id).unwrap();
-            fingerprint(&Head {
-                node_id,
-                timestamp,
-                left,
-                digest,
-            })
+            fingerprint(&Head { node_id, timestamp, left, digest })
         };
         let base = head("a", 1, false, [0; 32]);
         for other in [

@@ -14,17 +14,13 @@ impl NodeId {
     /// Takes a text and gives the id, or says which rule the text breaks.
     pub fn new(text: &str) -> Result<Self, InvalidNodeId> {
         let mut bytes = text.bytes();
-        let starts_well = bytes
-            .next()
-            .is_some_and(|first| first.is_ascii_alphanumeric());
+        let starts_well = bytes.next().is_some_and(|first| first.is_ascii_alphanumeric());
         let goes_on_well =
             bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
         if starts_well && goes_on_well && text.len() <= NODE_ID_BYTES_MAX {
             Ok(Self(text.into()))
         } else {
-            Err(InvalidNodeId {
-                text: text.chars().take(NODE_ID_BYTES_MAX + 1).collect(),
-            })
+            Err(InvalidNodeId { text: text.chars().take(NODE_ID_BYTES_MAX + 1).collect() })
         }
     }
 
@@ -106,13 +102,11 @@ impl fmt::Debug for Session {
 /// Bytes as lower-case hex digits.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a String can't fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// The bytes of an even number of hex digits, or nothing where the text is another.
@@ -133,9 +127,7 @@ mod tests {
 
     #[test]
     fn rejects_what_could_leave_a_folder() {
-        for text in [
-            "", ".", "..", "../x", "a/b", "-a", "_a", "a b", "a\0", "é", "a\n",
-        ] {
+        for text in ["", ".", "..", "../x", "a/b", "-a", "_a", "a b", "a\0", "é", "a\n"] {
             assert!(NodeId::new(text).is_err(), "{text:?}");
         }
         assert!(NodeId::new(&"a".repeat(65)).is_err());

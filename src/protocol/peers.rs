@@ -183,15 +183,12 @@ impl Peer {
 
     /// The key that the node proved to us, if it did.
     pub fn direct_key(&self) -> Option<PublicKey> {
-        self.key
-            .and_then(|(key, trust)| (trust == Trust::Direct).then_some(key))
+        self.key.and_then(|(key, trust)| (trust == Trust::Direct).then_some(key))
     }
 
     /// The version of its state that is held here.
     pub fn version(&self) -> Version {
-        self.record
-            .as_deref()
-            .map_or_else(Version::default, version_of)
+        self.record.as_deref().map_or_else(Version::default, version_of)
     }
 
     /// How long nothing was heard from it, ms.
@@ -208,10 +205,7 @@ impl Peer {
 
     /// Where others should look for it.
     pub fn address_to_share(&self) -> Option<&Address> {
-        self.advertise
-            .as_ref()
-            .or(self.address.as_ref())
-            .or_else(|| self.hints.back())
+        self.advertise.as_ref().or(self.address.as_ref()).or_else(|| self.hints.back())
     }
 
     /// Takes a hint where it may be. The newest ones are kept.
@@ -265,10 +259,7 @@ impl Peer {
 
 /// The version of a record.
 pub fn version_of(record: &Record) -> Version {
-    Version {
-        timestamp: record.head.timestamp,
-        fingerprint: record.fingerprint,
-    }
+    Version { timestamp: record.head.timestamp, fingerprint: record.fingerprint }
 }
 
 /// All other nodes by id, at most [`PEERS_MAX`].

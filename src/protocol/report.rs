@@ -254,10 +254,7 @@ impl fmt::Display for Refused {
             }
             Self::ByPeer { node_id, why } => write!(formatter, "{node_id} refused: {why}"),
             Self::Busy(id) => {
-                write!(
-                    formatter,
-                    "too much waits to be sent to {id} already; try again later"
-                )
+                write!(formatter, "too much waits to be sent to {id} already; try again later")
             }
             Self::TimedOut { what } => write!(formatter, "timed out: {what}"),
             Self::NotDurable { why } => {

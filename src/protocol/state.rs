@@ -24,10 +24,7 @@ impl Key {
         if text.len() > KEY_BYTES_MAX {
             return Err(InvalidEntry::KeyTooLong { bytes: text.len() });
         }
-        if text
-            .chars()
-            .any(|character| character.is_control() || character == '=')
-        {
+        if text.chars().any(|character| character.is_control() || character == '=') {
             return Err(InvalidEntry::KeyCharacter { key: text.into() });
         }
         Ok(Self(text.into()))
@@ -122,10 +119,7 @@ impl fmt::Display for InvalidEntry {
         match self {
             Self::KeyEmpty => write!(formatter, "the key is empty"),
             Self::KeyTooLong { bytes } => {
-                write!(
-                    formatter,
-                    "the key has {bytes} bytes, the limit is {KEY_BYTES_MAX}"
-                )
+                write!(formatter, "the key has {bytes} bytes, the limit is {KEY_BYTES_MAX}")
             }
             Self::KeyCharacter { key } => {
                 write!(
@@ -134,16 +128,10 @@ impl fmt::Display for InvalidEntry {
                 )
             }
             Self::ValueTooLong { bytes } => {
-                write!(
-                    formatter,
-                    "the value has {bytes} bytes, the limit is {VALUE_BYTES_MAX}"
-                )
+                write!(formatter, "the value has {bytes} bytes, the limit is {VALUE_BYTES_MAX}")
             }
             Self::TooManyKeys { keys } => {
-                write!(
-                    formatter,
-                    "the state would have {keys} keys, the limit is {KEYS_MAX}"
-                )
+                write!(formatter, "the state would have {keys} keys, the limit is {KEYS_MAX}")
             }
             Self::StateTooLarge { bytes } => write!(
                 formatter,
@@ -214,20 +202,9 @@ impl Record {
         entries: Arc<Entries>,
     ) -> Self {
         let digest = digest::entries_digest(&entries);
-        let head = Head {
-            node_id,
-            timestamp,
-            left,
-            digest,
-        };
+        let head = Head { node_id, timestamp, left, digest };
         let fingerprint = digest::fingerprint(&head);
-        Self {
-            head,
-            public_key,
-            entries,
-            signature: OnceLock::new(),
-            fingerprint,
-        }
+        Self { head, public_key, entries, signature: OnceLock::new(), fingerprint }
     }
 
     /// The version that follows when its owner makes `change`; nothing where that changes nothing.
@@ -240,9 +217,7 @@ impl Record {
         timestamp: u64,
     ) -> Result<Option<Self>, InvalidEntry> {
         let changes_nothing = left == self.head.left
-            && change
-                .iter()
-                .all(|(key, value)| self.entries.get(key) == value.as_ref());
+            && change.iter().all(|(key, value)| self.entries.get(key) == value.as_ref());
         if changes_nothing {
             return Ok(None);
         }
@@ -255,22 +230,14 @@ impl Record {
         }
         check_limits(&entries)?;
         let node_id = self.head.node_id.clone();
-        Ok(Some(Self::new(
-            node_id,
-            self.public_key,
-            timestamp,
-            left,
-            Arc::new(entries),
-        )))
+        Ok(Some(Self::new(node_id, self.public_key, timestamp, left, Arc::new(entries))))
     }
 }
 
 /// Says whether entries are few and small enough to be a node's state.
 pub fn check_limits(entries: &Entries) -> Result<(), InvalidEntry> {
     if entries.len() > KEYS_MAX {
-        return Err(InvalidEntry::TooManyKeys {
-            keys: entries.len(),
-        });
+        return Err(InvalidEntry::TooManyKeys { keys: entries.len() });
     }
     match entries_bytes(entries) {
         bytes if bytes > STATE_BYTES_MAX => Err(InvalidEntry::StateTooLarge { bytes }),
@@ -307,21 +274,10 @@ mod tests {
     fn record(pairs: &[(&str, &str)], timestamp: u64) -> Record {
         let entries = pairs
             .iter()
-            .map(|(key, value)| {
-                (
-                    Key::new(key).unwrap(),
-                    Value::new(value.as_bytes()).unwrap(),
-                )
-            })
+            .map(|(key, value)| (Key::new(key).unwrap(), Value::new(value.as_bytes()).unwrap()))
             .collect();
         let node_id = NodeId::new("a").unwrap();
-        Record::new(
-            node_id,
-            PublicKey([4; 65]),
-            timestamp,
-            false,
-            Arc::new(entries),
-        )
+        Record::new(node_id, PublicKey([4; 65]), timestamp, false, Arc::new(entries))
     }
 
     fn change(key: &str, value: Option<&[u8]>) -> Change {
@@ -341,12 +297,7 @@ mod tests {
     #[test]
     fn a_change_that_changes_nothing_is_no_version() {
         let first = record(&[("k", "v")], 1);
-        assert!(
-            first
-                .after(&change("k", Some(b"v")), false, 2)
-                .unwrap()
-                .is_none()
-        );
+        assert!(first.after(&change("k", Some(b"v")), false, 2).unwrap().is_none());
         assert!(first.after(&change("x", None), false, 2).unwrap().is_none());
         let next = first.after(&change("k", None), false, 2).unwrap().unwrap();
         assert!(next.entries.is_empty() && next.head.is_newer_than(&first.head));
@@ -366,17 +317,9 @@ mod tests {
         assert!(matches!(fault, InvalidEntry::StateTooLarge { .. }));
         assert_eq!(now.entries.len(), 15);
         let many: Entries = (0..=KEYS_MAX)
-            .map(|number| {
-                (
-                    Key::new(&number.to_string()).unwrap(),
-                    Value::new(b"").unwrap(),
-                )
-            })
+            .map(|number| (Key::new(&number.to_string()).unwrap(), Value::new(b"").unwrap()))
             .collect();
-        assert!(matches!(
-            check_limits(&many),
-            Err(InvalidEntry::TooManyKeys { .. })
-        ));
+        assert!(matches!(check_limits(&many), Err(InvalidEntry::TooManyKeys { .. })));
     }
 
     #[test]

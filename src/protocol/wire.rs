@@ -32,13 +32,7 @@ pub enum Kind {
 
 impl Kind {
     /// All five.
-    pub const ALL: [Self; 5] = [
-        Self::Hello,
-        Self::Peers,
-        Self::Update,
-        Self::Ping,
-        Self::Data,
-    ];
+    pub const ALL: [Self; 5] = [Self::Hello, Self::Peers, Self::Update, Self::Ping, Self::Data];
 
     /// The HTTP path of the message.
     pub const fn path(self) -> &'static str {
@@ -128,12 +122,7 @@ pub struct ProgramVersion(String);
 impl ProgramVersion {
     /// Takes a text, cut where it is too long, without its control characters.
     pub fn new(text: &str) -> Self {
-        Self(
-            text.chars()
-                .filter(|character| !character.is_control())
-                .take(8 * 4)
-                .collect(),
-        )
+        Self(text.chars().filter(|character| !character.is_control()).take(8 * 4).collect())
     }
 
     /// The text.
@@ -354,12 +343,7 @@ pub fn decode_request(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Request>
         Kind::Update => {
             let (to, session, records, wants) = decode::<(_, _, Vec<RawRecord<'_>>, _)>(signed)?;
             let records = typed_records(records)?;
-            Request::Update(Update {
-                to,
-                session,
-                records,
-                wants,
-            })
+            Request::Update(Update { to, session, records, wants })
         }
         Kind::Ping => Request::Ping(decode(signed)?),
         Kind::Data => {
@@ -367,18 +351,10 @@ pub fn decode_request(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Request>
             if data.len() > DATA_BYTES_MAX {
                 return Err(Reason::LimitExceeded);
             }
-            Request::Data(Data {
-                header,
-                id,
-                data: data.into(),
-            })
+            Request::Data(Data { header, id, data: data.into() })
         }
     };
-    Ok(Decoded {
-        message,
-        signed,
-        signature,
-    })
+    Ok(Decoded { message, signed, signature })
 }
 
 /// Bytes of an answer with status 200 to an answer of the kind.
@@ -402,23 +378,15 @@ pub fn decode_answer(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Answer>, 
         Kind::Data if signed.is_empty() => Answer::Data,
         Kind::Data => return Err(Reason::Malformed),
     };
-    Ok(Decoded {
-        message,
-        signed,
-        signature,
-    })
+    Ok(Decoded { message, signed, signature })
 }
 
 /// Bytes of an answer with a refusing status to a refusal.
 pub fn decode_refusal(payload: &[u8]) -> Result<Refusal, Reason> {
     let mut refusal: Refusal = decode(payload)?;
     // It is shown to people: bounded, and without what a terminal would act upon.
-    refusal.text = refusal
-        .text
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(REFUSAL_TEXT_MAX)
-        .collect();
+    refusal.text =
+        refusal.text.chars().filter(|c| !c.is_control()).take(REFUSAL_TEXT_MAX).collect();
     Ok(refusal)
 }
 
@@ -446,9 +414,8 @@ fn split_signature(kind: Kind, payload: &[u8]) -> Result<(&[u8], Signature), Rea
     if !kind.is_signed() {
         return Ok((payload, [0; SIGNATURE_BYTES]));
     }
-    let (signed, signature) = payload
-        .split_last_chunk::<SIGNATURE_BYTES>()
-        .ok_or(Reason::Malformed)?;
+    let (signed, signature) =
+        payload.split_last_chunk::<SIGNATURE_BYTES>().ok_or(Reason::Malformed)?;
     Ok((signed, *signature))
 }
 
@@ -485,10 +452,7 @@ struct RawRecord<'a> {
 }
 
 fn typed_records(records: Vec<RawRecord<'_>>) -> Result<Vec<Arc<Record>>, Reason> {
-    records
-        .into_iter()
-        .map(|raw| Record::try_from(raw).map(Arc::new))
-        .collect()
+    records.into_iter().map(|raw| Record::try_from(raw).map(Arc::new)).collect()
 }
 
 impl TryFrom<RawRecord<'_>> for Record {
@@ -500,24 +464,14 @@ impl TryFrom<RawRecord<'_>> for Record {
             return Err(Reason::Malformed);
         }
         let typed = |(key, value): (&str, &[u8])| Ok((Key::new(key)?, Value::new(value)?));
-        let entries = raw
-            .entries
-            .into_iter()
-            .map(typed)
-            .collect::<Result<Entries, _>>();
+        let entries = raw.entries.into_iter().map(typed).collect::<Result<Entries, _>>();
         let entries = entries.map_err(|_: state::InvalidEntry| Reason::LimitExceeded)?;
         state::check_limits(&entries).map_err(|_| Reason::LimitExceeded)?;
         if raw.timestamp == 0 || raw.timestamp > super::TIMESTAMP_MAX {
             return Err(Reason::LimitExceeded);
         }
         let entries = Arc::new(entries);
-        let record = Self::new(
-            raw.node_id,
-            raw.public_key,
-            raw.timestamp,
-            raw.left,
-            entries,
-        );
+        let record = Self::new(raw.node_id, raw.public_key, raw.timestamp, raw.left, entries);
         // The cell is new, so this can't fail.
         let _ = record.signature.set(raw.signature);
         Ok(record)
@@ -535,10 +489,7 @@ impl Encode for Record {
             key.as_str().encode(encoder)?;
             value.as_bytes().encode(encoder)?;
         }
-        let signature = self
-            .signature
-            .get()
-            .ok_or(EncodeError::Other("record is not signed"))?;
+        let signature = self.signature.get().ok_or(EncodeError::Other("record is not signed"))?;
         signature.encode(encoder)
     }
 }
@@ -588,18 +539,10 @@ macro_rules! travels_as {
 }
 
 travels_as!(NodeId, &str, NodeId::as_str, |text| NodeId::new(text).ok());
-travels_as!(Address, &str, Address::as_str, |text| Address::new(text)
-    .ok());
+travels_as!(Address, &str, Address::as_str, |text| Address::new(text).ok());
 travels_as!(ProgramVersion, &str, ProgramVersion::as_str, |text| {
     let version = ProgramVersion::new(text);
     (version.as_str() == text).then_some(version)
 });
-travels_as!(
-    PublicKey,
-    [u8; PUBLIC_KEY_BYTES],
-    |key| key.0,
-    |bytes| Some(PublicKey(bytes))
-);
-travels_as!(Session, [u8; 16], |session| session.0, |bytes| Some(
-    Session(bytes)
-));
+travels_as!(PublicKey, [u8; PUBLIC_KEY_BYTES], |key| key.0, |bytes| Some(PublicKey(bytes)));
+travels_as!(Session, [u8; 16], |session| session.0, |bytes| Some(Session(bytes)));

@@ -68,9 +68,7 @@ fn sockets(wanted: impl Fn(SocketAddr, SocketAddr) -> bool) -> Option<Vec<Connec
         let Ok(socket) = pidfd_getfd(&process, number, PidfdGetfdFlags::empty()) else {
             continue;
         };
-        let local = getsockname(&socket)
-            .ok()
-            .and_then(|any| SocketAddr::try_from(any).ok());
+        let local = getsockname(&socket).ok().and_then(|any| SocketAddr::try_from(any).ok());
         let peer = getpeername(&socket).ok().flatten();
         let peer = peer.and_then(|any| SocketAddr::try_from(any).ok());
         if let (Some(local), Some(peer)) = (local, peer)

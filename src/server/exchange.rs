@@ -26,15 +26,8 @@ pub(super) fn serve(shared: &Arc<Shared>, request: tiny_http::Request, generatio
             || header.field.equiv("Expect")
             || header.field.equiv("Upgrade")
     });
-    if has_body
-        || request
-            .body_length()
-            .is_some_and(|length| length > READ_ALREADY_BYTES)
-    {
-        let job = Job {
-            request,
-            activity: Arc::clone(shared),
-        };
+    if has_body || request.body_length().is_some_and(|length| length > READ_ALREADY_BYTES) {
+        let job = Job { request, activity: Arc::clone(shared) };
         if let Err(full) = shared.bulk.try_send(job) {
             // Dropping the request would read the rest of its body: the guard cuts it first.
             shared.note_reading(peer);
@@ -58,10 +51,8 @@ pub(super) fn serve_bulk(shared: &Arc<Shared>, request: tiny_http::Request) {
 
 fn answer(shared: &Shared, mut request: tiny_http::Request, peer: SocketAddr, generation: u64) {
     let response = decide(shared, &mut request, peer);
-    let headers = response
-        .seal
-        .iter()
-        .filter_map(|seal| Header::from_bytes("Dsn-Seal", seal.as_str()).ok());
+    let headers =
+        response.seal.iter().filter_map(|seal| Header::from_bytes("Dsn-Seal", seal.as_str()).ok());
     let mut headers: Vec<Header> = headers.collect();
     if response.status == 405 {
         headers.extend(Header::from_bytes("Allow", "POST"));
@@ -69,24 +60,16 @@ fn answer(shared: &Shared, mut request: tiny_http::Request, peer: SocketAddr, ge
     let trusted = response.trusted;
     let length = response.body.len();
     let body = Cursor::new(response.body);
-    let http = tiny_http::Response::new(
-        StatusCode(response.status),
-        headers,
-        body,
-        Some(length),
-        None,
-    )
-    .with_chunked_threshold(usize::MAX);
+    let http =
+        tiny_http::Response::new(StatusCode(response.status), headers, body, Some(length), None)
+            .with_chunked_threshold(usize::MAX);
     // Whoever went away does not get an answer.
     let _ = request.respond(http);
     shared.note(peer, trusted, Some(generation));
 }
 
 fn decide(shared: &Shared, request: &mut tiny_http::Request, peer: SocketAddr) -> Response {
-    let status = |status| Response {
-        status,
-        ..Response::default()
-    };
+    let status = |status| Response { status, ..Response::default() };
     if !shared.paths.contains(&request.url()) {
         return status(404);
     }
@@ -98,14 +81,9 @@ fn decide(shared: &Shared, request: &mut tiny_http::Request, peer: SocketAddr) -
         return status(400);
     };
     let path = request.url().to_owned();
-    let handled = catch_unwind(AssertUnwindSafe(|| {
-        (shared.handler)(Request { path, peer, body })
-    }));
+    let handled = catch_unwind(AssertUnwindSafe(|| (shared.handler)(Request { path, peer, body })));
     handled.unwrap_or_else(|_| {
-        log::error!(
-            "BUG: a request to {} from {peer} made us panic",
-            request.url()
-        );
+        log::error!("BUG: a request to {} from {peer} made us panic", request.url());
         status(500)
     })
 }

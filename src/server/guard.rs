@@ -114,24 +114,15 @@ impl Guard {
         strangers.sort_unstable();
         let excess = strangers.len().saturating_sub(STRANGERS_MAX);
         cut.extend(strangers.iter().take(excess).map(|(_, peer)| *peer));
-        for connection in connections
-            .iter()
-            .filter(|connection| cut.contains(&connection.peer))
-        {
+        for connection in connections.iter().filter(|connection| cut.contains(&connection.peer)) {
             connection.cut();
         }
         if excess > 0 {
-            let text = format!(
-                "strangers hold many connections to {}: {excess} were cut",
-                self.port
-            );
+            let text =
+                format!("strangers hold many connections to {}: {excess} were cut", self.port);
             self.degrade(text);
         }
-        if strangers.len() >= STRANGERS_MANY {
-            LOOK_SOON
-        } else {
-            LOOK_EVERY
-        }
+        if strangers.len() >= STRANGERS_MANY { LOOK_SOON } else { LOOK_EVERY }
     }
 
     /// Keeps the tables to what is open; gives a copy of what open connections did.
@@ -155,11 +146,7 @@ impl Guard {
         if self.ask().is_ok() {
             self.deaf = 0;
             let mut tables = self.shared.tables();
-            if tables
-                .degraded
-                .as_ref()
-                .is_some_and(|(_, at)| at.elapsed() > DEGRADED_SHOWN)
-            {
+            if tables.degraded.as_ref().is_some_and(|(_, at)| at.elapsed() > DEGRADED_SHOWN) {
                 tables.degraded = None;
             }
             return;
@@ -197,10 +184,7 @@ impl Guard {
     /// the connections it has are served on.
     fn mend(&mut self, number: Option<u64>, why: &str) {
         let mut tables = self.shared.tables();
-        let newest = tables
-            .generations
-            .last()
-            .map(|generation| generation.number);
+        let newest = tables.generations.last().map(|generation| generation.number);
         let number = number.or(newest);
         let deaf = tables
             .generations
@@ -222,10 +206,7 @@ impl Guard {
                 self.degrade(text);
             }
             Err(fault) => {
-                self.degrade(format!(
-                    "the port {} can't be opened again: {fault}",
-                    self.port
-                ));
+                self.degrade(format!("the port {} can't be opened again: {fault}", self.port));
                 // The next probe finds it deaf.
                 if let Some(last) = self.shared.tables().generations.last_mut() {
                     last.accepts = true;
@@ -258,10 +239,7 @@ impl Guard {
     /// Shows the fault in `status`, and in the log where it is news.
     fn degrade(&self, text: String) {
         let mut tables = self.shared.tables();
-        let is_news = tables
-            .degraded
-            .as_ref()
-            .is_none_or(|(_, at)| at.elapsed() > LOG_EVERY);
+        let is_news = tables.degraded.as_ref().is_none_or(|(_, at)| at.elapsed() > LOG_EVERY);
         if is_news {
             log::warn!("{text}");
             tables.degraded = Some((text, Instant::now()));

@@ -161,16 +161,9 @@ impl Server {
             reopened: AtomicU64::new(0),
             tables: Mutex::default(),
         });
-        let mut server = Self {
-            shared,
-            address,
-            threads: Vec::new(),
-            stop: Some(stop),
-        };
+        let mut server = Self { shared, address, threads: Vec::new(), stop: Some(stop) };
         server.shared.open_generation().map_err(failed)?;
-        server
-            .spawn_threads(&bulk_queue, ended_queue, &stopped)
-            .map_err(failed)?;
+        server.spawn_threads(&bulk_queue, ended_queue, &stopped).map_err(failed)?;
         Ok(server)
     }
 
@@ -182,24 +175,21 @@ impl Server {
     ) -> Result<(), Error> {
         for index in 0..BULK_WORKERS {
             let (bulk, stopped) = (bulk.clone(), stopped.clone());
-            self.threads
-                .push(spawn(format!("dsn-bulk-{index}"), move || {
-                    loop {
-                        select! {
-                            recv(bulk) -> job => match job {
-                                Ok(job) => exchange::serve_bulk(&job.activity, job.request),
-                                Err(_) => return,
-                            },
-                            recv(stopped) -> _ => return,
-                        }
+            self.threads.push(spawn(format!("dsn-bulk-{index}"), move || {
+                loop {
+                    select! {
+                        recv(bulk) -> job => match job {
+                            Ok(job) => exchange::serve_bulk(&job.activity, job.request),
+                            Err(_) => return,
+                        },
+                        recv(stopped) -> _ => return,
                     }
-                })?);
+                }
+            })?);
         }
         let guard = guard::Guard::new(Arc::clone(&self.shared), self.address);
         let stopped = stopped.clone();
-        self.threads.push(spawn("dsn-guard".into(), move || {
-            guard.run(&ended, &stopped)
-        })?);
+        self.threads.push(spawn("dsn-guard".into(), move || guard.run(&ended, &stopped))?);
         Ok(())
     }
 
@@ -210,16 +200,8 @@ impl Server {
 
     /// How the port is doing.
     pub fn health(&self) -> Health {
-        let degraded = self
-            .shared
-            .tables()
-            .degraded
-            .as_ref()
-            .map(|(text, _)| text.clone());
-        Health {
-            reopened: self.shared.reopened.load(Ordering::Relaxed),
-            degraded,
-        }
+        let degraded = self.shared.tables().degraded.as_ref().map(|(text, _)| text.clone());
+        Health { reopened: self.shared.reopened.load(Ordering::Relaxed), degraded }
     }
 
     /// Closes the port and all connections, and ends the threads.
@@ -236,10 +218,7 @@ impl Server {
         }
         let (generations, workers) = {
             let mut tables = self.shared.tables();
-            (
-                std::mem::take(&mut tables.generations),
-                std::mem::take(&mut tables.workers),
-            )
+            (std::mem::take(&mut tables.generations), std::mem::take(&mut tables.workers))
         };
         for generation in &generations {
             for _ in 0..WORKERS {
@@ -284,18 +263,11 @@ impl Shared {
         for index in 0..WORKERS {
             let (shared, server) = (Arc::clone(self), Arc::clone(&server));
             let name = format!("dsn-worker-{number}-{index}");
-            tables
-                .workers
-                .push(spawn(name, move || shared.work(&server, number))?);
+            tables.workers.push(spawn(name, move || shared.work(&server, number))?);
         }
         tables.workers.retain(|worker| !worker.is_finished());
         let used_at = Instant::now();
-        tables.generations.push(Generation {
-            number,
-            server,
-            accepts: true,
-            used_at,
-        });
+        tables.generations.push(Generation { number, server, accepts: true, used_at });
         Ok(())
     }
 
@@ -314,20 +286,15 @@ impl Shared {
     }
 
     fn is_open(&self, number: u64) -> bool {
-        self.tables()
-            .generations
-            .iter()
-            .any(|generation| generation.number == number)
+        self.tables().generations.iter().any(|generation| generation.number == number)
     }
 
     /// Notes what a connection did, so that the guard knows whom to keep.
     fn note(&self, peer: SocketAddr, trusted: bool, number: Option<u64>) {
         let now = Instant::now();
         let mut tables = self.tables();
-        if let Some(generation) = tables
-            .generations
-            .iter_mut()
-            .find(|generation| Some(generation.number) == number)
+        if let Some(generation) =
+            tables.generations.iter_mut().find(|generation| Some(generation.number) == number)
         {
             generation.used_at = now;
         }
@@ -336,11 +303,7 @@ impl Shared {
             activity.trusted |= trusted;
             activity.reading_since = None;
         } else if tables.activity.len() < ACTIVITY_MAX {
-            let activity = Activity {
-                complete_at: now,
-                trusted,
-                reading_since: None,
-            };
+            let activity = Activity { complete_at: now, trusted, reading_since: None };
             tables.activity.insert(peer, activity);
         }
     }
@@ -349,11 +312,7 @@ impl Shared {
         let now = Instant::now();
         let mut tables = self.tables();
         if tables.activity.len() < ACTIVITY_MAX {
-            let fresh = Activity {
-                complete_at: now,
-                trusted: false,
-                reading_since: None,
-            };
+            let fresh = Activity { complete_at: now, trusted: false, reading_since: None };
             tables.activity.entry(peer).or_insert(fresh).reading_since = Some(now);
         }
     }
@@ -361,11 +320,7 @@ impl Shared {
 
 /// The listening socket. What is set here, the accepted sockets inherit (Linux).
 fn open_port(listen: SocketAddr) -> Result<TcpListener, Error> {
-    let socket = Socket::new(
-        Domain::for_address(listen),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(listen), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if listen.is_ipv6() {
         // `[::]` takes IPv4 too, whatever the host's default is.
@@ -381,10 +336,7 @@ fn open_port(listen: SocketAddr) -> Result<TcpListener, Error> {
 }
 
 fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
-    thread::Builder::new()
-        .name(name)
-        .stack_size(STACK_BYTES)
-        .spawn(work)
+    thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(work)
 }
 
 fn join(thread: JoinHandle<()>) {
@@ -410,11 +362,7 @@ impl fmt::Display for ServerError {
                 "Another program has that port: stop it, or name another one with --listen ADDR:PORT"
             ),
             std::io::ErrorKind::AddrNotAvailable => {
-                write!(
-                    formatter,
-                    "This host has no such address: use 0.0.0.0:{}",
-                    listen.port()
-                )
+                write!(formatter, "This host has no such address: use 0.0.0.0:{}", listen.port())
             }
             _ => write!(formatter, "Name another address with --listen ADDR:PORT"),
         }

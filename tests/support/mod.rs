@@ -1,6 +1,6 @@
 //! What black-box tests share: real nodes on loopback, and a hand-made member that speaks the
 //! protocol byte by byte, rightly or wrongly.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "a module that each test file uses a part of")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -58,10 +58,7 @@ impl Place4Nodes {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("credentials")).unwrap();
         let text = dsn::protocol::identity::hex(&NETWORK_KEY) + "\n";
-        write_private(
-            &folder.path().join("credentials/network.key"),
-            text.as_bytes(),
-        );
+        write_private(&folder.path().join("credentials/network.key"), text.as_bytes());
         Self { folder }
     }
 
@@ -69,10 +66,7 @@ impl Place4Nodes {
         let path = self.folder.path();
         let mut config = Config::new(id(node_id));
         config.listen = "127.0.0.1:0".parse().unwrap();
-        config.bootstrap = bootstrap
-            .iter()
-            .map(|text| Address::new(text).unwrap())
-            .collect();
+        config.bootstrap = bootstrap.iter().map(|text| Address::new(text).unwrap()).collect();
         config.credentials = path.join("credentials");
         config.network_key = path.join("credentials/network.key");
         config.data = path.join("data");
@@ -89,12 +83,7 @@ impl Place4Nodes {
 pub fn write_private(path: &std::path::Path, bytes: &[u8]) {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::File::options();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .unwrap();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path).unwrap();
     file.write_all(bytes).unwrap();
 }
 
@@ -108,10 +97,7 @@ pub struct HttpAnswer {
 
 impl HttpAnswer {
     pub fn seal(&self) -> Option<Vec<u8>> {
-        let line = self
-            .head
-            .lines()
-            .find(|line| line.to_lowercase().starts_with("dsn-seal:"))?;
+        let line = self.head.lines().find(|line| line.to_lowercase().starts_with("dsn-seal:"))?;
         unhex(line.split_once(':')?.1.trim())
     }
 }
@@ -124,17 +110,10 @@ pub fn exchange(address: SocketAddr, bytes: &[u8]) -> HttpAnswer {
     let mut answer = Vec::new();
     // Whoever refuses a body before it has read it resets the connection behind its answer.
     let _ = stream.read_to_end(&mut answer);
-    let end = answer
-        .windows(4)
-        .position(|four| four == b"\r\n\r\n")
-        .expect("an HTTP answer");
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("an HTTP answer");
     let head = String::from_utf8(answer[..end].to_vec()).unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    HttpAnswer {
-        status,
-        head,
-        body: answer[end + 4..].to_vec(),
-    }
+    HttpAnswer { status, head, body: answer[end + 4..].to_vec() }
 }
 
 pub fn post(address: SocketAddr, path: &str, body: &[u8]) -> HttpAnswer {
@@ -219,11 +198,7 @@ impl Member {
         let answer = self.hello_first();
         self.to = Some((answer.node_id, answer.session));
         let hello = self.hello();
-        assert_eq!(
-            self.say(&hello).verdict(),
-            (204, 0),
-            "the second HELLO is accepted"
-        );
+        assert_eq!(self.say(&hello).verdict(), (204, 0), "the second HELLO is accepted");
     }
 
     pub fn hello_first(&mut self) -> HelloAnswer {
@@ -253,43 +228,24 @@ impl Member {
     pub fn header(&mut self) -> Header {
         self.number += 1;
         let (to, session) = self.to.clone().expect("joined");
-        Header {
-            from: self.node_id.clone(),
-            to,
-            session,
-            number: self.number,
-        }
+        Header { from: self.node_id.clone(), to, session, number: self.number }
     }
 
     pub fn ping(&mut self) -> Request {
-        Request::Ping(Ping {
-            header: self.header(),
-            view: [0; 16],
-        })
+        Request::Ping(Ping { header: self.header(), view: [0; 16] })
     }
 
     pub fn peers(&mut self) -> Request {
-        Request::Peers(Peers {
-            header: self.header(),
-        })
+        Request::Peers(Peers { header: self.header() })
     }
 
     pub fn data(&mut self, id: u64, data: &[u8]) -> Request {
-        Request::Data(Data {
-            header: self.header(),
-            id,
-            data: data.into(),
-        })
+        Request::Data(Data { header: self.header(), id, data: data.into() })
     }
 
     pub fn update(&self, records: Vec<Arc<Record>>, wants: Vec<Want>) -> Request {
         let (to, session) = self.to.clone().expect("joined");
-        Request::Update(Update {
-            to,
-            session,
-            records,
-            wants,
-        })
+        Request::Update(Update { to, session, records, wants })
     }
 
     /// A signed record of this member.
@@ -312,10 +268,7 @@ impl Member {
         let kind = request.kind();
         let mut payload = wire::encode_request(request).unwrap();
         if kind.is_signed() {
-            let signed = Signed::Request {
-                kind: kind.byte(),
-                payload: &payload,
-            };
+            let signed = Signed::Request { kind: kind.byte(), payload: &payload };
             let signature = self.key.sign(signed).unwrap();
             payload.extend_from_slice(&signature);
         }
@@ -327,9 +280,7 @@ impl Member {
         nonce[..8].copy_from_slice(&NONCE.fetch_add(1, Ordering::Relaxed).to_le_bytes());
         nonce[8..].copy_from_slice(&std::process::id().to_le_bytes().repeat(2));
         let place = Place::Request { path: kind.path() };
-        seal(&self.network, 0, nonce, place, kind.byte(), payload)
-            .unwrap()
-            .0
+        seal(&self.network, 0, nonce, place, kind.byte(), payload).unwrap().0
     }
 
     pub fn say(&self, request: &Request) -> Heard {
@@ -350,11 +301,7 @@ impl Member {
             _ => answer.body.clone(),
         };
         let tag: Tag = envelope[envelope.len() - TAG_BYTES..].try_into().unwrap();
-        let place = Place::Answer {
-            path,
-            status: answer.status,
-            request: &tag,
-        };
+        let place = Place::Answer { path, status: answer.status, request: &tag };
         let opened: Opened = open(&self.network, place, bytes).expect("a sealed answer");
         assert_eq!(Some(opened.kind), Kind::of_path(path).map(Kind::byte));
         match answer.status {

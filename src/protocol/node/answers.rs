@@ -110,10 +110,7 @@ impl Node {
             }
             return;
         }
-        if self
-            .peer_or_new(node_id, Trust::Direct, now, actions)
-            .is_none()
-        {
+        if self.peer_or_new(node_id, Trust::Direct, now, actions).is_none() {
             return;
         }
         if self.pin(node_id, answer.public_key, now, actions).is_none() {
@@ -161,19 +158,8 @@ impl Node {
         let Some(call) = done.call else { return };
         match outcome {
             Outcome::Failed(why) => self.on_failure(node_id, &call, done.tries, &why, now, actions),
-            Outcome::Refused {
-                refusal,
-                held_is_proved,
-            } => {
-                self.on_refusal(
-                    node_id,
-                    &call,
-                    done.tries,
-                    refusal,
-                    held_is_proved,
-                    now,
-                    actions,
-                );
+            Outcome::Refused { refusal, held_is_proved } => {
+                self.on_refusal(node_id, &call, done.tries, refusal, held_is_proved, now, actions);
             }
             Outcome::Answered(Answer::Hello(answer)) => {
                 let Call::Hello { address } = call else {
@@ -270,9 +256,7 @@ impl Node {
         owe_again(peer, call);
         if peer.status == PeerStatus::Alive && peer.silence(now.mono_ms) > SUSPECT_TICKS * tick_ms {
             peer.status = PeerStatus::Suspect;
-            actions.push(Action::Tell(Event::Suspect {
-                node_id: node_id.clone(),
-            }));
+            actions.push(Action::Tell(Event::Suspect { node_id: node_id.clone() }));
         }
         if tries < TRIES && peer.status != PeerStatus::Lost {
             let at = now.mono_ms + RETRY_DELAY_MS;
@@ -288,18 +272,12 @@ impl Node {
             _ => tick_ms / 2,
         };
         peer.attempt_at = now.mono_ms + wait;
-        let address = peer
-            .address
-            .as_ref()
-            .map_or("an unknown address", |a| a.as_str());
+        let address = peer.address.as_ref().map_or("an unknown address", |a| a.as_str());
         let why = format!("{address}: {why}");
         self.fail_waiting(node_id, &why, actions);
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "all of them are parts of one refused flight"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "all of them are parts of one refused flight")]
     fn on_refusal(
         &mut self,
         node_id: &NodeId,
@@ -324,18 +302,12 @@ impl Node {
                 owe_again(peer, call);
                 peer.link.connected = false;
                 peer.attempt_at = now.mono_ms;
-                peer.retry = Some(Retry {
-                    tries,
-                    at: now.mono_ms,
-                });
+                peer.retry = Some(Retry { tries, at: now.mono_ms });
             }
             Reason::ReplayedNumber if tries < TRIES && refusal.number < NUMBER_MAX => {
                 owe_again(peer, call);
                 peer.link.number_out = peer.link.number_out.max(refusal.number);
-                peer.retry = Some(Retry {
-                    tries,
-                    at: now.mono_ms,
-                });
+                peer.retry = Some(Retry { tries, at: now.mono_ms });
             }
             Reason::Stale | Reason::OwnRecord | Reason::LimitExceeded | Reason::OtherKey
                 if matches!(call, Call::Update { .. }) =>
@@ -343,9 +315,7 @@ impl Node {
                 // Final for this version, whoever is right; the next one is sent again.
                 peer.link.own_held = Some(self.own.fingerprint);
                 peer.failures = 0;
-                let held = refusal
-                    .held
-                    .filter(|held| held_is_proved && self.is_me(&held.node_id));
+                let held = refusal.held.filter(|held| held_is_proved && self.is_me(&held.node_id));
                 if let Some(held) = held {
                     self.catch_up(held.timestamp, now, actions);
                 }
@@ -369,10 +339,8 @@ impl Node {
         };
         if let Call::Data { ticket } = call {
             peer.owed.data.retain(|data| data.ticket != *ticket);
-            let refused = Refused::ByPeer {
-                node_id: node_id.clone(),
-                why: format!("{reason}: {text}"),
-            };
+            let refused =
+                Refused::ByPeer { node_id: node_id.clone(), why: format!("{reason}: {text}") };
             actions.push(Action::Finish(*ticket, Err(refused)));
             return;
         }
@@ -385,9 +353,7 @@ impl Node {
                 self.drop_address(node_id, &address, now);
             }
         } else {
-            let place = address
-                .as_ref()
-                .map_or("an unknown address", |address| address.as_str());
+            let place = address.as_ref().map_or("an unknown address", |address| address.as_str());
             let text = format!("{node_id} at {place} refused this node ({reason}): {text}");
             self.note_conflict(Conflict::about(node_id, text, now), actions);
         }
@@ -442,10 +408,7 @@ impl Node {
                 }
                 continue;
             }
-            let expired = self
-                .peers
-                .get(&known.node_id)
-                .map_or(0, |peer| peer.expired.timestamp);
+            let expired = self.peers.get(&known.node_id).map_or(0, |peer| peer.expired.timestamp);
             let newer = theirs.timestamp >= held.timestamp && theirs.timestamp > expired;
             if theirs.fingerprint != held.fingerprint && newer {
                 want.insert(known.node_id.clone());
@@ -486,12 +449,7 @@ fn owe_again(peer: &mut crate::protocol::peers::Peer, call: &Call) {
         Call::Peers => peer.owed.peers = true,
         Call::Data { ticket } => {
             let session = peer.link.session;
-            if let Some(data) = peer
-                .owed
-                .data
-                .iter_mut()
-                .find(|data| data.ticket == *ticket)
-            {
+            if let Some(data) = peer.owed.data.iter_mut().find(|data| data.ticket == *ticket) {
                 data.doubtful_in = session;
             }
         }

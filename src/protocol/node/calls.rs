@@ -72,12 +72,7 @@ impl Node {
         if peer.owed.data.len() >= OWED_DATA_MAX || waiting + data.len() > OWED_BYTES_MAX {
             return Err(Refused::Busy(node_id.clone()));
         }
-        peer.owed.data.push_back(OwedData {
-            ticket,
-            data,
-            id: None,
-            doubtful_in: None,
-        });
+        peer.owed.data.push_back(OwedData { ticket, data, id: None, doubtful_in: None });
         self.poke(node_id, now, &mut actions);
         Ok((ticket, actions))
     }
@@ -91,11 +86,8 @@ impl Node {
             if in_flight == Some(&Call::Data { ticket }) {
                 doubtful = true;
             }
-            doubtful |= peer
-                .owed
-                .data
-                .iter()
-                .any(|d| d.ticket == ticket && d.doubtful_in.is_some());
+            doubtful |=
+                peer.owed.data.iter().any(|d| d.ticket == ticket && d.doubtful_in.is_some());
             peer.owed.data.retain(|data| data.ticket != ticket);
         }
         doubtful
@@ -121,10 +113,7 @@ impl Node {
         let Some(peer) = self.peers.get(node_id) else {
             return false;
         };
-        let waits = peer
-            .retry
-            .as_ref()
-            .is_some_and(|retry| now.mono_ms < retry.at);
+        let waits = peer.retry.as_ref().is_some_and(|retry| now.mono_ms < retry.at);
         peer.flight.is_none() && !waits && self.due(peer, now).is_some()
     }
 
@@ -152,11 +141,7 @@ impl Node {
 
     fn begin_peer(&mut self, node_id: &NodeId, now: Now) -> Option<Outgoing> {
         let peer = self.peers.get(node_id)?;
-        let flight = peer
-            .flight
-            .as_ref()
-            .filter(|flight| flight.call.is_none())?
-            .id;
+        let flight = peer.flight.as_ref().filter(|flight| flight.call.is_none())?.id;
         let due = self.due(peer, now)?;
         let (call, request) = match due {
             Due::Hello => self.make_hello(node_id, now)?,
@@ -179,28 +164,15 @@ impl Node {
         let flight_now = peer.flight.as_mut()?;
         flight_now.call = Some(call);
         flight_now.tries += 1;
-        Some(Outgoing {
-            flight,
-            address,
-            signer,
-            request,
-        })
+        Some(Outgoing { flight, address, signer, request })
     }
 
     fn begin_seed(&mut self, address: &Address, now: Now) -> Option<Outgoing> {
         let hello = self.hello(None, now.wall_us);
-        let seed = self
-            .seeds
-            .iter_mut()
-            .find(|seed| seed.address == *address)?;
+        let seed = self.seeds.iter_mut().find(|seed| seed.address == *address)?;
         seed.tries += 1;
         let flight = seed.flight?;
-        Some(Outgoing {
-            flight,
-            address: address.clone(),
-            signer: None,
-            request: hello,
-        })
+        Some(Outgoing { flight, address: address.clone(), signer: None, request: hello })
     }
 
     fn make_hello(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
@@ -234,12 +206,7 @@ impl Node {
         let from = self.settings.node_id.clone();
         let peer = self.peers.get_mut(node_id)?;
         let session = peer.link.session?;
-        Some(Header {
-            from,
-            to: node_id.clone(),
-            session,
-            number: peer.next_number(now.wall_us),
-        })
+        Some(Header { from, to: node_id.clone(), session, number: peer.next_number(now.wall_us) })
     }
 
     fn make_ping(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
@@ -256,12 +223,7 @@ impl Node {
         let owed = self.peers.get_mut(node_id)?.owed.data.front_mut()?;
         let id = *owed.id.get_or_insert(header.number);
         let data = Arc::clone(&owed.data);
-        Some((
-            Call::Data {
-                ticket: owed.ticket,
-            },
-            Request::Data(Data { header, id, data }),
-        ))
+        Some((Call::Data { ticket: owed.ticket }, Request::Data(Data { header, id, data })))
     }
 
     /// The own record where the peer lacks it, records of others that it lacks, and what we lack.
@@ -286,21 +248,11 @@ impl Node {
             }
         }
         self.peers.get_mut(node_id)?.owed.send = later;
-        let want = |node_id: NodeId| Want {
-            version: self.version_held_of(&node_id),
-            node_id,
-        };
+        let want = |node_id: NodeId| Want { version: self.version_held_of(&node_id), node_id };
         let wants: Vec<Want> = wanted.into_iter().map(want).collect();
-        let call = Call::Update {
-            own: carries_own.then_some(own.fingerprint),
-            wants: !wants.is_empty(),
-        };
-        let update = Update {
-            to: node_id.clone(),
-            session,
-            records: batch.records,
-            wants,
-        };
+        let call =
+            Call::Update { own: carries_own.then_some(own.fingerprint), wants: !wants.is_empty() };
+        let update = Update { to: node_id.clone(), session, records: batch.records, wants };
         Some((call, Request::Update(update)))
     }
 
@@ -320,17 +272,11 @@ impl Node {
             PeerStatus::Left => "it left the network".to_owned(),
             PeerStatus::Lost => {
                 let seconds = peer.silence(now.mono_ms) / 1000;
-                let address = peer
-                    .address
-                    .as_ref()
-                    .map_or("an unknown address", |a| a.as_str());
+                let address = peer.address.as_ref().map_or("an unknown address", |a| a.as_str());
                 format!("it is lost, not heard for {seconds} s, last at {address}")
             }
         };
-        Err(Refused::Unreachable {
-            node_id: node_id.clone(),
-            why,
-        })
+        Err(Refused::Unreachable { node_id: node_id.clone(), why })
     }
 }
 

@@ -115,12 +115,7 @@ impl Reply {
 
     /// A refusal with the reason and a text for the operator at the other end.
     pub fn refuse(reason: Reason, text: impl Into<String>) -> Self {
-        let refusal = Refusal {
-            reason: reason.code(),
-            text: text.into(),
-            held: None,
-            number: 0,
-        };
+        let refusal = Refusal { reason: reason.code(), text: text.into(), held: None, number: 0 };
         Self::Refuse(reason, Box::new(refusal))
     }
 }
@@ -266,11 +261,7 @@ impl Node {
         for pin in pins {
             let room = node.peers.room_for(Trust::Hearsay, now.mono_ms).is_some();
             if room && pin.node_id != node.settings.node_id {
-                let trust = if pin.direct {
-                    Trust::Direct
-                } else {
-                    Trust::Hearsay
-                };
+                let trust = if pin.direct { Trust::Direct } else { Trust::Hearsay };
                 let mut peer = Peer::new(now.mono_ms);
                 peer.key = Some((pin.public_key, trust));
                 peer.address = pin.address;
@@ -332,13 +323,10 @@ impl Node {
         if *node_id == self.settings.node_id {
             return Err(Refused::OwnNode(node_id.clone()));
         }
-        let peer = self
-            .peers
-            .remove(node_id)
-            .ok_or_else(|| Refused::UnknownNode(node_id.clone()))?;
+        let peer =
+            self.peers.remove(node_id).ok_or_else(|| Refused::UnknownNode(node_id.clone()))?;
         let mut actions = vec![Action::SavePeers];
-        self.conflicts
-            .retain(|conflict| conflict.node_id.as_ref() != Some(node_id));
+        self.conflicts.retain(|conflict| conflict.node_id.as_ref() != Some(node_id));
         self.bury(node_id, peer, "it was forgotten here", &mut actions);
         Ok(actions)
     }
@@ -375,18 +363,12 @@ impl Node {
         if record.head.node_id == self.settings.node_id {
             return record.head.is_newer_than(&self.own.head);
         }
-        let held = self
-            .peers
-            .get(&record.head.node_id)
-            .and_then(|peer| peer.record.as_ref());
+        let held = self.peers.get(&record.head.node_id).and_then(|peer| peer.record.as_ref());
         held.is_none_or(|held| record.head.is_newer_than(&held.head))
     }
 
     fn peer_ids(&self) -> Vec<NodeId> {
-        self.peers
-            .iter()
-            .map(|(node_id, _)| node_id.clone())
-            .collect()
+        self.peers.iter().map(|(node_id, _)| node_id.clone()).collect()
     }
 
     fn is_me(&self, node_id: &NodeId) -> bool {
@@ -420,16 +402,9 @@ impl Node {
     /// What follows when a peer is taken out of the table.
     fn bury(&mut self, node_id: &NodeId, mut peer: Peer, why: &str, actions: &mut Vec<Action>) {
         self.drop_record(node_id, &mut peer, actions);
-        let tickets = peer
-            .owed
-            .pings
-            .drain(..)
-            .chain(peer.owed.data.drain(..).map(|d| d.ticket));
+        let tickets = peer.owed.pings.drain(..).chain(peer.owed.data.drain(..).map(|d| d.ticket));
         for ticket in tickets {
-            let refused = Refused::Unreachable {
-                node_id: node_id.clone(),
-                why: why.into(),
-            };
+            let refused = Refused::Unreachable { node_id: node_id.clone(), why: why.into() };
             actions.push(Action::Finish(ticket, Err(refused)));
         }
     }
@@ -487,9 +462,7 @@ impl Node {
         if was == PeerStatus::Alive {
             return;
         }
-        actions.push(Action::Tell(Event::Joined {
-            node_id: node_id.clone(),
-        }));
+        actions.push(Action::Tell(Event::Joined { node_id: node_id.clone() }));
         if was == PeerStatus::Lost {
             self.hurry_lost_peers(now);
         }
@@ -522,17 +495,11 @@ impl Node {
             xor(&mut self.view, &old.fingerprint);
         }
         let old = old.map(|old| Arc::clone(&old.entries)).unwrap_or_default();
-        actions.push(Action::Changed {
-            node_id: node_id.clone(),
-            old,
-            new,
-        });
+        actions.push(Action::Changed { node_id: node_id.clone(), old, new });
         if left && peer.status != PeerStatus::Left {
             peer.status = PeerStatus::Left;
             peer.link.connected = false;
-            actions.push(Action::Tell(Event::Left {
-                node_id: node_id.clone(),
-            }));
+            actions.push(Action::Tell(Event::Left { node_id: node_id.clone() }));
             self.fail_waiting(&node_id, "it left the network", actions);
         } else if !left && peer.status == PeerStatus::Left {
             peer.status = PeerStatus::Suspect;
@@ -550,21 +517,11 @@ impl Node {
         let pings = peer.owed.pings.drain(..).map(|ticket| (ticket, ""));
         let data = peer.owed.data.drain(..).map(|data| {
             let maybe = "; it may have been delivered all the same";
-            (
-                data.ticket,
-                if data.doubtful_in.is_some() {
-                    maybe
-                } else {
-                    ""
-                },
-            )
+            (data.ticket, if data.doubtful_in.is_some() { maybe } else { "" })
         });
         for (ticket, maybe) in pings.chain(data) {
             let why = format!("{why}{maybe}");
-            let refused = Refused::Unreachable {
-                node_id: node_id.clone(),
-                why,
-            };
+            let refused = Refused::Unreachable { node_id: node_id.clone(), why };
             actions.push(Action::Finish(ticket, Err(refused)));
         }
     }
@@ -579,16 +536,9 @@ impl Node {
             return;
         };
         let tries = peer.retry.take().map_or(0, |retry| retry.tries);
-        peer.flight = Some(Flight {
-            id,
-            call: None,
-            tries,
-        });
+        peer.flight = Some(Flight { id, call: None, tries });
         let doubtful = peer.status != PeerStatus::Alive || peer.failures > 0 || tries > 0;
-        actions.push(Action::Send {
-            target: Target::Peer(node_id.clone()),
-            doubtful,
-        });
+        actions.push(Action::Send { target: Target::Peer(node_id.clone()), doubtful });
     }
 
     fn held_of(record: &Record) -> Option<Held> {
@@ -605,9 +555,7 @@ impl Node {
         if self.is_me(node_id) {
             return version_of(&self.own);
         }
-        self.peers
-            .get(node_id)
-            .map_or_else(Version::default, Peer::version)
+        self.peers.get(node_id).map_or_else(Version::default, Peer::version)
     }
 }
 

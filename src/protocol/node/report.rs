@@ -26,19 +26,11 @@ const CONFLICT_SHOWN_MS: u64 = 90_000;
 
 impl Conflict {
     pub(super) fn about(node_id: &NodeId, text: String, now: Now) -> Self {
-        Self {
-            node_id: Some(node_id.clone()),
-            text,
-            seen_at: now.mono_ms,
-        }
+        Self { node_id: Some(node_id.clone()), text, seen_at: now.mono_ms }
     }
 
     pub(super) fn general(text: String, now: Now) -> Self {
-        Self {
-            node_id: None,
-            text,
-            seen_at: now.mono_ms,
-        }
+        Self { node_id: None, text, seen_at: now.mono_ms }
     }
 }
 
@@ -58,11 +50,7 @@ impl Node {
         Status {
             node_id: self.settings.node_id.clone(),
             listen: listen.into(),
-            advertise: self
-                .settings
-                .advertise
-                .clone()
-                .or_else(|| self.seen_at.clone()),
+            advertise: self.settings.advertise.clone().or_else(|| self.seen_at.clone()),
             version,
             protocol: PROTOCOL_VERSION,
             uptime_s: now.mono_ms.saturating_sub(self.started_ms) / 1000,
@@ -96,10 +84,7 @@ impl Node {
             address: peer.address.as_ref().or_else(|| peer.hints.back()).cloned(),
             status: peer.status,
             heard_ms_ago: peer.heard_at.map(|at| now.mono_ms.saturating_sub(at)),
-            keys: peer
-                .record
-                .as_ref()
-                .map_or(0, |record| record.entries.len()),
+            keys: peer.record.as_ref().map_or(0, |record| record.entries.len()),
             timestamp: peer.version().timestamp,
             public_key: peer.key.map(|(key, _)| key),
         };

@@ -60,10 +60,7 @@ impl Node {
         if let Some(refusal) = self.refuse_identity(&hello, caller, now, actions) {
             return refusal;
         }
-        let (seen, own_id) = (
-            Address::of(caller.ip(), caller.port()),
-            &self.settings.node_id,
-        );
+        let (seen, own_id) = (Address::of(caller.ip(), caller.port()), &self.settings.node_id);
         match &hello.to {
             Some((to, _)) if to != own_id => {
                 return Reply::refuse(Reason::WrongReceiver, format!("this is {own_id}, not {to}"));
@@ -98,10 +95,7 @@ impl Node {
                 return replayed(peer.link.number_in);
             }
             if peer.link.superseded.contains(&hello.session) {
-                let other = peer
-                    .address
-                    .as_ref()
-                    .map_or("elsewhere", |address| address.as_str());
+                let other = peer.address.as_ref().map_or("elsewhere", |address| address.as_str());
                 let text = format!(
                     "two nodes run as {from} with one key: one at {other}, one at {}; stop one of them and give it an \
                      id and a key of its own",
@@ -111,10 +105,7 @@ impl Node {
                 return Reply::refuse(Reason::SupersededSession, text);
             }
         }
-        if self
-            .peer_or_new(&from, Trust::Direct, now, actions)
-            .is_none()
-        {
+        if self.peer_or_new(&from, Trust::Direct, now, actions).is_none() {
             let text = format!("this node knows {PEERS_MAX} nodes already, and all of them live");
             return Reply::refuse(Reason::LimitExceeded, text);
         }
@@ -159,10 +150,7 @@ impl Node {
             (Some(self.settings.public_key), "this node".to_owned())
         } else {
             let peer = self.peers.get(from)?;
-            let address = peer
-                .address
-                .as_ref()
-                .map_or("an unknown address", |a| a.as_str());
+            let address = peer.address.as_ref().map_or("an unknown address", |a| a.as_str());
             (peer.direct_key(), format!("known at {address}"))
         };
         let pinned = pinned?;
@@ -199,10 +187,7 @@ impl Node {
         match peer.direct_key() {
             None => return Err(unknown_sender(&header.from)),
             Some(key) if Some(key) != signer => {
-                return Err(Reply::refuse(
-                    Reason::BadSignature,
-                    "not signed with the pinned key",
-                ));
+                return Err(Reply::refuse(Reason::BadSignature, "not signed with the pinned key"));
             }
             Some(_) => {}
         }
@@ -251,14 +236,8 @@ impl Node {
         }
         peer.link.data_in = data.id;
         self.inbox_bytes = bytes;
-        self.inbox.push_back(Message {
-            from: from.clone(),
-            data: Arc::clone(&data.data),
-        });
-        actions.push(Action::Tell(Event::Data {
-            node_id: from,
-            data: data.data,
-        }));
+        self.inbox.push_back(Message { from: from.clone(), data: Arc::clone(&data.data) });
+        actions.push(Action::Tell(Event::Data { node_id: from, data: data.data }));
         Reply::answer(Answer::Data)
     }
 
@@ -356,10 +335,7 @@ impl Node {
         if record.public_key == self.settings.public_key {
             self.catch_up(record.head.timestamp, now, actions);
         }
-        Reply::refuse(
-            Reason::OwnRecord,
-            format!("only {} writes it", self.settings.node_id),
-        )
+        Reply::refuse(Reason::OwnRecord, format!("only {} writes it", self.settings.node_id))
     }
 
     /// Peers hold a version of our record, with our signature, of this timestamp.
@@ -385,11 +361,7 @@ impl Node {
     fn known_nodes(&self, asks: &NodeId) -> PeersAnswer {
         let own = KnownNode {
             node_id: self.settings.node_id.clone(),
-            address: self
-                .settings
-                .advertise
-                .clone()
-                .or_else(|| self.seen_at.clone()),
+            address: self.settings.advertise.clone().or_else(|| self.seen_at.clone()),
             version: self.version_held_of(&self.settings.node_id),
         };
         let others = self.peers.iter().map(|(node_id, peer)| KnownNode {
@@ -400,17 +372,12 @@ impl Node {
                 .cloned(),
             version: peer.version(),
         });
-        PeersAnswer {
-            nodes: std::iter::once(own).chain(others).collect(),
-        }
+        PeersAnswer { nodes: std::iter::once(own).chain(others).collect() }
     }
 }
 
 fn unknown_sender(from: &NodeId) -> Reply {
-    Reply::refuse(
-        Reason::UnknownSender,
-        format!("{from} has not said HELLO here"),
-    )
+    Reply::refuse(Reason::UnknownSender, format!("{from} has not said HELLO here"))
 }
 
 fn replayed(number: u64) -> Reply {

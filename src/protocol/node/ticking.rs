@@ -44,18 +44,10 @@ impl Node {
 
     fn wake_at(&self) -> u64 {
         let retries = self.peers.iter().filter_map(|(_, peer)| {
-            peer.retry
-                .as_ref()
-                .filter(|_| peer.flight.is_none())
-                .map(|retry| retry.at)
+            peer.retry.as_ref().filter(|_| peer.flight.is_none()).map(|retry| retry.at)
         });
-        let seeds = self
-            .seeds
-            .iter()
-            .filter(|seed| seed.tries > 0 && seed.flight.is_none());
-        retries
-            .chain(seeds.map(|seed| seed.attempt_at))
-            .fold(self.tick_at, u64::min)
+        let seeds = self.seeds.iter().filter(|seed| seed.tries > 0 && seed.flight.is_none());
+        retries.chain(seeds.map(|seed| seed.attempt_at)).fold(self.tick_at, u64::min)
     }
 
     fn age_peers(&mut self, now: Now, actions: &mut Vec<Action>) {
@@ -77,15 +69,11 @@ impl Node {
                 && (peer.failures > 0 || !peer.link.connected)
             {
                 peer.status = PeerStatus::Suspect;
-                actions.push(Action::Tell(Event::Suspect {
-                    node_id: node_id.clone(),
-                }));
+                actions.push(Action::Tell(Event::Suspect { node_id: node_id.clone() }));
             }
         }
         for node_id in lost {
-            actions.push(Action::Tell(Event::Lost {
-                node_id: node_id.clone(),
-            }));
+            actions.push(Action::Tell(Event::Lost { node_id: node_id.clone() }));
             self.fail_waiting(&node_id, "it is lost", actions);
         }
     }
@@ -140,10 +128,7 @@ impl Node {
             return;
         }
         let random = &mut self.random;
-        let alive = self
-            .peers
-            .iter_mut()
-            .filter(|(_, peer)| peer.status == PeerStatus::Alive);
+        let alive = self.peers.iter_mut().filter(|(_, peer)| peer.status == PeerStatus::Alive);
         if let Some((_, peer)) = random.choice(alive.collect::<Vec<_>>()) {
             peer.owed.peers = true;
         }
@@ -158,9 +143,7 @@ impl Node {
             };
             let reached = seed.node_id.as_ref().is_some_and(|node_id| {
                 node_id == own_id
-                    || peers
-                        .get(node_id)
-                        .is_some_and(|p| p.status == PeerStatus::Alive)
+                    || peers.get(node_id).is_some_and(|p| p.status == PeerStatus::Alive)
             });
             if reached || !seed.is_due(now) {
                 continue;
@@ -168,10 +151,7 @@ impl Node {
             seed.flight = Some(flight);
             let target = Target::Seed(seed.address.clone());
             // A first try is expected to succeed; a start should not wait behind dead peers.
-            actions.push(Action::Send {
-                target,
-                doubtful: seed.failures > 0,
-            });
+            actions.push(Action::Send { target, doubtful: seed.failures > 0 });
         }
     }
 }
