@@ -4,6 +4,13 @@
 //! The tests open it, decode it, check its signature, and build the same bytes from what they
 //! decoded. `DSN_GOLDEN_WRITE=1 cargo test --test golden` makes new vectors: only for a new
 //! version of the protocol, as nodes in the field speak the old one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,12 @@
 //! Every status of the protocol, produced with real bytes on a real port; and that what is refused
 //! changes nothing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 

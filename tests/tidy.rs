@@ -1,6 +1,13 @@
 //! The rules of the house that no compiler checks: who may use what, and how things are written.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -28,7 +35,7 @@ fn files(folder: &str, ending: &str) -> Vec<(String, String)> {
     found
 }
 
-fn name_of(path: &PathBuf) -> String {
+fn name_of(path: &Path) -> String {
     path.strip_prefix(root()).unwrap().to_string_lossy().into_owned()
 }
 
@@ -161,7 +168,7 @@ fn threads_have_names_and_queues_have_bounds() {
 #[test]
 fn only_the_driver_says_that_a_request_is_authentic() {
     for (name, text) in files("src", ".rs") {
-        let may = name == "src/driver.rs";
+        let may = is_under(&name, &["driver"]);
         assert!(may || !without_tests(&text).contains("Authentic::new("), "{name}");
     }
 }
@@ -177,7 +184,7 @@ fn lines_and_files_are_short() {
             assert!(length <= 100 || is_message && length <= 140, "{name}:{}", number + 1);
         }
         let lines = without_tests(&text).lines().count();
-        let most = if name.starts_with("src") { 700 } else { 900 };
+        let most = if name.starts_with("src") { 600 } else { 900 };
         assert!(lines <= most, "{name} has {lines} lines without tests, the limit is {most}");
     }
 }

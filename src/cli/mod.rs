@@ -7,7 +7,7 @@ mod run;
 
 use std::fmt;
 use std::io::{Error, Write, stderr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -152,11 +152,11 @@ fn find_socket(named: Option<PathBuf>) -> Result<PathBuf, Fault> {
     }
 }
 
-fn connect(path: &PathBuf) -> Result<ControlClient, Fault> {
+fn connect(path: &Path) -> Result<ControlClient, Fault> {
     ControlClient::connect(path).map_err(|failure| explain(failure, path))
 }
 
-fn explain(failure: Failure, path: &PathBuf) -> Fault {
+fn explain(failure: Failure, path: &Path) -> Fault {
     match failure {
         Failure::No(text) => Fault::No(text),
         Failure::Usage(text) => Fault::Usage(text),

@@ -325,7 +325,7 @@ impl Conversation<'_> {
             "peers" => Json::Array(service.peers().iter().map(json::peer).collect()),
             "state" if asked.has("node") => {
                 let node = asked.node()?;
-                let state = service.state(&node).ok_or_else(|| Refused::UnknownNode(node))?;
+                let state = service.state(&node).ok_or(Refused::UnknownNode(node))?;
                 json::state(&state)
             }
             "state" => Json::Array(service.states().iter().map(json::state).collect()),
