@@ -8,8 +8,8 @@
 //! entry   = length of key (2) ‖ key ‖ present (1: 0 or 1) ‖ length of value (4) ‖ value
 //! ```
 //!
-//! Numbers are little-endian. The checksum is the first 16 bytes of SHA-256 over length and payload.
-//! A snapshot replaces all that came before it; a change sets and removes keys. Frames that are
+//! Numbers are little-endian. The checksum is the first 16 bytes of SHA-256 over length and
+//! payload. A snapshot replaces all that came before it; a change sets and removes keys. Frames that are
 //! damaged are passed over: each whole frame counts, wherever it stands.
 
 mod disk;
