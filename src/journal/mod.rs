@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Numbers are little-endian. The checksum is the first 16 bytes of SHA-256 over length and
-//! payload. A snapshot replaces all that came before it; a change sets and removes keys. Frames that are
-//! damaged are passed over: each whole frame counts, wherever it stands.
+//! payload. A snapshot replaces all that came before it; a change sets and removes keys. Frames
+//! that are damaged are passed over: each whole frame counts, wherever it stands.
 
 mod disk;
 mod frame;
