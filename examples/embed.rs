@@ -1,7 +1,7 @@
 //! A program with a node inside: publishes a counter, prints what the others do.
 //!
-//! `cargo run --example embed -- my-id 127.0.0.1:8001 127.0.0.1:8000`: own id, address to listen on,
-//! bootstrap address (none for the first node of a network). It ends after ten changes.
+//! `cargo run --example embed -- my-id 127.0.0.1:8001 127.0.0.1:8000`: own id, address to listen
+//! on, bootstrap address (none for the first node of a network). It ends after ten changes.
 #![expect(clippy::print_stdout, reason = "the example shows what it sees")]
 
 use std::error::Error;

@@ -44,7 +44,7 @@ pub const INBOX_MESSAGES_MAX: usize = 256;
 pub const INBOX_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most bootstrap addresses.
 pub const SEEDS_MAX: usize = 64;
-/// Largest timestamp, microseconds since 1970 (in the year 2255): every JSON reader holds it exactly.
+/// Largest timestamp, microseconds since 1970 (year 2255): every JSON reader holds it exactly.
 pub const TIMESTAMP_MAX: u64 = (1 << 53) - 1;
 
 const _: () = assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX + ENTRY_OVERHEAD_BYTES <= STATE_BYTES_MAX);

@@ -1,4 +1,4 @@
-//! The guard: hears whether the port is deaf, opens it again, and cuts connections that are no good.
+//! The guard: hears whether the port is deaf, opens it again, and cuts bad connections.
 
 use std::collections::HashMap;
 use std::fs::File;

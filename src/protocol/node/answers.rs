@@ -217,7 +217,7 @@ impl Node {
                 for record in &records {
                     peer.owed.want.remove(&record.head.node_id);
                 }
-                // An answer that brings nothing that was asked for would be asked for again for ever.
+                // An answer without anything asked for would be asked for again for ever.
                 if peer.owed.want.len() == before {
                     peer.owed.want.clear();
                 }

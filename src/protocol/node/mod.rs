@@ -1,4 +1,4 @@
-//! The rules: a request, an answer, a local change or a tick comes in; a reply and actions come out.
+//! The rules: a request, an answer, a local change or a tick comes in; reply and actions come out.
 //!
 //! Nothing here does what it decides. The driver does, and so does the simulator.
 
