@@ -37,6 +37,12 @@ impl Address {
         Self(SocketAddr::new(ip.to_canonical(), port).to_string().into())
     }
 
+    /// The same port at another address.
+    pub fn with_ip(&self, ip: IpAddr) -> Option<Self> {
+        let (_, port) = self.0.rsplit_once(':')?;
+        Some(Self::of(ip, port.parse().ok()?))
+    }
+
     /// The address as `host:port`.
     pub fn as_str(&self) -> &str {
         &self.0

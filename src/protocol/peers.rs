@@ -120,6 +120,8 @@ pub enum Call {
     Data {
         /// Who waits for the answer.
         ticket: Ticket,
+        /// The session of the peer that it was sent to.
+        session: Session,
     },
 }
 
@@ -196,11 +198,23 @@ impl Peer {
         now_ms.saturating_sub(self.heard_at.unwrap_or(self.known_since))
     }
 
-    /// Where to try it now: its address, and after failures the hints in turn.
+    /// Where to try it now: its address, and after each failure there a hint, the newest first.
     pub fn address_to_try(&self) -> Option<&Address> {
-        let count = usize::from(self.address.is_some()) + self.hints.len();
-        let turn = (self.failures as usize).checked_rem(count)?;
-        self.address.iter().chain(&self.hints).nth(turn)
+        let round = (self.failures / 2) as usize;
+        let hint =
+            round.checked_rem(self.hints.len()).and_then(|at| self.hints.iter().nth_back(at));
+        if self.failures.is_multiple_of(2) {
+            self.address.as_ref().or(hint)
+        } else {
+            hint.or(self.address.as_ref())
+        }
+    }
+
+    /// A new hint is tried soon. That the address is tried every other time stays, so a liar who
+    /// goes on naming new places does not keep it from being tried.
+    pub fn try_soon(&mut self, at_ms: u64) {
+        self.failures &= 1;
+        self.attempt_at = self.attempt_at.min(at_ms);
     }
 
     /// Where others should look for it.
@@ -231,6 +245,32 @@ impl Peer {
             self.add_hint(&old);
         }
         true
+    }
+
+    /// Whether a DATA message may be at the peer already, though no answer says so.
+    pub fn is_doubtful(&self, data: &OwedData) -> bool {
+        let in_flight = self.flight.as_ref().and_then(|flight| flight.call.as_ref());
+        let is_this =
+            |call: &Call| matches!(call, Call::Data { ticket, .. } if *ticket == data.ticket);
+        data.doubtful_in.is_some() || in_flight.is_some_and(is_this)
+    }
+
+    /// Empties the queues of PING and DATA: who waited, and whether it may have been delivered.
+    pub fn take_waiting(&mut self) -> Vec<(Ticket, bool)> {
+        let data: Vec<_> =
+            self.owed.data.iter().map(|data| (data.ticket, self.is_doubtful(data))).collect();
+        self.owed.data.clear();
+        self.owed.pings.drain(..).map(|ticket| (ticket, false)).chain(data).collect()
+    }
+
+    /// Takes out the DATA messages that may have been delivered to an earlier run of the peer.
+    pub fn take_doubtful(&mut self) -> Vec<Ticket> {
+        let session = self.link.session;
+        let over = |data: &OwedData| data.doubtful_in.is_some() && data.doubtful_in != session;
+        let tickets = self.owed.data.iter().filter(|data| over(data)).map(|data| data.ticket);
+        let tickets = tickets.collect();
+        self.owed.data.retain(|data| !over(data));
+        tickets
     }
 
     /// Takes its session; says whether it is another one than before.

@@ -1,6 +1,8 @@
 //! What comes back: answers, refusals and failures of our own requests.
 
-use super::{Action, Conflict, Node, Now, Outcome, RETRY_DELAY_MS, Seed, TRIES, Target};
+use super::{
+    Action, Conflict, Node, Now, Outcome, RETRY_DELAY_MS, Seed, TRIES, Target, give_up_doubtful,
+};
 use crate::protocol::address::Address;
 use crate::protocol::crypto::key_fingerprint;
 use crate::protocol::identity::NodeId;
@@ -128,7 +130,9 @@ impl Node {
             .ok()
             .and_then(|seen| with_port(&seen, self.settings.port));
         if let Some(peer) = self.peers.get_mut(node_id) {
-            peer.begin_session(answer.session);
+            if peer.begin_session(answer.session) {
+                give_up_doubtful(node_id, peer, actions);
+            }
             peer.advertise.clone_from(&answer.advertise);
             peer.attempt_at = now.mono_ms;
             if peer.move_to(address.clone()) {
@@ -226,7 +230,7 @@ impl Node {
                     let _ = self.take_record(record, now, actions);
                 }
             }
-            (Call::Data { ticket }, Outcome::Answered(Answer::Data)) => {
+            (Call::Data { ticket, .. }, Outcome::Answered(Answer::Data)) => {
                 peer.owed.data.retain(|data| data.ticket != ticket);
                 actions.push(Action::Finish(ticket, Ok(elapsed_us)));
                 self.heard(node_id, now, actions);
@@ -254,10 +258,16 @@ impl Node {
             return;
         };
         owe_again(peer, call);
+        if let Call::Data { ticket, session } = call
+            && let Some(data) = peer.owed.data.iter_mut().find(|data| data.ticket == *ticket)
+        {
+            data.doubtful_in = Some(*session);
+        }
         if peer.status == PeerStatus::Alive && peer.silence(now.mono_ms) > SUSPECT_TICKS * tick_ms {
             peer.status = PeerStatus::Suspect;
             actions.push(Action::Tell(Event::Suspect { node_id: node_id.clone() }));
         }
+        give_up_doubtful(node_id, peer, actions);
         if tries < TRIES && peer.status != PeerStatus::Lost {
             let at = now.mono_ms + RETRY_DELAY_MS;
             peer.retry = Some(Retry { tries, at });
@@ -337,7 +347,7 @@ impl Node {
         let Some(peer) = self.peers.get_mut(node_id) else {
             return;
         };
-        if let Call::Data { ticket } = call {
+        if let Call::Data { ticket, .. } = call {
             peer.owed.data.retain(|data| data.ticket != *ticket);
             let refused =
                 Refused::ByPeer { node_id: node_id.clone(), why: format!("{reason}: {text}") };
@@ -429,10 +439,7 @@ impl Node {
             && peer.status != PeerStatus::Alive
             && peer.add_hint(address)
         {
-            let never_tried = peer.heard_at.is_none() && peer.failures == 0;
-            if never_tried {
-                peer.attempt_at = now.mono_ms;
-            }
+            peer.try_soon(now.mono_ms);
             self.poke(&known.node_id, now, actions);
         }
     }
@@ -444,15 +451,9 @@ pub(super) const SUSPECT_TICKS: u64 = 2;
 /// What a call that came to nothing was for is owed again.
 fn owe_again(peer: &mut crate::protocol::peers::Peer, call: &Call) {
     match call {
-        Call::Hello { .. } | Call::Update { .. } => {}
+        Call::Hello { .. } | Call::Update { .. } | Call::Data { .. } => {}
         Call::Ping { .. } => peer.owed.ping = true,
         Call::Peers => peer.owed.peers = true,
-        Call::Data { ticket } => {
-            let session = peer.link.session;
-            if let Some(data) = peer.owed.data.iter_mut().find(|data| data.ticket == *ticket) {
-                data.doubtful_in = session;
-            }
-        }
     }
 }
 

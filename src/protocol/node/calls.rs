@@ -82,12 +82,8 @@ impl Node {
         let mut doubtful = false;
         for (_, peer) in self.peers.iter_mut() {
             peer.owed.pings.retain(|waiting| *waiting != ticket);
-            let in_flight = peer.flight.as_ref().and_then(|flight| flight.call.as_ref());
-            if in_flight == Some(&Call::Data { ticket }) {
-                doubtful = true;
-            }
-            doubtful |=
-                peer.owed.data.iter().any(|d| d.ticket == ticket && d.doubtful_in.is_some());
+            let asked = peer.owed.data.iter().find(|data| data.ticket == ticket);
+            doubtful |= asked.is_some_and(|data| peer.is_doubtful(data));
             peer.owed.data.retain(|data| data.ticket != ticket);
         }
         doubtful
@@ -220,10 +216,14 @@ impl Node {
 
     fn make_data(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
         let header = self.header(node_id, now)?;
+        let session = header.session;
         let owed = self.peers.get_mut(node_id)?.owed.data.front_mut()?;
         let id = *owed.id.get_or_insert(header.number);
         let data = Arc::clone(&owed.data);
-        Some((Call::Data { ticket: owed.ticket }, Request::Data(Data { header, id, data })))
+        Some((
+            Call::Data { ticket: owed.ticket, session },
+            Request::Data(Data { header, id, data }),
+        ))
     }
 
     /// The own record where the peer lacks it, records of others that it lacks, and what we lack.

@@ -8,7 +8,7 @@ mod report;
 mod requests;
 mod ticking;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::address::Address;
@@ -239,8 +239,10 @@ impl Node {
             attempt_at: 0,
             last_fault: None,
         };
+        // An address that is named twice is one target.
+        let named: BTreeSet<&Address> = settings.seeds.iter().collect();
         let mut node = Self {
-            seeds: settings.seeds.iter().map(seed).collect(),
+            seeds: named.into_iter().map(seed).collect(),
             settings,
             view: own.fingerprint,
             timestamp_floor: own.head.timestamp,
@@ -402,11 +404,7 @@ impl Node {
     /// What follows when a peer is taken out of the table.
     fn bury(&mut self, node_id: &NodeId, mut peer: Peer, why: &str, actions: &mut Vec<Action>) {
         self.drop_record(node_id, &mut peer, actions);
-        let tickets = peer.owed.pings.drain(..).chain(peer.owed.data.drain(..).map(|d| d.ticket));
-        for ticket in tickets {
-            let refused = Refused::Unreachable { node_id: node_id.clone(), why: why.into() };
-            actions.push(Action::Finish(ticket, Err(refused)));
-        }
+        give_up(node_id, &mut peer, why, actions);
     }
 
     fn drop_record(&mut self, node_id: &NodeId, peer: &mut Peer, actions: &mut Vec<Action>) {
@@ -511,18 +509,8 @@ impl Node {
 
     /// Tells all that wait for this peer that it can't be reached.
     fn fail_waiting(&mut self, node_id: &NodeId, why: &str, actions: &mut Vec<Action>) {
-        let Some(peer) = self.peers.get_mut(node_id) else {
-            return;
-        };
-        let pings = peer.owed.pings.drain(..).map(|ticket| (ticket, ""));
-        let data = peer.owed.data.drain(..).map(|data| {
-            let maybe = "; it may have been delivered all the same";
-            (data.ticket, if data.doubtful_in.is_some() { maybe } else { "" })
-        });
-        for (ticket, maybe) in pings.chain(data) {
-            let why = format!("{why}{maybe}");
-            let refused = Refused::Unreachable { node_id: node_id.clone(), why };
-            actions.push(Action::Finish(ticket, Err(refused)));
+        if let Some(peer) = self.peers.get_mut(node_id) {
+            give_up(node_id, peer, why, actions);
         }
     }
 
@@ -556,6 +544,27 @@ impl Node {
             return version_of(&self.own);
         }
         self.peers.get(node_id).map_or_else(Version::default, Peer::version)
+    }
+}
+
+/// Tells all that wait for the peer why they wait in vain, and whether DATA may have arrived.
+fn give_up(node_id: &NodeId, peer: &mut Peer, why: &str, actions: &mut Vec<Action>) {
+    let waiting = peer.take_waiting();
+    actions.extend(waiting.into_iter().map(|(ticket, doubtful)| {
+        let maybe = if doubtful { "; it may have been delivered all the same" } else { "" };
+        let refused =
+            Refused::Unreachable { node_id: node_id.clone(), why: format!("{why}{maybe}") };
+        Action::Finish(ticket, Err(refused))
+    }));
+}
+
+/// The peer was started again: a message that may have been delivered before is not sent again.
+fn give_up_doubtful(node_id: &NodeId, peer: &mut Peer, actions: &mut Vec<Action>) {
+    for ticket in peer.take_doubtful() {
+        let why = "it was started again while the message was on its way; \
+                   it may have been delivered all the same";
+        let refused = Refused::Unreachable { node_id: node_id.clone(), why: why.into() };
+        actions.push(Action::Finish(ticket, Err(refused)));
     }
 }
 

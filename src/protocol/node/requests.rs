@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::calls::Batch;
-use super::{Action, Authentic, Conflict, Node, Now, Reply};
+use super::{Action, Authentic, Conflict, Node, Now, Reply, give_up_doubtful};
 use crate::protocol::address::Address;
 use crate::protocol::crypto::key_fingerprint;
 use crate::protocol::identity::{NodeId, PublicKey};
@@ -37,15 +37,19 @@ impl Node {
         let reply = match request.request {
             Request::Hello(hello) => self.on_hello(hello, caller, now, &mut actions),
             Request::Update(update) => self.on_update(update, now, &mut actions),
-            Request::Peers(peers) => match self.admit(&peers.header, signer, now, &mut actions) {
-                Ok(()) => Reply::answer(Answer::Peers(self.known_nodes(&peers.header.from))),
-                Err(refusal) => refusal,
-            },
-            Request::Ping(ping) => match self.admit(&ping.header, signer, now, &mut actions) {
-                Ok(()) => Reply::answer(Answer::Ping(Pong { view: self.view })),
-                Err(refusal) => refusal,
-            },
-            Request::Data(data) => self.on_data(data, signer, now, &mut actions),
+            Request::Peers(peers) => {
+                match self.admit(&peers.header, signer, caller, now, &mut actions) {
+                    Ok(()) => Reply::answer(Answer::Peers(self.known_nodes(&peers.header.from))),
+                    Err(refusal) => refusal,
+                }
+            }
+            Request::Ping(ping) => {
+                match self.admit(&ping.header, signer, caller, now, &mut actions) {
+                    Ok(()) => Reply::answer(Answer::Ping(Pong { view: self.view })),
+                    Err(refusal) => refusal,
+                }
+            }
+            Request::Data(data) => self.on_data(data, signer, caller, now, &mut actions),
         };
         (reply, actions)
     }
@@ -117,7 +121,9 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.link.number_in = hello.number;
             peer.advertise = hello.advertise;
-            peer.begin_session(hello.session);
+            if peer.begin_session(hello.session) {
+                give_up_doubtful(&from, peer, actions);
+            }
             peer.link.connected = true;
             peer.failures = 0;
             peer.attempt_at = 0;
@@ -173,6 +179,7 @@ impl Node {
         &mut self,
         header: &Header,
         signer: Option<PublicKey>,
+        caller: SocketAddr,
         now: Now,
         actions: &mut Vec<Action>,
     ) -> Result<(), Reply> {
@@ -200,8 +207,13 @@ impl Node {
         }
         peer.link.number_in = header.number;
         if !peer.link.connected {
-            // It reaches us: so we may reach it again.
+            // It reaches us: so we may reach it again, perhaps where it calls from.
             peer.attempt_at = peer.attempt_at.min(now.mono_ms);
+            if let Some(moved) = peer.address.as_ref().and_then(|at| at.with_ip(caller.ip()))
+                && peer.add_hint(&moved)
+            {
+                peer.try_soon(now.mono_ms);
+            }
         }
         self.heard(&header.from, now, actions);
         self.poke(&header.from, now, actions);
@@ -212,10 +224,11 @@ impl Node {
         &mut self,
         data: Data,
         signer: Option<PublicKey>,
+        caller: SocketAddr,
         now: Now,
         actions: &mut Vec<Action>,
     ) -> Reply {
-        if let Err(refusal) = self.admit(&data.header, signer, now, actions) {
+        if let Err(refusal) = self.admit(&data.header, signer, caller, now, actions) {
             return refusal;
         }
         let from = data.header.from;

@@ -17,6 +17,10 @@ const PINGS_PART: usize = 8;
 /// At every tick of this number one peer is asked for its list, whatever its view: addresses
 /// spread this way.
 const PEERS_TICKS: u64 = 10;
+/// The same while somebody is missed: perhaps others know where it is now.
+const PEERS_TICKS_MISSED: u64 = 2;
+/// How long a node is looked for in this way, ms.
+const MISSED_MS: u64 = 5 * 60 * 1000;
 /// How long the state of a lost node is kept, ms: a week.
 const RETENTION_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
@@ -32,8 +36,12 @@ impl Node {
             self.age_peers(now, &mut actions);
             self.drop_expired(now, &mut actions);
             self.choose_pings(now);
-            self.choose_exchange();
+            self.choose_exchange(now);
             self.forget_old_conflicts(now);
+            if self.own.head.timestamp < self.timestamp_floor {
+                // The disk did not take it when it was asked first.
+                actions.push(Action::Republish);
+            }
         }
         for node_id in self.peer_ids() {
             self.poke(&node_id, now, &mut actions);
@@ -123,8 +131,13 @@ impl Node {
         }
     }
 
-    fn choose_exchange(&mut self) {
-        if !self.ticks.is_multiple_of(PEERS_TICKS) {
+    fn choose_exchange(&mut self, now: Now) {
+        let is_missed = |status| matches!(status, PeerStatus::Suspect | PeerStatus::Lost);
+        let missed = self
+            .peers
+            .iter()
+            .any(|(_, peer)| is_missed(peer.status) && peer.silence(now.mono_ms) < MISSED_MS);
+        if !self.ticks.is_multiple_of(if missed { PEERS_TICKS_MISSED } else { PEERS_TICKS }) {
             return;
         }
         let random = &mut self.random;

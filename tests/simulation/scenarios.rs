@@ -1,0 +1,1 @@
+//! Histories that are written down: each shows one promise of membership or repair.
