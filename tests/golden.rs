@@ -373,7 +373,8 @@ impl Maker {
     fn make_ping_and_peers(&mut self) {
         let ping = Ping { header: header(1_700_000_000_000_003), view: [0xaa; 16] };
         let tag = self.request("ping-request", Some("alpha"), &Request::Ping(ping));
-        let pong = wire::encode_answer(&Answer::Ping(Pong { view: [0xbb; 16] })).unwrap();
+        let pong =
+            wire::encode_answer(&Answer::Ping(Pong { view: [0xbb; 16], twin: None })).unwrap();
         self.write(
             "ping-answer",
             Kind::Ping,
@@ -447,7 +448,13 @@ fn id(text: &str) -> NodeId {
 }
 
 fn header(number: u64) -> Header {
-    Header { from: id("alpha"), to: id("beta"), session: BETA_SESSION, number }
+    Header {
+        from: id("alpha"),
+        to: id("beta"),
+        from_session: ALPHA_SESSION,
+        session: BETA_SESSION,
+        number,
+    }
 }
 
 /// The public keys in the vectors belong to the private keys beside them.

@@ -7,7 +7,7 @@ use crate::client;
 use crate::protocol::crypto::{Opened, Place, Signed, Tag, open, seal, verify};
 use crate::protocol::identity::unhex;
 use crate::protocol::node::{Outcome, Outgoing, Target};
-use crate::protocol::state::{Head, Signature};
+use crate::protocol::state::Signature;
 use crate::protocol::verdict::Status;
 use crate::protocol::wire::{self, Answer, Kind, Refusal, Request};
 
@@ -129,15 +129,10 @@ impl Driver {
         let refusal: Refusal = wire::decode_refusal(&opened.payload)
             .map_err(|_| format!("it answered {status} with something that can't be read"))?;
         let own_key = self.private_key.public_key();
-        let held_is_proved = refusal.held.as_ref().is_some_and(|held| {
-            let head = Head {
-                node_id: held.node_id.clone(),
-                timestamp: held.timestamp,
-                left: held.left,
-                digest: held.digest,
-            };
-            verify(&own_key, Signed::Record(&head), &held.signature)
-        });
+        let held_is_proved = refusal
+            .held
+            .as_ref()
+            .is_some_and(|held| verify(&own_key, Signed::Record(&held.head()), &held.signature));
         Ok(Outcome::Refused { refusal, held_is_proved })
     }
 }

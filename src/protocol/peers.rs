@@ -72,6 +72,8 @@ pub struct Link {
     pub data_in: u64,
     /// Which version of our own record the peer holds, as far as we know.
     pub own_held: Option<Fingerprint>,
+    /// From where a twin of the peer called, and when it did last, ms.
+    pub twin: Option<(Address, u64)>,
 }
 
 /// A request on its way.

@@ -10,7 +10,7 @@ use bincode::error::{DecodeError, EncodeError};
 
 use super::address::Address;
 use super::identity::{NodeId, PUBLIC_KEY_BYTES, PublicKey, SIGNATURE_BYTES, Session};
-use super::state::{self, Entries, Fingerprint, Key, Record, Signature, Value};
+use super::state::{self, Entries, Fingerprint, Head, Key, Record, Signature, Value};
 use super::verdict::Reason;
 use super::{BODY_BYTES_MAX, DATA_BYTES_MAX, PEERS_MAX, PROTOCOL_VERSION};
 
@@ -69,6 +69,8 @@ pub struct Header {
     pub from: NodeId,
     /// The receiver.
     pub to: NodeId,
+    /// The sender's session: tells twins apart that share one key.
+    pub from_session: Session,
     /// The receiver's session.
     pub session: Session,
     /// Higher than in any request before, from this sender in this session of the receiver.
@@ -201,6 +203,8 @@ pub struct Ping {
 pub struct Pong {
     /// The exclusive or of the fingerprints of all records held.
     pub view: Fingerprint,
+    /// From where another node with id and key of the sender called lately.
+    pub twin: Option<Address>,
 }
 
 /// DATA.
@@ -283,6 +287,18 @@ pub struct Held {
     pub digest: [u8; 32],
     /// The owner's signature.
     pub signature: Signature,
+}
+
+impl Held {
+    /// What the signature covers.
+    pub fn head(&self) -> Head {
+        Head {
+            node_id: self.node_id.clone(),
+            timestamp: self.timestamp,
+            left: self.left,
+            digest: self.digest,
+        }
+    }
 }
 
 /// A message that can't be encoded: it breaks a limit, or a record in it is not signed.

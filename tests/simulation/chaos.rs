@@ -133,6 +133,6 @@ fn move_away(world: &mut World, host: usize) {
     if host == 0 {
         return;
     }
-    let number = 100 + usize::try_from(world.steps % 50_000).unwrap();
-    world.move_to(host, number);
+    world.moves += 1;
+    world.move_to(host, 2_000 + world.moves);
 }

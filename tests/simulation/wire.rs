@@ -163,15 +163,10 @@ pub fn open_answer(
             let Ok(refusal) = wire::decode_refusal(&answer.payload) else {
                 return failed();
             };
-            let held_is_proved = refusal.held.as_ref().is_some_and(|held| {
-                let head = Head {
-                    node_id: held.node_id.clone(),
-                    timestamp: held.timestamp,
-                    left: held.left,
-                    digest: held.digest,
-                };
-                record_signature(own_key, &head) == held.signature
-            });
+            let held_is_proved = refusal
+                .held
+                .as_ref()
+                .is_some_and(|held| record_signature(own_key, &held.head()) == held.signature);
             Outcome::Refused { refusal, held_is_proved }
         }
     }

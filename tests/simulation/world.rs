@@ -135,6 +135,8 @@ pub struct World {
     archive: Vec<Recorded>,
     messages: u64,
     replays: u64,
+    /// Addresses that were given out anew.
+    pub moves: usize,
 }
 
 fn ip_of(number: usize) -> IpAddr {
@@ -177,6 +179,7 @@ impl World {
             archive: Vec::new(),
             messages: 0,
             replays: 0,
+            moves: 0,
         }
     }
 

@@ -228,7 +228,8 @@ impl Member {
     pub fn header(&mut self) -> Header {
         self.number += 1;
         let (to, session) = self.to.clone().expect("joined");
-        Header { from: self.node_id.clone(), to, session, number: self.number }
+        let (from, from_session) = (self.node_id.clone(), self.session);
+        Header { from, to, from_session, session, number: self.number }
     }
 
     pub fn ping(&mut self) -> Request {

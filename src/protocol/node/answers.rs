@@ -1,5 +1,6 @@
 //! What comes back: answers, refusals and failures of our own requests.
 
+use super::requests::TWIN_ADVICE;
 use super::{
     Action, Conflict, Node, Now, Outcome, RETRY_DELAY_MS, Seed, TRIES, Target, give_up_doubtful,
 };
@@ -193,8 +194,11 @@ impl Node {
         };
         peer.failures = 0;
         match (call, outcome) {
-            (Call::Hello { .. }, Outcome::Nothing) => {
+            (Call::Hello { address }, Outcome::Nothing) => {
                 peer.link.connected = true;
+                if peer.move_to(address) {
+                    actions.push(Action::SavePeers);
+                }
                 peer.owed.ping = true;
                 peer.owed.want.insert(node_id.clone());
                 self.heard(node_id, now, actions);
@@ -206,6 +210,9 @@ impl Node {
                     actions.push(Action::Finish(ticket, Ok(elapsed_us)));
                 }
                 self.heard(node_id, now, actions);
+                if let Some(twin) = pong.twin {
+                    self.note_own_twin(&twin, now, actions);
+                }
             }
             (Call::Peers, Outcome::Answered(Answer::Peers(answer))) => {
                 self.heard(node_id, now, actions);
@@ -240,6 +247,17 @@ impl Node {
                 self.on_failure(node_id, &call, TRIES, why, now, actions);
             }
         }
+    }
+
+    /// Others were called by another node with our id and our key.
+    fn note_own_twin(&mut self, twin: &Address, now: Now, actions: &mut Vec<Action>) {
+        let own_id = self.settings.node_id.clone();
+        let key = key_fingerprint(&self.settings.public_key);
+        let host = twin.as_str().rsplit_once(':').map_or(twin.as_str(), |(host, _)| host);
+        let text = format!(
+            "two nodes run as {own_id} with one key, {key}: this one, and one that called from {host}; {TWIN_ADVICE}"
+        );
+        self.note_conflict(Conflict::about(&own_id, text, now), actions);
     }
 
     /// No answer, or none that counts: tried again twice, 0.5 s apart, then left to the tick.
@@ -327,7 +345,7 @@ impl Node {
                 peer.failures = 0;
                 let held = refusal.held.filter(|held| held_is_proved && self.is_me(&held.node_id));
                 if let Some(held) = held {
-                    self.catch_up(held.timestamp, now, actions);
+                    self.catch_up(&held.head(), now, actions);
                 }
             }
             _ => self.on_verdict(node_id, call, reason, &text, now, actions),
@@ -348,9 +366,12 @@ impl Node {
             return;
         };
         if let Call::Data { ticket, .. } = call {
+            let tried = peer.owed.data.iter().find(|data| data.ticket == *ticket);
+            let doubtful = tried.is_some_and(|data| data.doubtful_in.is_some());
+            let maybe = if doubtful { "; an earlier try may have been delivered" } else { "" };
             peer.owed.data.retain(|data| data.ticket != *ticket);
-            let refused =
-                Refused::ByPeer { node_id: node_id.clone(), why: format!("{reason}: {text}") };
+            let why = format!("{reason}: {text}{maybe}");
+            let refused = Refused::ByPeer { node_id: node_id.clone(), why };
             actions.push(Action::Finish(*ticket, Err(refused)));
             return;
         }

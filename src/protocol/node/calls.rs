@@ -199,10 +199,11 @@ impl Node {
     }
 
     fn header(&mut self, node_id: &NodeId, now: Now) -> Option<Header> {
-        let from = self.settings.node_id.clone();
+        let (from, from_session) = (self.settings.node_id.clone(), self.settings.session);
         let peer = self.peers.get_mut(node_id)?;
         let session = peer.link.session?;
-        Some(Header { from, to: node_id.clone(), session, number: peer.next_number(now.wall_us) })
+        let number = peer.next_number(now.wall_us);
+        Some(Header { from, to: node_id.clone(), from_session, session, number })
     }
 
     fn make_ping(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {

@@ -22,7 +22,7 @@ pub struct Conflict {
 const CONFLICTS_MAX: usize = 16;
 /// How long a conflict is shown after it was seen last, ms: longer than the longest back-off, so
 /// that one that goes on does not blink.
-const CONFLICT_SHOWN_MS: u64 = 90_000;
+pub(super) const CONFLICT_SHOWN_MS: u64 = 90_000;
 
 impl Conflict {
     pub(super) fn about(node_id: &NodeId, text: String, now: Now) -> Self {

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::calls::Batch;
+use super::report::CONFLICT_SHOWN_MS;
 use super::{Action, Authentic, Conflict, Node, Now, Reply, give_up_doubtful};
 use crate::protocol::address::Address;
 use crate::protocol::crypto::key_fingerprint;
-use crate::protocol::identity::{NodeId, PublicKey};
+use crate::protocol::identity::{NodeId, PublicKey, Session};
 use crate::protocol::peers::Trust;
 use crate::protocol::report::{Event, Message, PeerStatus};
-use crate::protocol::state::Record;
+use crate::protocol::state::{Head, Record};
 use crate::protocol::verdict::Reason;
 use crate::protocol::wire::{
     Answer, Data, Header, Hello, HelloAnswer, KnownNode, PeersAnswer, Pong, Refusal, Request,
@@ -21,6 +22,10 @@ use crate::protocol::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX, PEERS_MAX, PROTOCOL_V
 /// Most later versions of the own record that peers may show in one session. More means that
 /// somebody else goes on writing it, and answering each with a still later one would never end.
 const CATCH_UPS_MAX: u32 = 16;
+
+/// What an operator does about two nodes with one key.
+pub(super) const TWIN_ADVICE: &str =
+    "stop one of them, and let it make a key of its own under another id";
 
 impl Node {
     /// Takes a proved request that came over a connection from `caller`; gives the reply and what
@@ -45,7 +50,10 @@ impl Node {
             }
             Request::Ping(ping) => {
                 match self.admit(&ping.header, signer, caller, now, &mut actions) {
-                    Ok(()) => Reply::answer(Answer::Ping(Pong { view: self.view })),
+                    Ok(()) => {
+                        let twin = self.twin_of(&ping.header.from, now);
+                        Reply::answer(Answer::Ping(Pong { view: self.view, twin }))
+                    }
                     Err(refusal) => refusal,
                 }
             }
@@ -98,15 +106,8 @@ impl Node {
             if hello.number <= peer.link.number_in {
                 return replayed(peer.link.number_in);
             }
-            if peer.link.superseded.contains(&hello.session) {
-                let other = peer.address.as_ref().map_or("elsewhere", |address| address.as_str());
-                let text = format!(
-                    "two nodes run as {from} with one key: one at {other}, one at {}; stop one of them and give it an \
-                     id and a key of its own",
-                    caller.ip()
-                );
-                self.note_conflict(Conflict::about(&from, text.clone(), now), actions);
-                return Reply::refuse(Reason::SupersededSession, text);
+            if let Some(refusal) = self.refuse_twin(&from, hello.session, caller, now, actions) {
+                return refusal;
             }
         }
         if self.peer_or_new(&from, Trust::Direct, now, actions).is_none() {
@@ -136,6 +137,36 @@ impl Node {
         self.heard(&from, now, actions);
         self.poke(&from, now, actions);
         Reply::Nothing
+    }
+
+    /// From where a twin of the node called lately.
+    fn twin_of(&self, node_id: &NodeId, now: Now) -> Option<Address> {
+        let (address, at) = self.peers.get(node_id)?.link.twin.as_ref()?;
+        (now.mono_ms.saturating_sub(*at) < CONFLICT_SHOWN_MS).then(|| address.clone())
+    }
+
+    /// A session that a later one replaced is still in use: somebody runs with the same key.
+    fn refuse_twin(
+        &mut self,
+        from: &NodeId,
+        session: Session,
+        caller: SocketAddr,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) -> Option<Reply> {
+        let peer = self.peers.get_mut(from)?;
+        if !peer.link.superseded.contains(&session) {
+            return None;
+        }
+        peer.link.twin = Some((Address::of(caller.ip(), caller.port()), now.mono_ms));
+        let other = peer.address.as_ref().map_or("elsewhere", |address| address.as_str());
+        let key = peer.direct_key().map(|key| key_fingerprint(&key)).unwrap_or_default();
+        let text = format!(
+            "two nodes run as {from} with one key, {key}: one at {other}, one at {}; {TWIN_ADVICE}",
+            caller.ip()
+        );
+        self.note_conflict(Conflict::about(from, text.clone(), now), actions);
+        Some(Reply::refuse(Reason::SupersededSession, text))
     }
 
     /// A HELLO of a node that has our id, or an id that is pinned to another key.
@@ -204,6 +235,10 @@ impl Node {
         }
         if header.number <= peer.link.number_in {
             return Err(replayed(peer.link.number_in));
+        }
+        if peer.link.session != Some(header.from_session) {
+            let twin = self.refuse_twin(&header.from, header.from_session, caller, now, actions);
+            return Err(twin.unwrap_or_else(|| unknown_sender(&header.from)));
         }
         peer.link.number_in = header.number;
         if !peer.link.connected {
@@ -346,27 +381,31 @@ impl Node {
     /// an earlier run whose files are lost, or by a twin.
     fn refuse_own(&mut self, record: &Record, now: Now, actions: &mut Vec<Action>) -> Reply {
         if record.public_key == self.settings.public_key {
-            self.catch_up(record.head.timestamp, now, actions);
+            self.catch_up(&record.head, now, actions);
         }
         Reply::refuse(Reason::OwnRecord, format!("only {} writes it", self.settings.node_id))
     }
 
-    /// Peers hold a version of our record, with our signature, of this timestamp.
-    pub(super) fn catch_up(&mut self, timestamp: u64, now: Now, actions: &mut Vec<Action>) {
-        if timestamp <= self.timestamp_floor {
+    /// Peers hold this version of our record, with our signature.
+    pub(super) fn catch_up(&mut self, held: &Head, now: Now, actions: &mut Vec<Action>) {
+        // One that is to be left behind is on its way to the disk already.
+        let is_on_its_way = self.own.head.timestamp < self.timestamp_floor;
+        if !held.is_newer_than(&self.own.head)
+            || held.timestamp < self.timestamp_floor
+            || held.timestamp == self.timestamp_floor && is_on_its_way
+        {
             return;
         }
         self.catch_ups += 1;
         if self.catch_ups > CATCH_UPS_MAX {
             let own_id = self.settings.node_id.clone();
             let text = format!(
-                "somebody else goes on writing the state of {own_id} with the key of {own_id}: two nodes share one key; \
-                 stop one of them and give it an id and a key of its own"
+                "somebody else goes on writing the state of {own_id} with the key of {own_id}: {TWIN_ADVICE}"
             );
             self.note_conflict(Conflict::about(&own_id, text, now), actions);
             return;
         }
-        self.timestamp_floor = timestamp;
+        self.timestamp_floor = held.timestamp;
         actions.push(Action::Republish);
     }
 
@@ -390,7 +429,7 @@ impl Node {
 }
 
 fn unknown_sender(from: &NodeId) -> Reply {
-    Reply::refuse(Reason::UnknownSender, format!("{from} has not said HELLO here"))
+    Reply::refuse(Reason::UnknownSender, format!("this run of {from} has not said HELLO here"))
 }
 
 fn replayed(number: u64) -> Reply {

@@ -70,6 +70,8 @@ impl Node {
                 let untried = peer.flight.is_none() && peer.address_to_try().is_none();
                 if unanswered || untried {
                     peer.status = PeerStatus::Lost;
+                    // Its twin, if it has one, may take its place.
+                    peer.link.superseded.clear();
                     lost.push(node_id.clone());
                 }
             } else if peer.status == PeerStatus::Alive
