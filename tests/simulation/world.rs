@@ -126,6 +126,8 @@ pub struct World {
     pub history: History,
     pub tick_ms: u64,
     pub timestamp_rule: fn(u64, u64) -> Option<u64>,
+    /// The simulator tests itself: nothing protects the node from the rule.
+    pub rule_is_wrong: bool,
     /// The first promise that was broken.
     pub broken: Option<String>,
     /// The last things that happened.
@@ -172,6 +174,7 @@ impl World {
             history: History::default(),
             tick_ms: 3_000,
             timestamp_rule: next_timestamp,
+            rule_is_wrong: false,
             broken: None,
             trace: VecDeque::new(),
             queue: BTreeMap::new(),
@@ -608,9 +611,7 @@ impl World {
         let now = self.now(host);
         let running = self.running(host);
         // Two writes may end in either order here; in the real node one thread does both.
-        if record.head.is_newer_than(&running.node.own().head)
-            || self.timestamp_rule as usize != next_timestamp as usize
-        {
+        if record.head.is_newer_than(&running.node.own().head) || self.rule_is_wrong {
             let actions = self.running(host).node.on_set(record, now);
             self.perform(host, actions);
             if acknowledge {
