@@ -29,7 +29,8 @@ pub struct Peer {
     pub address: Option<Address>,
     /// The address that its operator gave it, for others to use.
     pub advertise: Option<Address>,
-    /// Where others say that it is; tried while it does not answer at `address`.
+    /// Where others say that it is, the next to be tried last; tried while it does not answer at
+    /// `address`.
     pub hints: VecDeque<Address>,
     /// The newest version of its state.
     pub record: Option<Arc<Record>>,
@@ -49,6 +50,8 @@ pub struct Peer {
     pub retry: Option<Retry>,
     /// Flights that failed since the last that did not.
     pub failures: u32,
+    /// Whether a hint came that was not tried yet.
+    pub has_new_hint: bool,
     /// When it is tried next after a failure, ms.
     pub attempt_at: u64,
     /// What is owed to it.
@@ -180,6 +183,7 @@ impl Peer {
             flight: None,
             retry: None,
             failures: 0,
+            has_new_hint: false,
             attempt_at: 0,
             owed: Owed::default(),
         }
@@ -200,11 +204,10 @@ impl Peer {
         now_ms.saturating_sub(self.heard_at.unwrap_or(self.known_since))
     }
 
-    /// Where to try it now: its address, and after each failure there a hint, the newest first.
+    /// Where to try it now: its address, and after each failure there the hint that was not tried
+    /// for longest.
     pub fn address_to_try(&self) -> Option<&Address> {
-        let round = (self.failures / 2) as usize;
-        let hint =
-            round.checked_rem(self.hints.len()).and_then(|at| self.hints.iter().nth_back(at));
+        let hint = self.hints.back();
         if self.failures.is_multiple_of(2) {
             self.address.as_ref().or(hint)
         } else {
@@ -217,6 +220,17 @@ impl Peer {
     pub fn try_soon(&mut self, at_ms: u64) {
         self.failures &= 1;
         self.attempt_at = self.attempt_at.min(at_ms);
+        self.has_new_hint = true;
+    }
+
+    /// Nobody answered there: the other hints come first from now on.
+    pub fn tried_in_vain(&mut self, address: &Address) {
+        if let Some(at) = self.hints.iter().position(|hint| hint == address)
+            && let Some(hint) = self.hints.remove(at)
+        {
+            self.hints.push_front(hint);
+            self.has_new_hint = false;
+        }
     }
 
     /// Where others should look for it.

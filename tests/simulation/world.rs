@@ -458,6 +458,7 @@ impl World {
             self.check(Err(format!("boundedness: two flights from n{host} to {target:?}")));
         }
         let flight = outgoing.flight;
+        self.say(|| format!("n{host} tries {:?} at {}", bytes.kind, outgoing.address));
         let address: Option<SocketAddr> = outgoing.address.as_str().parse().ok();
         let to = address.unwrap_or(SocketAddr::new(ip_of(998), PORT));
         let caller = SocketAddr::new(self.hosts[host].ip, 40_000);

@@ -2,6 +2,8 @@
 //! protocol byte by byte, rightly or wrongly.
 #![allow(dead_code, unreachable_pub, reason = "a module that each test file uses a part of")]
 
+pub mod process;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;

@@ -294,8 +294,11 @@ impl Node {
         }
         peer.failures += 1;
         peer.link.connected = false;
+        if let Call::Hello { address } = call {
+            peer.tried_in_vain(address);
+        }
         let wait = match peer.status {
-            PeerStatus::Lost => backoff(peer.failures, tick_ms, roll),
+            PeerStatus::Lost if !peer.has_new_hint => backoff(peer.failures, tick_ms, roll),
             // The next tick tries again.
             _ => tick_ms / 2,
         };

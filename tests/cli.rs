@@ -1,0 +1,292 @@
+//! The command line: what each command prints, and what it says when something is wrong.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
+use support::process::{Said, dsn, run_with};
+use support::{Place4Nodes, eventually};
+
+fn say(arguments: &[&str], folder: &std::path::Path) -> Said {
+    dsn().current_dir(folder).args(arguments).output().unwrap().into()
+}
+
+#[test]
+fn help_and_version_go_to_stdout() {
+    let place = Place4Nodes::new();
+    for arguments in [&["--help"][..], &["help"], &["run", "--help"], &["set", "--help"]] {
+        let said = say(arguments, place.path());
+        assert_eq!((said.code, said.err.as_str()), (0, ""), "{arguments:?}");
+        assert!(said.out.contains("Usage"), "{}", said.out);
+    }
+    let said = say(&["--version"], place.path());
+    assert_eq!(said.out.trim(), format!("dsn {}", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn wrong_usage_is_2_and_says_what_is_wrong() {
+    let place = Place4Nodes::new();
+    let cases: [(&[&str], &str); 16] = [
+        (&[], "Usage"),
+        (&["frobnicate"], "frobnicate"),
+        (&["get", "a"], "KEY"),
+        (&["set"], "PAIRS"),
+        (&["set", "a"], "KEY=VALUE"),
+        (&["set", "a=1", "a=2"], "twice"),
+        (&["set", "a", "b", "c"], "KEY=VALUE"),
+        (&["wait", "peers", "many"], "many"),
+        (&["--timeout", "soon", "status"], "soon"),
+        (&["run", "--node-id", "../x"], "../x"),
+        (&["run", "--node-id", "a", "--listen", "nowhere"], "nowhere"),
+        (&["run", "--node-id", "a", "--bootstrap", "host"], "host"),
+        (&["run", "--node-id", "a", "--tick", "1ms"], "100ms"),
+        (&["run", "--node-id", "a", "--advertise", "x:0"], "advertise"),
+        (&["run", "--node-id", "a", "--config", "none.toml"], "none.toml"),
+        (&["run", "extra"], "extra"),
+    ];
+    for (arguments, names) in cases {
+        let said = say(arguments, place.path());
+        assert_eq!((said.code, said.out.as_str()), (2, ""), "{arguments:?}");
+        assert!(said.err.contains(names), "{arguments:?} says {:?}", said.err);
+    }
+}
+
+#[test]
+fn without_a_node_it_is_3_and_says_how_to_start_one() {
+    let place = Place4Nodes::new();
+    let said = say(&["status"], place.path());
+    assert_eq!(said.code, 3);
+    assert!(said.err.contains("dsn run"), "{}", said.err);
+    let said = say(&["--control", "nowhere.sock", "get", "a", "b"], place.path());
+    assert_eq!(said.code, 3);
+    assert!(said.err.contains("nowhere.sock"), "{}", said.err);
+}
+
+#[test]
+fn a_dead_node_leaves_a_socket_that_is_told_from_a_living_one() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    let control = node.control.clone();
+    node.kill();
+    assert!(control.exists(), "kill -9 leaves it");
+    let said = say(&["status"], place.path());
+    assert_eq!(said.code, 3, "{said:?}");
+    assert!(said.err.contains("dsn run"), "{}", said.err);
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    assert_eq!(say(&["get", "a", "x"], place.path()).code, 1);
+    drop(node);
+}
+
+#[test]
+fn with_several_nodes_under_one_folder_it_lists_them() {
+    let place = Place4Nodes::new();
+    let a = place.spawn_at("a", "127.0.0.1:0", &[]);
+    assert_eq!(say(&["status"], place.path()).code, 0, "the only one is found");
+    let b = place.spawn_at("b", "127.0.0.1:0", &[&a.address]);
+    let said = say(&["status"], place.path());
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(said.err.contains("data/a/control.sock"), "{}", said.err);
+    assert!(said.err.contains("data/b/control.sock"), "{}", said.err);
+    b.kill();
+    assert_eq!(say(&["status"], place.path()).code, 0, "one of them is dead");
+}
+
+#[test]
+fn keygen_makes_a_private_file_once() {
+    let place = Place4Nodes::new();
+    let said = say(&["keygen", "new/net.key"], place.path());
+    assert_eq!(said.code, 0, "{said:?}");
+    let path = place.path().join("new/net.key");
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+    let before = std::fs::read(&path).unwrap();
+    let said = say(&["keygen", "new/net.key"], place.path());
+    assert_ne!(said.code, 0);
+    assert!(said.err.contains("new/net.key"), "{}", said.err);
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn keys_and_values_of_all_kinds() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    node.told(&["set", "k", "v"]);
+    assert_eq!(node.told(&["get", "a", "k"]), "v");
+    node.told(&["set", "one=1", "two=2=zwei", "empty="]);
+    assert_eq!(node.told(&["get", "a", "two"]), "2=zwei");
+    assert_eq!(node.told(&["get", "a", "empty"]), "");
+    node.told(&["set", "minus", "-5"]);
+    assert_eq!(node.told(&["get", "a", "minus"]), "-5");
+    assert_eq!(run_with(&mut node.command(&["set", "raw", "-"]), &[0xff, 0, 10]).code, 0);
+    let said = node.command(&["get", "--raw", "a", "raw"]).output().unwrap();
+    assert_eq!(said.stdout, [0xff, 0, 10]);
+    assert_eq!(node.json(&["get", "a", "raw"])["value"]["base64"], "/wAK");
+    let state = node.told(&["state"]);
+    assert!(state.contains("minus"), "{state}");
+    node.told(&["unset", "k", "raw"]);
+    let said = node.ask(&["get", "a", "k"]);
+    assert_eq!((said.code, said.out.as_str()), (1, ""));
+    assert!(said.err.contains("\"k\""), "{}", said.err);
+    assert_eq!(node.ask(&["get", "nobody", "k"]).code, 1);
+    assert_eq!(node.ask(&["set", "a\nb", "x"]).code, 2);
+    let big = vec![b'x'; 64 * 1024 + 1];
+    let said = run_with(&mut node.command(&["set", "big", "-"]), &big);
+    assert_eq!(said.code, 2, "{}", said.err);
+    assert!(said.err.contains("65536"), "{}", said.err);
+}
+
+#[test]
+fn status_has_the_names_of_the_contract() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    let status = node.json(&["status"]);
+    for name in [
+        "node_id",
+        "listen",
+        "advertise",
+        "version",
+        "protocol",
+        "uptime_s",
+        "peers",
+        "keys",
+        "timestamp",
+        "degraded",
+    ] {
+        assert!(status.get(name).is_some(), "{name} in {status}");
+    }
+    assert_eq!(status["listen"], node.address.as_str());
+    let text = node.told(&["status"]);
+    assert!(text.contains(&node.address), "{text}");
+}
+
+#[test]
+fn waiting_ends_as_soon_as_it_is_true_or_with_1() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    let said = node.ask(&["--timeout", "100ms", "wait", "peers", "1"]);
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("1 peers"), "{}", said.err);
+    assert_eq!(node.ask(&["--timeout", "0s", "wait", "key", "a", "k"]).code, 1);
+    let mut waits = node.command(&["--timeout", "60s", "wait", "key", "a", "k", "2"]);
+    let mut waits = waits.stdout(Stdio::piped()).spawn().unwrap();
+    node.told(&["set", "k", "1"]);
+    assert_eq!(waits.try_wait().unwrap(), None);
+    node.told(&["set", "k", "2"]);
+    assert_eq!(waits.wait().unwrap().code(), Some(0));
+    assert_eq!(node.ask(&["--timeout", "0s", "wait", "key", "a", "k", "2"]).code, 0);
+    assert_eq!(node.ask(&["--timeout", "0s", "recv"]).code, 1);
+}
+
+#[test]
+fn watch_prints_events_as_they_happen_and_ends_with_its_pipe() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    let mut watch =
+        node.command(&["--json", "watch", "--key", "tem"]).stdout(Stdio::piped()).spawn().unwrap();
+    let out = BufReader::new(watch.stdout.take().unwrap());
+    let (tell, told) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || tell.send(out.lines().next().unwrap().unwrap()));
+    let mut value = 0;
+    let mut first = String::new();
+    // Whatever is set before it listens is not seen.
+    eventually("the watcher sees a change", || {
+        value += 1;
+        node.told(&["set", &format!("other={value}"), &format!("temperature={value}")]);
+        told.try_recv().is_ok_and(|line| {
+            first = line;
+            true
+        })
+    });
+    let event: serde_json::Value = serde_json::from_str(&first).unwrap();
+    assert_eq!((&event["event"], &event["node_id"]), (&"updated".into(), &"a".into()));
+    assert_eq!(event["key"], "temperature");
+    // The thread has dropped the pipe.
+    reader.join().unwrap().unwrap();
+    eventually("watch ends with its reader", || {
+        value += 1;
+        node.told(&["set", "temperature", &value.to_string()]);
+        watch.try_wait().unwrap().is_some()
+    });
+}
+
+#[test]
+fn a_pipe_that_closes_is_no_panic() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    let pairs: Vec<String> = (0..2000).map(|n| format!("key-{n}={}", "x".repeat(200))).collect();
+    let pairs: Vec<&str> = std::iter::once("set").chain(pairs.iter().map(String::as_str)).collect();
+    node.told(&pairs);
+    let mut child =
+        node.command(&["state"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    child.wait().unwrap();
+    assert!(!err.contains("panicked"), "{err}");
+}
+
+#[test]
+fn a_config_file_has_the_same_names() {
+    let place = Place4Nodes::new();
+    let path = place.path().join("dsn.toml");
+    let mut file = std::fs::File::create(&path).unwrap();
+    writeln!(file, "node-id = \"from-file\"\nlisten = \"127.0.0.1:0\"\ntick = \"1s\"").unwrap();
+    let mut command = dsn();
+    command.current_dir(place.path()).args(["run", "--config", "dsn.toml"]);
+    let node = place.spawn(command, "from-file");
+    assert_eq!(node.json(&["status"])["node_id"], "from-file");
+    let mut command = dsn();
+    command.current_dir(place.path()).arg("run").env("DSN_NODE_ID", "from-env");
+    command.env("DSN_LISTEN", "127.0.0.1:0");
+    let node = place.spawn(command, "from-env");
+    assert_eq!(node.json(&["status"])["node_id"], "from-env");
+}
+
+#[test]
+fn what_keeps_a_node_from_starting_is_named() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    let fails = |arguments: &[&str]| -> Said {
+        let said: Said = dsn()
+            .current_dir(place.path())
+            .args(["run", "--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .output()
+            .unwrap()
+            .into();
+        assert!(matches!(said.code, 1 | 2), "{arguments:?}: {said:?}");
+        assert!(!said.err.contains("panicked"), "{}", said.err);
+        said
+    };
+    let said = fails(&["--node-id", "a"]);
+    assert!(said.err.contains("data/a"), "the same folder: {}", said.err);
+    let said: Said = dsn()
+        .current_dir(place.path())
+        .args(["run", "--node-id", "b", "--listen", &node.address])
+        .output()
+        .unwrap()
+        .into();
+    assert!(said.code != 0 && said.err.contains(&node.address), "{said:?}");
+    let said = fails(&["--node-id", "c", "--network-key", "none/x.key", "--bootstrap", "h:1"]);
+    assert!(said.err.contains("none/x.key") && said.err.contains("h:1"), "{}", said.err);
+    std::fs::write(place.path().join("bad.key"), "not a key\n").unwrap();
+    let said = fails(&["--node-id", "c", "--network-key", "bad.key"]);
+    assert!(said.err.contains("bad.key"), "{}", said.err);
+    let open = place.path().join("open.key");
+    std::fs::write(&open, "00".repeat(32) + "\n").unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let said = fails(&["--node-id", "c", "--network-key", "open.key"]);
+    assert!(said.err.contains("open.key") && said.err.contains("chmod"), "{}", said.err);
+    std::fs::write(place.path().join("file"), "").unwrap();
+    let said = fails(&["--node-id", "c", "--data", "file"]);
+    assert!(said.err.contains("file"), "{}", said.err);
+}

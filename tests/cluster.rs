@@ -1,0 +1,340 @@
+//! Whole networks of real processes: join, change, die, come back.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use support::process::{Process, run_with};
+use support::{Place4Nodes, eventually};
+
+/// Nodes `n0` to `n…`, of which each knows the address of the first.
+fn cluster(place: &Place4Nodes, count: usize) -> Vec<Process> {
+    let first = place.spawn_at("n0", "127.0.0.1:0", &[]);
+    let address = first.address.clone();
+    let others = (1..count).map(|at| place.spawn_at(&format!("n{at}"), "127.0.0.1:0", &[&address]));
+    std::iter::once(first).chain(others).collect()
+}
+
+fn all_know_each_other(nodes: &[Process]) {
+    let others = (nodes.len() - 1).to_string();
+    for node in nodes {
+        node.told(&["--timeout", "60s", "wait", "peers", &others]);
+    }
+}
+
+fn wait_key(node: &Process, owner: &str, key: &str, value: &str) {
+    node.told(&["--timeout", "60s", "wait", "key", owner, key, value]);
+}
+
+#[test]
+fn ten_nodes_join_share_lose_three_and_take_them_back() {
+    let place = Place4Nodes::new();
+    let began = Instant::now();
+    let mut nodes = cluster(&place, 10);
+    all_know_each_other(&nodes);
+    let joined = began.elapsed();
+    for (at, node) in nodes.iter().enumerate() {
+        node.told(&["set", "me", &at.to_string()]);
+    }
+    for node in &nodes {
+        for owner in 0..10 {
+            wait_key(node, &format!("n{owner}"), "me", &owner.to_string());
+        }
+    }
+    let dead: Vec<String> = nodes
+        .split_off(7)
+        .into_iter()
+        .map(|node| {
+            let address = node.address.clone();
+            node.kill();
+            address
+        })
+        .collect();
+    // The others are not held up while the dead are found out.
+    let began = Instant::now();
+    let mut round = 0;
+    eventually("the dead are lost", || {
+        round += 1;
+        nodes[0].told(&["set", "round", &round.to_string()]);
+        wait_key(&nodes[6], "n0", "round", &round.to_string());
+        nodes.iter().all(|node| (7..10).all(|at| node.status_of(&format!("n{at}")) == "lost"))
+    });
+    // Ticks of 0.5 s here: the promise of 20 s at ticks of 3 s is 3.4 s; ten times that is allowed.
+    assert!(
+        began.elapsed() < Duration::from_secs(34),
+        "{:?}, joined in {joined:?}",
+        began.elapsed()
+    );
+    assert_eq!(nodes[1].told(&["get", "n8", "me"]), "8", "what they left stays readable");
+    let first = nodes[0].address.clone();
+    for (at, address) in (7..10).zip(&dead) {
+        nodes.push(place.spawn_at(&format!("n{at}"), address, &[&first]));
+    }
+    all_know_each_other(&nodes);
+    assert_eq!(nodes[8].told(&["get", "n8", "me"]), "8", "its own state was kept");
+}
+
+#[test]
+fn a_change_that_was_acknowledged_survives_kill_9() {
+    let place = Place4Nodes::new();
+    let witness = place.spawn_at("w", "127.0.0.1:0", &[]);
+    for round in 0..5 {
+        let node = place.spawn_at("a", "127.0.0.1:0", &[&witness.address]);
+        for key in 0..10 {
+            node.told(&["set", &format!("k{key}"), &format!("{round}-{key}")]);
+        }
+        node.kill();
+        let node = place.spawn_at("a", "127.0.0.1:0", &[&witness.address]);
+        for key in 0..10 {
+            assert_eq!(node.told(&["get", "a", &format!("k{key}")]), format!("{round}-{key}"));
+        }
+        wait_key(&witness, "a", "k9", &format!("{round}-9"));
+        node.kill();
+    }
+}
+
+#[test]
+fn half_of_the_network_hangs_and_goes_on() {
+    let place = Place4Nodes::new();
+    let nodes = cluster(&place, 8);
+    all_know_each_other(&nodes);
+    let (awake, asleep) = nodes.split_at(4);
+    for node in asleep {
+        node.signal(Signal::STOP);
+    }
+    let began = Instant::now();
+    for round in 0..20 {
+        awake[1].told(&["set", "round", &round.to_string()]);
+        for node in awake {
+            wait_key(node, "n1", "round", &round.to_string());
+        }
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    for node in asleep {
+        node.signal(Signal::CONT);
+    }
+    all_know_each_other(&nodes);
+    for node in asleep {
+        wait_key(node, "n1", "round", "19");
+    }
+}
+
+#[test]
+fn a_node_comes_back_at_another_address() {
+    let place = Place4Nodes::new();
+    let mut nodes = cluster(&place, 3);
+    all_know_each_other(&nodes);
+    let old = nodes.remove(2);
+    let was = old.address.clone();
+    old.kill();
+    let first = nodes[0].address.clone();
+    let moved = place.spawn_at("n2", "127.0.0.1:0", &[&first]);
+    assert_ne!(moved.address, was);
+    moved.told(&["set", "moved", "yes"]);
+    for node in &nodes {
+        wait_key(node, "n2", "moved", "yes");
+        let address = || {
+            let peers = node.json(&["peers"]);
+            let of_it = |peer: &&serde_json::Value| peer["node_id"] == "n2";
+            peers.as_array().unwrap().iter().find(of_it).map(|peer| peer["address"].clone())
+        };
+        eventually("the new address is known", || address() == Some(moved.address.clone().into()));
+    }
+}
+
+#[test]
+fn the_whole_network_starts_again_without_its_bootstrap_node() {
+    let place = Place4Nodes::new();
+    let nodes = cluster(&place, 4);
+    all_know_each_other(&nodes);
+    nodes[2].told(&["set", "k", "kept"]);
+    let known = |at: usize| place.path().join(format!("credentials/n{at}/known_peers"));
+    for at in 1..4 {
+        eventually("the peers are on disk", || {
+            std::fs::read_to_string(known(at)).is_ok_and(|text| {
+                (1..4).filter(|o| *o != at).all(|o| text.contains(&format!("n{o}")))
+            })
+        });
+    }
+    let addresses: Vec<String> = nodes.iter().map(|node| node.address.clone()).collect();
+    nodes.into_iter().for_each(Process::kill);
+    let rest: Vec<Process> = (1..4)
+        .map(|at| place.spawn_at(&format!("n{at}"), &addresses[at], &[&addresses[0]]))
+        .collect();
+    for node in &rest {
+        node.told(&["--timeout", "60s", "wait", "peers", "2"]);
+        wait_key(node, "n2", "k", "kept");
+    }
+}
+
+#[test]
+fn names_and_ipv6_are_addresses_too() {
+    let place = Place4Nodes::new();
+    let six = place.spawn_at("six", "[::1]:0", &[]);
+    assert!(six.address.starts_with("[::1]:"), "{}", six.address);
+    let all = place.spawn_at("all", "[::]:0", &[&six.address]);
+    let port = all.address.rsplit_once(':').unwrap().1.to_owned();
+    let named = place.spawn_at("named", "127.0.0.1:0", &[&format!("localhost:{port}")]);
+    six.told(&["set", "k", "v"]);
+    wait_key(&named, "six", "k", "v");
+    let status = six.json(&["status"]);
+    assert_eq!(status["degraded"], serde_json::json!([]), "{status}");
+}
+
+#[test]
+fn one_id_on_two_hosts_is_named_on_both_sides() {
+    let place = Place4Nodes::new();
+    let elsewhere = Place4Nodes::new();
+    let first = place.spawn_at("hub", "127.0.0.1:0", &[]);
+    let one = place.spawn_at("same", "127.0.0.1:0", &[&first.address]);
+    first.told(&["--timeout", "60s", "wait", "peers", "1"]);
+    let two = elsewhere.spawn_at("same", "127.0.0.1:0", &[&first.address]);
+    let says = |node: &Process| node.json(&["status"])["degraded"].to_string();
+    for node in [&first, &two] {
+        eventually("the conflict is named", || {
+            let says = says(node);
+            says.contains("same") && says.contains("key ") && says.contains("dsn forget")
+        });
+    }
+    assert!(first.log_text().contains("two nodes use the id same"), "{}", first.log_text());
+    // The first one goes on; the operator decides for the other one.
+    one.told(&["set", "k", "mine"]);
+    wait_key(&first, "same", "k", "mine");
+    one.kill();
+    first.told(&["forget", "same"]);
+    two.told(&["set", "k", "new host"]);
+    wait_key(&first, "same", "k", "new host");
+}
+
+#[test]
+fn a_card_that_was_cloned_is_named_on_all_sides() {
+    let place = Place4Nodes::new();
+    let clone = Place4Nodes::new();
+    let hub = place.spawn_at("hub", "127.0.0.1:0", &[]);
+    let one = place.spawn_at("pi", "127.0.0.1:0", &[&hub.address]);
+    hub.told(&["--timeout", "60s", "wait", "peers", "1"]);
+    for folder in ["credentials", "data"] {
+        let to = clone.path().join(folder);
+        std::fs::create_dir_all(&to).unwrap();
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .arg(place.path().join(folder).join("pi"))
+            .arg(&to)
+            .status();
+        assert!(copied.unwrap().success());
+    }
+    let _ = std::fs::remove_file(clone.path().join("data/pi/control.sock"));
+    let two = clone.spawn_at("pi", "127.0.0.1:0", &[&hub.address]);
+    for node in [&hub, &one, &two] {
+        eventually("the twins are named", || {
+            let says = node.json(&["status"])["degraded"].to_string();
+            says.contains("two nodes run as pi with one key")
+        });
+    }
+}
+
+#[test]
+fn goodbye_is_told_apart_from_death() {
+    let place = Place4Nodes::new();
+    let nodes = cluster(&place, 3);
+    all_know_each_other(&nodes);
+    let mut nodes = nodes.into_iter();
+    let (first, mut second, third) =
+        (nodes.next().unwrap(), nodes.next().unwrap(), nodes.next().unwrap());
+    second.told(&["set", "k", "v"]);
+    assert_eq!(second.ask(&["leave"]).code, 0);
+    assert_eq!(second.wait(), Some(0));
+    for node in [&first, &third] {
+        eventually("it is known to have left", || node.status_of("n1") == "left");
+        assert!(!node.told(&["peers"]).contains("n1"), "those that left are not listed");
+    }
+    assert_eq!(first.ask(&["ping", "n1"]).code, 1);
+    let back = place.spawn_at("n1", &second.address, &[&first.address]);
+    wait_key(&third, "n1", "k", "v");
+    eventually("it is back", || third.status_of("n1") == "alive");
+    drop(back);
+}
+
+#[test]
+fn data_arrives_once_and_in_order_or_is_refused() {
+    let place = Place4Nodes::new();
+    let nodes = cluster(&place, 2);
+    all_know_each_other(&nodes);
+    for number in 0..5 {
+        nodes[0].told(&["send", "n1", &number.to_string()]);
+    }
+    assert_eq!(run_with(&mut nodes[0].command(&["send", "n1", "-"]), &[0xfe; 5000]).code, 0);
+    for number in 0..5 {
+        assert_eq!(nodes[1].told(&["recv"]), number.to_string());
+    }
+    let raw = nodes[1].command(&["recv", "--raw"]).output().unwrap();
+    assert_eq!(raw.stdout, vec![0xfe; 5000]);
+    assert_eq!(nodes[1].ask(&["--timeout", "0s", "recv"]).code, 1, "no message is left");
+    assert_eq!(nodes[0].ask(&["send", "n0", "me"]).code, 2, "not to itself");
+    assert_eq!(nodes[0].ask(&["send", "nobody", "x"]).code, 1);
+    // A full inbox is refused, so the sender knows.
+    let megabyte = vec![7; 1024 * 1024];
+    let fill = |_| run_with(&mut nodes[0].command(&["send", "n1", "-"]), &megabyte);
+    let said: Vec<_> = (0..5).map(fill).collect();
+    assert!(said[..4].iter().all(|said| said.code == 0), "{said:?}");
+    assert_eq!(said[4].code, 1);
+    assert!(said[4].err.contains("inbox full"), "{}", said[4].err);
+    let huge = run_with(&mut nodes[0].command(&["send", "n1", "-"]), &vec![7; 1024 * 1024 + 1]);
+    assert_eq!(huge.code, 2);
+    let ping = nodes[0].json(&["ping", "n1"]);
+    assert!(ping["ms"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn a_reader_that_dies_takes_no_message_with_it() {
+    let place = Place4Nodes::new();
+    let nodes = cluster(&place, 2);
+    all_know_each_other(&nodes);
+    let mut reader =
+        nodes[1].command(&["--timeout", "60s", "recv"]).stdout(Stdio::piped()).spawn().unwrap();
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+    nodes[0].told(&["send", "n1", "kept"]);
+    assert_eq!(nodes[1].told(&["--timeout", "60s", "recv"]), "kept");
+}
+
+#[test]
+fn signals_end_a_node_soon_and_leave_nothing() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let place = Place4Nodes::new();
+        let mut nodes = cluster(&place, 2);
+        all_know_each_other(&nodes);
+        // A peer that hangs must not hold up the end.
+        nodes[0].signal(Signal::STOP);
+        nodes[1].told(&["set", "k", "v"]);
+        let began = Instant::now();
+        nodes[1].signal(signal);
+        assert_eq!(nodes[1].wait(), Some(0));
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "2 s are promised: {:?}",
+            began.elapsed()
+        );
+        assert_eq!(nodes[1].rest_of_stdout(), "");
+        assert!(!nodes[1].control.exists(), "the socket is gone");
+    }
+}
+
+#[test]
+fn the_first_node_makes_the_network_key_and_says_so() {
+    let place = Place4Nodes::new();
+    std::fs::remove_file(place.path().join("credentials/network.key")).unwrap();
+    let node = place.spawn_at("first", "127.0.0.1:0", &[]);
+    assert!(node.log_text().contains("made the network key"), "{}", node.log_text());
+    assert!(place.path().join("credentials/network.key").exists());
+    assert!(place.path().join("credentials/first").is_dir());
+}

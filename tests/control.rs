@@ -1,0 +1,287 @@
+//! The control socket, as a script in any language sees it (docs/control.md).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use dsn::RunningNode;
+use serde_json::{Value as Json, json};
+use support::{PATIENCE, Place4Nodes, eventually, id};
+
+/// A connection to the socket of a node.
+struct Socket {
+    lines: BufReader<UnixStream>,
+}
+
+impl Socket {
+    fn open(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { lines: BufReader::new(stream) }
+    }
+
+    fn write(&mut self, line: &str) {
+        // A node that has had enough closes; what it said is read all the same.
+        let _ = self.lines.get_mut().write_all(format!("{line}\n").as_bytes());
+    }
+
+    fn read(&mut self) -> Option<Json> {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        (!line.is_empty()).then(|| serde_json::from_str(&line).unwrap())
+    }
+
+    fn ask(&mut self, request: Json) -> Json {
+        self.write(&request.to_string());
+        self.read().expect("an answer")
+    }
+
+    fn result(&mut self, request: Json) -> Json {
+        let answer = self.ask(request.clone());
+        assert_eq!(answer["ok"], true, "{request} gives {answer}");
+        answer["result"].clone()
+    }
+}
+
+fn start(place: &Place4Nodes, node_id: &str, bootstrap: &[&str]) -> (RunningNode, Socket) {
+    let config = place.config(node_id, bootstrap);
+    let path = config.control.clone();
+    (dsn::start(config).unwrap(), Socket::open(&path))
+}
+
+fn two(place: &Place4Nodes) -> ((RunningNode, Socket), (RunningNode, Socket)) {
+    let mut a = start(place, "a", &[]);
+    let address = a.0.listen().to_owned();
+    let mut b = start(place, "b", &[&address]);
+    for socket in [&mut a.1, &mut b.1] {
+        socket.result(json!({ "op": "wait_peers", "count": 1, "timeout_ms": 60_000 }));
+    }
+    (a, b)
+}
+
+#[test]
+fn the_socket_is_private() {
+    let place = Place4Nodes::new();
+    let (node, _socket) = start(&place, "a", &[]);
+    let mode = place.folder.path().join("a.sock").metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    node.stop();
+}
+
+#[test]
+fn every_operation_does_what_the_page_says() {
+    let place = Place4Nodes::new();
+    let ((a, mut at_a), (b, mut at_b)) = two(&place);
+    let set =
+        at_a.result(json!({ "op": "set", "entries": { "k": "v", "raw": { "base64": "/w==" } } }));
+    assert!(set["timestamp"].as_u64().unwrap() > 0);
+    let got = at_b.result(
+        json!({ "op": "wait_key", "node": "a", "key": "k", "value": "v", "timeout_ms": 60_000 }),
+    );
+    assert_eq!(got["value"], "v");
+    let got = at_b.result(json!({ "op": "get", "node": "a", "key": "raw" }));
+    assert_eq!((&got["value"], &got["node_id"]), (&json!({ "base64": "/w==" }), &json!("a")));
+    assert_eq!(got["timestamp"], set["timestamp"]);
+    let state = at_b.result(json!({ "op": "state", "node": "a" }));
+    assert_eq!((&state["status"], &state["entries"]["k"]), (&json!("alive"), &json!("v")));
+    let states = at_b.result(json!({ "op": "state" }));
+    assert_eq!((&states[0]["node_id"], &states[1]["node_id"]), (&json!("b"), &json!("a")));
+    let peers = at_b.result(json!({ "op": "peers" }));
+    assert_eq!((&peers[0]["node_id"], &peers[0]["keys"]), (&json!("a"), &json!(2)));
+    assert_eq!(peers[0]["address"], a.listen());
+    assert!(at_b.result(json!({ "op": "ping", "node": "a" }))["ms"].as_f64().unwrap() > 0.0);
+    at_b.result(json!({ "op": "send", "node": "a", "data": "hello" }));
+    let message = at_a.result(json!({ "op": "recv" }));
+    assert_eq!(message, json!({ "from": "b", "data": "hello" }));
+    at_a.result(json!({ "op": "unset", "keys": ["k"] }));
+    eventually("the key is gone", || b.get(&id("a"), "k").is_none());
+    at_b.result(json!({ "op": "leave", "timeout_ms": 10_000 }));
+    eventually("it has left", || at_a.result(json!({ "op": "peers" }))[0]["status"] == "left");
+    at_a.result(json!({ "op": "forget", "node": "b" }));
+    assert_eq!(at_a.result(json!({ "op": "peers" })), json!([]));
+    at_a.result(json!({ "op": "stop" }));
+    a.wait_for_stop();
+    a.stop();
+    b.stop();
+    assert!(at_a.read().is_none(), "the connection ends with the node");
+}
+
+#[test]
+fn what_makes_no_sense_is_told_and_the_connection_goes_on() {
+    let place = Place4Nodes::new();
+    let (node, mut socket) = start(&place, "a", &[]);
+    for line in [
+        "nonsense",
+        "[]",
+        "7",
+        "{}",
+        r#"{"op": "fly"}"#,
+        r#"{"op": 1}"#,
+        r#"{"op": "get"}"#,
+        r#"{"op": "get", "node": "../x", "key": "k"}"#,
+        r#"{"op": "set"}"#,
+        r#"{"op": "set", "entries": {}}"#,
+        r#"{"op": "set", "entries": {"k": 1}}"#,
+        r#"{"op": "set", "entries": {"k": {"base64": "!"}}}"#,
+        r#"{"op": "unset", "keys": []}"#,
+        r#"{"op": "send", "node": "a", "data": "to myself"}"#,
+        r#"{"op": "ping", "node": "a"}"#,
+        r#"{"op": "forget", "node": "a"}"#,
+        r#"{"op": "wait_peers", "count": "many"}"#,
+        "{\"op\": \"status\"",
+        "\u{0}\u{1}",
+    ] {
+        socket.write(line);
+        let answer = socket.read().unwrap();
+        assert_eq!((&answer["ok"], &answer["kind"]), (&json!(false), &json!("usage")), "{line}");
+        assert!(!answer["error"].as_str().unwrap().is_empty());
+    }
+    for line in [
+        json!({ "op": "get", "node": "a", "key": "none" }),
+        json!({ "op": "get", "node": "nobody", "key": "k" }),
+        json!({ "op": "ping", "node": "nobody" }),
+        json!({ "op": "forget", "node": "nobody" }),
+        json!({ "op": "recv", "timeout_ms": 0 }),
+        json!({ "op": "wait_peers", "count": 1, "timeout_ms": 1 }),
+    ] {
+        assert_eq!(socket.ask(line.clone())["kind"], "no", "{line}");
+    }
+    assert_eq!(socket.result(json!({ "op": "status", "unknown": [1] }))["node_id"], "a");
+    // A line without end is cut off with a reason.
+    let mut flood = Socket::open(&place.folder.path().join("a.sock"));
+    let chunk = vec![b'x'; 1024 * 1024];
+    for _ in 0..9 {
+        let _ = flood.lines.get_mut().write_all(&chunk);
+    }
+    let mut said = Vec::new();
+    let _ = flood.lines.read_to_end(&mut said);
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.is_empty() || said.contains("at most"), "{said}");
+    assert_eq!(socket.result(json!({ "op": "status" }))["node_id"], "a");
+    node.stop();
+}
+
+#[test]
+fn the_thirty_third_connection_is_told_to_wait() {
+    let place = Place4Nodes::new();
+    let (node, mut first) = start(&place, "a", &[]);
+    let path = place.folder.path().join("a.sock");
+    let mut others: Vec<Socket> = (1..32).map(|_| Socket::open(&path)).collect();
+    for socket in &mut others {
+        socket.result(json!({ "op": "status" }));
+    }
+    let answer = Socket::open(&path).read().unwrap();
+    assert_eq!(answer["ok"], false);
+    assert!(answer["error"].as_str().unwrap().contains("32"), "{answer}");
+    drop(others);
+    eventually("there is room again", || {
+        let mut socket = Socket::open(&path);
+        socket.write(r#"{"op": "status"}"#);
+        socket.read().unwrap()["ok"] == true
+    });
+    first.result(json!({ "op": "status" }));
+    node.stop();
+}
+
+#[test]
+fn a_message_that_is_not_acknowledged_is_not_lost() {
+    let place = Place4Nodes::new();
+    let ((a, mut at_a), (b, mut at_b)) = two(&place);
+    for data in ["one", "two"] {
+        at_b.result(json!({ "op": "send", "node": "a", "data": data }));
+    }
+    let path = place.folder.path().join("a.sock");
+    let mut dies = Socket::open(&path);
+    assert_eq!(dies.result(json!({ "op": "recv", "ack": true }))["data"], "one");
+    drop(dies);
+    // It may take a moment until the node knows that the other reader died.
+    let mut reads = Socket::open(&path);
+    let asked = json!({ "op": "recv", "ack": true, "follow": true, "timeout_ms": 60_000 });
+    let mut got = vec![reads.result(asked)["data"].clone()];
+    reads.write(r#"{"op": "ack"}"#);
+    got.push(reads.read().unwrap()["result"]["data"].clone());
+    reads.write(r#"{"op": "ack"}"#);
+    got.sort_by_key(Json::to_string);
+    assert_eq!(got, ["one", "two"], "each of them once");
+    drop(reads);
+    assert_eq!(at_a.ask(json!({ "op": "recv", "timeout_ms": 0 }))["kind"], "no");
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_watcher_sees_everything_from_its_first_line_on() {
+    let place = Place4Nodes::new();
+    let (a, mut at_a) = start(&place, "a", &[]);
+    let path = place.folder.path().join("a.sock");
+    let mut all = Socket::open(&path);
+    assert_eq!(all.result(json!({ "op": "watch" }))["event"], "watching");
+    let mut some = Socket::open(&path);
+    some.result(json!({ "op": "watch", "node": "b", "key": "te" }));
+    at_a.result(json!({ "op": "set", "entries": { "k": "1" } }));
+    at_a.result(json!({ "op": "set", "entries": { "k": "2" } }));
+    at_a.result(json!({ "op": "unset", "keys": ["k"] }));
+    let updated = |value: Json, old: Json| json!({ "event": "updated", "node_id": "a", "key": "k", "value": value, "old": old });
+    for (value, old) in
+        [(json!("1"), Json::Null), (json!("2"), json!("1")), (Json::Null, json!("2"))]
+    {
+        assert_eq!(all.read().unwrap()["result"], updated(value, old));
+    }
+    let b = start(&place, "b", &[a.listen()]);
+    assert_eq!(all.read().unwrap()["result"], json!({ "event": "joined", "node_id": "b" }));
+    b.0.set(support::key("other"), support::value("x")).unwrap();
+    b.0.set(support::key("temperature"), support::value("y")).unwrap();
+    let event = some.read().unwrap()["result"].clone();
+    assert_eq!((&event["node_id"], &event["key"]), (&json!("b"), &json!("temperature")));
+    b.0.send(&id("a"), (*b"hi").into(), PATIENCE).unwrap();
+    eventually("the watcher sees the data", || {
+        let event = all.read().unwrap()["result"].clone();
+        event == json!({ "event": "data", "node_id": "b", "data": "hi" })
+    });
+    b.0.stop();
+    let mut seen = Vec::new();
+    eventually("the watcher sees it die", || {
+        seen.push(all.read().unwrap()["result"]["event"].clone());
+        seen.last() == Some(&json!("lost"))
+    });
+    assert!(seen.contains(&json!("suspect")), "{seen:?}");
+    // Those who hang up leave nothing behind.
+    drop((all, some));
+    a.stop();
+}
+
+#[test]
+fn a_program_that_embeds_a_node_gets_events_and_learns_what_it_missed() {
+    let place = Place4Nodes::new();
+    let node = place.start("a", &[]);
+    let slow = node.subscribe().unwrap();
+    let quick = node.subscribe().unwrap();
+    for number in 0..1_100 {
+        let text = number.to_string();
+        node.set(support::key("k"), support::value(&text)).unwrap();
+        let event = quick.next(PATIENCE).unwrap();
+        assert_eq!(event.name(), "updated");
+    }
+    let mut count = 0;
+    while let Some(event) = slow.next(Duration::ZERO) {
+        count += 1;
+        assert_eq!(event.name(), "updated");
+    }
+    assert_eq!(count, 1024, "as many as the channel holds");
+    node.set(support::key("k"), support::value("last")).unwrap();
+    let lagged = slow.next(PATIENCE).unwrap();
+    assert_eq!(lagged, dsn::protocol::report::Event::Lagged { count: 76 });
+    assert_eq!(slow.next(PATIENCE).unwrap().name(), "updated");
+    node.stop();
+}
