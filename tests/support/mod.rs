@@ -112,10 +112,15 @@ pub fn exchange(address: SocketAddr, bytes: &[u8]) -> HttpAnswer {
     let mut answer = Vec::new();
     // Whoever refuses a body before it has read it resets the connection behind its answer.
     let _ = stream.read_to_end(&mut answer);
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("an HTTP answer");
-    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    HttpAnswer { status, head, body: answer[end + 4..].to_vec() }
+    parse_answer(&answer).expect("an HTTP answer")
+}
+
+/// An answer in the bytes of a connection, if they are one.
+pub fn parse_answer(answer: &[u8]) -> Option<HttpAnswer> {
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let head = String::from_utf8(answer[..end].to_vec()).ok()?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some(HttpAnswer { status, head, body: answer[end + 4..].to_vec() })
 }
 
 pub fn post(address: SocketAddr, path: &str, body: &[u8]) -> HttpAnswer {
@@ -295,6 +300,15 @@ impl Member {
     /// Posts bytes and reads what comes back as the answer to them.
     pub fn say_bytes(&self, kind: Kind, path: &str, envelope: &[u8]) -> Heard {
         let answer = post(self.target, path, envelope);
+        self.read(kind, path, envelope, answer)
+    }
+
+    /// What the bytes of a connection say in answer to an envelope; nothing if that is no HTTP.
+    pub fn heard(&self, kind: Kind, envelope: &[u8], answer: &[u8]) -> Option<Heard> {
+        Some(self.read(kind, kind.path(), envelope, parse_answer(answer)?))
+    }
+
+    fn read(&self, kind: Kind, path: &str, envelope: &[u8], answer: HttpAnswer) -> Heard {
         let bytes = match answer.status {
             204 => {
                 assert!(answer.body.is_empty(), "a 204 has no body");

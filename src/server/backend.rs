@@ -1,0 +1,139 @@
+//! tiny_http with its workers, behind the gate.
+//!
+//! It listens on an abstract Unix socket. The gate connects a few times, then nobody can connect any
+//! more: so tiny_http has a fixed number of connections and threads, and sees only whole requests.
+
+use std::io::{Cursor, Error};
+use std::net::SocketAddr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use tiny_http::{Header, Method, StatusCode};
+
+use super::head::{CALLER, SEAL, TRUSTED};
+use super::{Handler, Request, Response, join, spawn};
+
+/// Workers, and connections to tiny_http: signatures are checked here, and small hosts have up to
+/// 4 cores.
+pub(super) const WORKERS: usize = 4;
+
+/// What the workers need.
+#[derive(Clone)]
+pub(super) struct Service {
+    pub(super) handler: Handler,
+    pub(super) paths: &'static [&'static str],
+}
+
+/// A tiny_http server with its workers and all connections to it.
+pub(super) struct Backend {
+    server: Arc<tiny_http::Server>,
+    ended: Arc<AtomicBool>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Backend {
+    /// Starts one; gives the connections to it.
+    pub(super) fn start(service: &Service) -> Result<(Self, Vec<UnixStream>), Error> {
+        let name: u128 = random_name()?;
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(name.to_le_bytes())?;
+        let listener = UnixListener::bind_addr(&address)?;
+        let connect = |_| {
+            let stream = UnixStream::connect_addr(&address)?;
+            stream.set_nonblocking(true)?;
+            Ok(stream)
+        };
+        let streams = (0..WORKERS).map(connect).collect::<Result<Vec<_>, Error>>()?;
+        // From here on it takes those that wait already, and nobody else.
+        rustix::net::shutdown(&listener, rustix::net::Shutdown::Both)?;
+        let server = tiny_http::Server::from_listener(listener, None)
+            .map_err(|fault| Error::other(fault.to_string()))?;
+        let mut backend =
+            Self { server: Arc::new(server), ended: Arc::default(), workers: Vec::new() };
+        for index in 0..WORKERS {
+            let (server, ended) = (Arc::clone(&backend.server), Arc::clone(&backend.ended));
+            let service = service.clone();
+            let work = move || {
+                while !ended.load(Ordering::SeqCst) {
+                    // An error is the end of the accept loop, which has done its work.
+                    if let Ok(request) = server.recv() {
+                        service.serve(request);
+                    }
+                }
+            };
+            backend.workers.push(spawn(format!("dsn-worker-{index}"), work)?);
+        }
+        Ok((backend, streams))
+    }
+}
+
+impl Drop for Backend {
+    /// Ends the workers; the gate has closed the connections.
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        for _ in &self.workers {
+            self.server.unblock();
+        }
+        for worker in self.workers.drain(..) {
+            join(worker);
+        }
+        // tiny_http's own end asks for the path of its socket, and panics as this one has none. All
+        // its threads have ended by now: what stays is one empty queue.
+        std::mem::forget(Arc::clone(&self.server));
+    }
+}
+
+fn random_name() -> Result<u128, Error> {
+    let mut bytes = [0; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+impl Service {
+    fn serve(&self, mut request: tiny_http::Request) {
+        let response = self.decide(&mut request);
+        let seal = response.seal.iter().map(|seal| (SEAL, seal.as_str()));
+        let trusted = response.trusted.then_some((TRUSTED, "1"));
+        let allow = (response.status == 405).then_some(("Allow", "POST"));
+        let headers = seal
+            .chain(trusted)
+            .chain(allow)
+            .filter_map(|(name, value)| Header::from_bytes(name, value).ok())
+            .collect();
+        let (status, length) = (StatusCode(response.status), response.body.len());
+        let body = Cursor::new(response.body);
+        let http = tiny_http::Response::new(status, headers, body, Some(length), None)
+            .with_chunked_threshold(usize::MAX);
+        // The gate may have given up.
+        let _ = request.respond(http);
+    }
+
+    fn decide(&self, request: &mut tiny_http::Request) -> Response {
+        let status = |status| Response { status, ..Response::default() };
+        let caller = request.headers().iter().find(|header| header.field.equiv(CALLER));
+        let Some(peer) = caller.and_then(|it| it.value.as_str().parse::<SocketAddr>().ok()) else {
+            return status(500);
+        };
+        let mut body = Vec::with_capacity(request.body_length().unwrap_or(0));
+        // The gate has bounded the length, and has all of it.
+        if request.as_reader().read_to_end(&mut body).is_err() {
+            return status(500);
+        }
+        if !self.paths.contains(&request.url()) {
+            return status(404);
+        }
+        if *request.method() != Method::Post {
+            return status(405);
+        }
+        let path = request.url().to_owned();
+        let handled =
+            catch_unwind(AssertUnwindSafe(|| (self.handler)(Request { path, peer, body })));
+        handled.unwrap_or_else(|_| {
+            log::error!("BUG: a request to {} from {peer} made us panic", request.url());
+            status(500)
+        })
+    }
+}

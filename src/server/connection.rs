@@ -1,0 +1,215 @@
+//! One connection of the port: what came in of a request, what goes out of its answer.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
+
+use super::head::{HEAD_BYTES_MAX, Head, Parsed, parse_request};
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Reads a request, or waits for one.
+    Reading,
+    /// Reads no more of a long body, until there is a place for it.
+    Waiting,
+    /// A whole request waits for its answer.
+    Asked,
+    /// The answer is being written.
+    Writing,
+    /// The last answer is written; what still comes is thrown away until the other side is gone.
+    Closing,
+}
+
+/// What a read came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The rest has not come yet.
+    Partial,
+    /// The head is whole, and the body so long that it needs a place.
+    Long,
+    /// A whole request.
+    Whole,
+    /// No request, or one that breaks a limit.
+    Bad,
+    /// The other side is gone.
+    Gone,
+}
+
+/// Bodies up to this length, bytes, are read without asking for a place.
+pub(super) const SHORT_BYTES_MAX: usize = 16 * 1024;
+/// How much is thrown away at the end of a connection, bytes, so that the answer is not lost.
+const THROWN_AWAY_MAX: usize = 256 * 1024;
+/// How much is read at a time, bytes.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) state: State,
+    pub(super) opened_at: Instant,
+    /// When the state, or the present request, began.
+    pub(super) since: Instant,
+    /// Whether one of its requests came from a member.
+    pub(super) trusted: bool,
+    /// Whether it has a place for a long body.
+    pub(super) has_place: bool,
+    /// Which kind of place: one of the members' or of the strangers'.
+    pub(super) place: usize,
+    head: Option<Head>,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    written: usize,
+    thrown_away: usize,
+    keep_alive: bool,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr, now: Instant) -> Self {
+        Self {
+            stream,
+            peer,
+            state: State::Reading,
+            opened_at: now,
+            since: now,
+            trusted: false,
+            has_place: false,
+            place: 0,
+            head: None,
+            input: Vec::new(),
+            output: Vec::new(),
+            written: 0,
+            thrown_away: 0,
+            keep_alive: true,
+        }
+    }
+
+    /// Whether a request has begun.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.input.is_empty()
+    }
+
+    /// Reads what is there of one request, and no more.
+    pub(super) fn read(&mut self, body_bytes_max: usize, now: Instant) -> Progress {
+        loop {
+            if let Some(progress) = self.look(body_bytes_max) {
+                return progress;
+            }
+            let wanted = match &self.head {
+                None => HEAD_BYTES_MAX.saturating_sub(self.input.len()),
+                Some(head) => (head.bytes + head.body_bytes).saturating_sub(self.input.len()),
+            };
+            let began = self.input.is_empty();
+            match read_some(&mut self.stream, &mut self.input, wanted.min(CHUNK_BYTES)) {
+                Ok(0) => return Progress::Gone,
+                Ok(_) if began => self.since = now,
+                Ok(_) => {}
+                Err(why) if why.kind() == ErrorKind::WouldBlock => return Progress::Partial,
+                Err(why) if why.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Progress::Gone,
+            }
+        }
+    }
+
+    /// What the bytes that are there amount to; nothing where more are needed.
+    fn look(&mut self, body_bytes_max: usize) -> Option<Progress> {
+        if self.head.is_none() && self.has_begun() {
+            match parse_request(&self.input, body_bytes_max) {
+                Parsed::Incomplete => {}
+                Parsed::Bad => return Some(Progress::Bad),
+                Parsed::Head(head) => {
+                    self.keep_alive = head.keep_alive;
+                    self.head = Some(head);
+                }
+            }
+        }
+        let head = self.head.as_ref()?;
+        if self.input.len() >= head.bytes + head.body_bytes {
+            Some(Progress::Whole)
+        } else if head.body_bytes > SHORT_BYTES_MAX && !self.has_place {
+            Some(Progress::Long)
+        } else {
+            None
+        }
+    }
+
+    /// Takes out a whole request: its head, and the bytes of which the body is the end. What came
+    /// behind it stays.
+    pub(super) fn take_request(&mut self) -> Option<(Head, Vec<u8>)> {
+        let head = self.head.take()?;
+        let rest = self.input.split_off(head.bytes + head.body_bytes);
+        let bytes = std::mem::replace(&mut self.input, rest);
+        Some((head, bytes))
+    }
+
+    /// Begins to write an answer; the connection ends behind it unless it is kept.
+    pub(super) fn answer(&mut self, bytes: Vec<u8>, keep_alive: bool, now: Instant) {
+        self.output = bytes;
+        self.written = 0;
+        self.keep_alive &= keep_alive;
+        self.state = State::Writing;
+        self.since = now;
+    }
+
+    /// Whether the caller wants to keep the connection.
+    pub(super) fn is_kept(&self) -> bool {
+        self.keep_alive
+    }
+
+    /// Writes as much as the other side takes. Gives whether all is written.
+    pub(super) fn write(&mut self, now: Instant) -> Result<bool, Gone> {
+        while let Some(rest) = self.output.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match self.stream.write(rest) {
+                Ok(0) => return Err(Gone),
+                Ok(count) => self.written += count,
+                Err(why) if why.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(why) if why.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Err(Gone),
+            }
+        }
+        self.output = Vec::new();
+        self.since = now;
+        if self.keep_alive {
+            self.state = State::Reading;
+        } else {
+            // Closed with bytes unread, the answer would be lost on its way (RFC 9112, 9.6).
+            let _ = self.stream.shutdown(std::net::Shutdown::Write);
+            self.state = State::Closing;
+        }
+        Ok(true)
+    }
+
+    /// Throws away what comes behind the last answer; says whether the connection is over.
+    pub(super) fn throw_away(&mut self) -> bool {
+        let mut chunk = [0; 16 * 1024];
+        while self.thrown_away < THROWN_AWAY_MAX {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return true,
+                Ok(count) => self.thrown_away += count,
+                Err(why) if why.kind() == ErrorKind::WouldBlock => return false,
+                Err(why) if why.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return true,
+            }
+        }
+        true
+    }
+}
+
+/// The other side is gone.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+/// Appends at most so many bytes.
+pub(super) fn read_some(
+    from: &mut impl Read,
+    to: &mut Vec<u8>,
+    most: usize,
+) -> Result<usize, std::io::Error> {
+    let begin = to.len();
+    // Grows with what comes, not with what was announced.
+    to.resize(begin + most, 0);
+    let result = from.read(to.get_mut(begin..).unwrap_or_default());
+    to.truncate(begin + result.as_ref().copied().unwrap_or(0));
+    result
+}

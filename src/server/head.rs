@@ -1,0 +1,245 @@
+//! Heads of requests and answers, read within limits: pure. What a stranger writes goes no further
+//! than this; tiny_http gets a head that was written here.
+
+use std::net::SocketAddr;
+
+/// Longest head of a request, bytes: ours have less than 200.
+pub(super) const HEAD_BYTES_MAX: usize = 4096;
+/// Most headers of a request or an answer.
+const HEADERS_MAX: usize = 32;
+
+/// The head of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) method: String,
+    pub(super) path: String,
+    /// Its own length, bytes.
+    pub(super) bytes: usize,
+    /// The length of the body behind it, bytes.
+    pub(super) body_bytes: usize,
+    /// Whether the connection is kept for another request.
+    pub(super) keep_alive: bool,
+}
+
+/// What the first bytes of a connection are.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Parsed {
+    /// The beginning of a head.
+    Incomplete,
+    /// No head, or one that breaks a limit.
+    Bad,
+    /// A whole one.
+    Head(Head),
+}
+
+/// Reads the head of a request whose body has at most `body_bytes_max` bytes.
+pub(super) fn parse_request(bytes: &[u8], body_bytes_max: usize) -> Parsed {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    let length = match request.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES_MAX => length,
+        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Parsed::Incomplete,
+        _ => return Parsed::Bad,
+    };
+    let (Some(method), Some(path), Some(version)) = (request.method, request.path, request.version)
+    else {
+        return Parsed::Bad;
+    };
+    let body_bytes = match body_length(request.headers) {
+        Some(length) if length <= body_bytes_max => length,
+        _ => return Parsed::Bad,
+    };
+    let connection = find(request.headers, "Connection").unwrap_or_default();
+    let closes = connection.to_ascii_lowercase().windows(5).any(|word| word == b"close");
+    if !path.is_ascii() || !method.is_ascii() {
+        return Parsed::Bad;
+    }
+    Parsed::Head(Head {
+        method: method.to_owned(),
+        path: path.to_owned(),
+        bytes: length,
+        body_bytes,
+        keep_alive: version == 1 && !closes,
+    })
+}
+
+/// The length that is announced; nothing where it is not clear.
+fn body_length(headers: &[httparse::Header<'_>]) -> Option<usize> {
+    // Without a length that is known before, nobody can hold the body to a limit.
+    if find(headers, "Transfer-Encoding").is_some() {
+        return None;
+    }
+    let mut lengths =
+        headers.iter().filter(|header| header.name.eq_ignore_ascii_case("Content-Length"));
+    let Some(first) = lengths.next() else {
+        return Some(0);
+    };
+    if lengths.next().is_some() || !first.value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    str::from_utf8(first.value).ok()?.parse().ok()
+}
+
+fn find<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a [u8]> {
+    headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+}
+
+/// The head that tiny_http gets.
+pub(super) fn inner_request(head: &Head, caller: SocketAddr) -> Vec<u8> {
+    format!(
+        "{} {} HTTP/1.1\r\nHost: dsn\r\n{CALLER}: {caller}\r\nContent-Length: {}\r\n\r\n",
+        head.method, head.path, head.body_bytes
+    )
+    .into_bytes()
+}
+
+/// Names the caller between the gate and the workers.
+pub(super) const CALLER: &str = "Dsn-Caller";
+/// Says that a member sent the request, between the workers and the gate.
+pub(super) const TRUSTED: &str = "Dsn-Trusted";
+/// Carries the seal of a 204.
+pub(super) const SEAL: &str = "Dsn-Seal";
+
+/// The head of an answer of tiny_http.
+#[derive(Debug)]
+pub(super) struct InnerAnswer {
+    pub(super) status: u16,
+    /// Its own length, bytes.
+    pub(super) bytes: usize,
+    /// The length of the body behind it, bytes.
+    pub(super) body_bytes: usize,
+    pub(super) trusted: bool,
+    seal: Option<String>,
+    allow: bool,
+}
+
+/// Reads the head of an answer to a request with this method; `Err` where it is none.
+pub(super) fn parse_answer(bytes: &[u8], method: &str) -> Result<Option<InnerAnswer>, ()> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut answer = httparse::Response::new(&mut headers);
+    let length = match answer.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(_) => return Err(()),
+    };
+    let status = answer.code.ok_or(())?;
+    let has_body = status != 204 && method != "HEAD";
+    let announced = body_length(answer.headers).ok_or(())?;
+    let seal = find(answer.headers, SEAL).map(|seal| String::from_utf8_lossy(seal).into_owned());
+    Ok(Some(InnerAnswer {
+        status,
+        bytes: length,
+        body_bytes: if has_body { announced } else { 0 },
+        trusted: find(answer.headers, TRUSTED).is_some(),
+        seal,
+        allow: find(answer.headers, "Allow").is_some(),
+    }))
+}
+
+/// The head that the caller gets.
+pub(super) fn outer_answer(answer: &InnerAnswer, keep_alive: bool) -> Vec<u8> {
+    let mut text = format!("HTTP/1.1 {} {}\r\n", answer.status, phrase(answer.status));
+    if answer.status != 204 {
+        text += &format!("Content-Length: {}\r\n", answer.body_bytes);
+    }
+    if let Some(seal) = &answer.seal {
+        text += &format!("{SEAL}: {seal}\r\n");
+    }
+    if answer.allow {
+        text += "Allow: POST\r\n";
+    }
+    if !keep_alive {
+        text += "Connection: close\r\n";
+    }
+    text += "\r\n";
+    text.into_bytes()
+}
+
+/// An answer without a body, behind which the connection is closed.
+pub(super) fn last_answer(status: u16) -> Vec<u8> {
+    let answer =
+        InnerAnswer { status, bytes: 0, body_bytes: 0, trusted: false, seal: None, allow: false };
+    outer_answer(&answer, false)
+}
+
+fn phrase(status: u16) -> &'static str {
+    tiny_http::StatusCode(status).default_reason_phrase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(text: &str) -> Parsed {
+        parse_request(text.as_bytes(), 1000)
+    }
+
+    #[test]
+    fn a_head_is_whole_or_not() {
+        let text = "POST /ping HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n";
+        for end in 0..text.len() {
+            assert_eq!(head(&text[..end]), Parsed::Incomplete, "{end}");
+        }
+        let Parsed::Head(whole) = head(&format!("{text}1234567")) else { panic!() };
+        assert_eq!((whole.bytes, whole.body_bytes, whole.keep_alive), (text.len(), 7, true));
+        assert_eq!((whole.method.as_str(), whole.path.as_str()), ("POST", "/ping"));
+    }
+
+    #[test]
+    fn what_is_not_clear_is_bad() {
+        for rest in [
+            "Content-Length: 1001",
+            "Content-Length: 99999999999999999999999",
+            "Content-Length: -1",
+            "Content-Length: +1",
+            "Content-Length: 0x10",
+            "Content-Length: 1, 1",
+            "Content-Length:",
+            "Content-Length: 1\r\nContent-Length: 1",
+            "Transfer-Encoding: chunked",
+            "Content-Length: 3\r\ntransfer-encoding: identity",
+            "no colon",
+        ] {
+            let text = format!("POST /ping HTTP/1.1\r\n{rest}\r\n\r\n");
+            let parsed = head(&text);
+            let is_empty = rest == "Content-Length:";
+            assert!(parsed == Parsed::Bad || is_empty, "{rest}: {parsed:?}");
+        }
+        assert_eq!(head("POST /\u{e4} HTTP/1.1\r\n\r\n"), Parsed::Bad);
+        assert_eq!(head("POST /ping HTTP/9.9\r\n\r\n"), Parsed::Bad);
+        assert_eq!(head(&format!("POST /{}", "a".repeat(HEAD_BYTES_MAX))), Parsed::Bad);
+        let many = "X: y\r\n".repeat(HEADERS_MAX + 1);
+        assert_eq!(head(&format!("POST / HTTP/1.1\r\n{many}\r\n")), Parsed::Bad);
+    }
+
+    #[test]
+    fn a_connection_is_kept_unless_it_says_otherwise() {
+        let keeps = |text: &str| match head(text) {
+            Parsed::Head(head) => head.keep_alive,
+            other => panic!("{other:?}"),
+        };
+        assert!(keeps("POST / HTTP/1.1\r\n\r\n"));
+        assert!(!keeps("POST / HTTP/1.0\r\n\r\n"));
+        assert!(!keeps("POST / HTTP/1.1\r\nConnection: Close\r\n\r\n"));
+    }
+
+    #[test]
+    fn an_answer_is_written_anew() {
+        let text =
+            b"HTTP/1.1 204 No Content\r\nServer: x\r\nDsn-Seal: abc\r\nDsn-Trusted: 1\r\n\r\n";
+        let answer = parse_answer(text, "POST").unwrap().unwrap();
+        assert!(answer.trusted && answer.body_bytes == 0 && answer.bytes == text.len());
+        let outer = String::from_utf8(outer_answer(&answer, true)).unwrap();
+        assert_eq!(outer, "HTTP/1.1 204 No Content\r\nDsn-Seal: abc\r\n\r\n");
+        assert!(parse_answer(&text[..20], "POST").unwrap().is_none());
+        assert!(parse_answer(b"nonsense\r\n\r\n", "POST").is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..500)) {
+            let _ = parse_request(&bytes, 1000);
+            let _ = parse_answer(&bytes, "POST");
+        }
+    }
+}
