@@ -1,7 +1,8 @@
 //! tiny_http with its workers, behind the gate.
 //!
-//! It listens on an abstract Unix socket. The gate connects a few times, then nobody can connect any
-//! more: so tiny_http has a fixed number of connections and threads, and sees only whole requests.
+//! It listens on an abstract Unix socket. The gate connects a few times, then nobody can connect
+//! any more: so tiny_http has a fixed number of connections and threads, and sees only whole
+//! requests.
 
 use std::io::{Cursor, Error};
 use std::net::SocketAddr;
