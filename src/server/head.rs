@@ -168,6 +168,9 @@ fn phrase(status: u16) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn head(text: &str) -> Parsed {
@@ -235,9 +238,9 @@ mod tests {
         assert!(parse_answer(b"nonsense\r\n\r\n", "POST").is_err());
     }
 
-    proptest::proptest! {
+    proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..500)) {
+        fn no_bytes_make_it_panic(bytes in collection::vec(any::<u8>(), 0..500)) {
             let _ = parse_request(&bytes, 1000);
             let _ = parse_answer(&bytes, "POST");
         }
