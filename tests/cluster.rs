@@ -338,3 +338,38 @@ fn the_first_node_makes_the_network_key_and_says_so() {
     assert!(place.path().join("credentials/network.key").exists());
     assert!(place.path().join("credentials/first").is_dir());
 }
+
+#[test]
+fn one_list_of_bootstrap_nodes_may_be_given_to_all() {
+    let place = Place4Nodes::new();
+    let spare: Vec<std::net::TcpListener> =
+        (0..2).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<String> =
+        spare.iter().map(|port| port.local_addr().unwrap().to_string()).collect();
+    drop(spare);
+    let all: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let first = place.spawn_at("first", all[0], &all[..1]);
+    eventually("it finds that it is its own bootstrap node", || {
+        first.json(&["status"])["degraded"] == serde_json::json!([])
+    });
+    let second = place.spawn_at("second", all[1], &all);
+    for node in [&first, &second] {
+        node.told(&["--timeout", "60s", "wait", "peers", "1"]);
+        eventually("nothing is wrong", || {
+            node.json(&["status"])["degraded"] == serde_json::json!([])
+        });
+    }
+}
+
+/// Calls over loopback come from 127.0.0.1, whatever the caller listens on.
+#[test]
+fn a_node_on_one_address_is_found_there() {
+    let place = Place4Nodes::new();
+    let first = place.spawn_at("first", "127.0.0.1:0", &[]);
+    let port = first.address.rsplit_once(':').unwrap().1;
+    let second = place.spawn_at("second", &format!("127.0.0.2:{port}"), &[&first.address]);
+    first.told(&["--timeout", "60s", "wait", "peers", "1"]);
+    first.told(&["send", "second", "hello"]);
+    assert_eq!(second.told(&["recv"]), "hello");
+    assert_eq!(first.json(&["peers"])[0]["address"], second.address.as_str());
+}

@@ -6,6 +6,7 @@ mod keeper;
 mod senders;
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -21,6 +22,7 @@ use crate::credentials::{self, KnownPeer};
 use crate::driver::{Driver, Queues, now_since};
 use crate::journal::{Commit, Journal, Loaded};
 use crate::protocol::BODY_BYTES_MAX;
+use crate::protocol::address::Address;
 use crate::protocol::crypto::{NetworkKeys, PrivateKey};
 use crate::protocol::identity::Session;
 use crate::protocol::node::{Node, Pin, Settings, Target};
@@ -92,7 +94,7 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
     let driver_cell: Arc<OnceLock<Arc<Driver>>> = Arc::default();
     let server = start_server(&config, &driver_cell)?;
     let address = server.local_address();
-    let node = new_node(&config, &private_key, own, known, address.port(), began)?;
+    let node = new_node(&config, &private_key, own, known, address, began)?;
     let client = Client::new(BODY_BYTES_MAX, IDLE_CONNECTIONS_MAX);
     let (driver, queues) = Driver::new(node, keys, private_key, client, began);
     // The cell is new, so this can't fail; until now the port answered 503.
@@ -197,18 +199,20 @@ fn new_node(
     private_key: &PrivateKey,
     own: Record,
     known: Vec<KnownPeer>,
-    port: u16,
+    address: SocketAddr,
     began: Instant,
 ) -> Result<Node, StartError> {
     let mut random = [0; 24];
     SystemRandom::new().fill(&mut random).map_err(|_| StartError::NoRandomness)?;
     let (session, seed) = random.split_at(16);
+    // Where only one address is listened on, others can only be told that one.
+    let bound = (!address.ip().is_unspecified()).then(|| Address::of(address.ip(), address.port()));
     let settings = Settings {
         node_id: config.node_id.clone(),
         public_key: private_key.public_key(),
         session: Session(session.try_into().map_err(|_| StartError::NoRandomness)?),
-        port,
-        advertise: config.advertise.clone(),
+        port: address.port(),
+        advertise: config.advertise.clone().or(bound),
         seeds: config.bootstrap.clone(),
         tick_ms: u64::try_from(config.tick.as_millis()).unwrap_or(u64::MAX),
         program: ProgramVersion::new(env!("CARGO_PKG_VERSION")),

@@ -1,8 +1,8 @@
 //! The port: a gate that strangers can't break, and tiny_http with its workers behind it.
 //!
-//! tiny_http 0.12 reads heads of any length, waits for ever, has a thread for each connection, stops
-//! accepting at the first error, and reserves memory for whatever length is announced. So it gets
-//! whole requests within limits, over a few connections of our own, and never meets a stranger.
+//! tiny_http 0.12 reads heads of any length, waits for ever, has a thread for each connection,
+//! stops accepting at the first error, and reserves memory for whatever length is announced. So it
+//! gets whole requests within limits, over a few connections of our own, and meets no stranger.
 
 mod backend;
 mod connection;

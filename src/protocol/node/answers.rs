@@ -72,6 +72,12 @@ impl Node {
                 actions.push(Action::WakeAt(seed.attempt_at));
             }
             Outcome::Failed(why) => self.seed_failed(address, why, now),
+            Outcome::Refused { refusal, .. } if refusal.reason == Reason::WrongReceiver.code() => {
+                // One list of bootstrap nodes for all hosts names each host itself.
+                seed.tries = 0;
+                seed.last_fault = None;
+                seed.node_id = Some(self.settings.node_id.clone());
+            }
             Outcome::Refused { refusal, .. } => {
                 let text = format!("the bootstrap node at {address} refused: {}", refusal.text);
                 self.seed_failed(address, text.clone(), now);

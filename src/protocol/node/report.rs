@@ -62,13 +62,16 @@ impl Node {
     }
 
     fn degraded(&self, peers: PeerCounts) -> Vec<String> {
+        let own_id = &self.settings.node_id;
         let mut list: Vec<String> = self.conflicts.iter().map(|c| c.text.clone()).collect();
-        if peers.alive == 0 && !self.seeds.is_empty() {
+        let others: Vec<&super::Seed> =
+            self.seeds.iter().filter(|seed| seed.node_id.as_ref() != Some(own_id)).collect();
+        if peers.alive == 0 && !others.is_empty() {
             let fault = |seed: &super::Seed| {
                 let why = seed.last_fault.as_deref().unwrap_or("not tried yet");
                 format!("{}: {why}", seed.address)
             };
-            let faults: Vec<String> = self.seeds.iter().map(fault).collect();
+            let faults: Vec<String> = others.into_iter().map(fault).collect();
             list.push(format!(
                 "no bootstrap node is reached ({}); it is tried again",
                 faults.join("; ")

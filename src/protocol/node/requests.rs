@@ -182,7 +182,7 @@ impl Node {
         let place = Address::of(caller.ip(), hello.port);
         let (pinned, pinned_at) = if self.is_me(from) {
             if hello.session == self.settings.session {
-                return Some(Reply::refuse(Reason::SameId, "this is you"));
+                return Some(Reply::refuse(Reason::WrongReceiver, "you called yourself"));
             }
             (Some(self.settings.public_key), "this node".to_owned())
         } else {
