@@ -36,6 +36,13 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
+impl Answer {
+    /// Whether it refuses bytes that could not be opened.
+    pub fn is_unsealed_refusal(&self) -> bool {
+        self.status == 400 && self.seal.is_none() && self.body.is_empty()
+    }
+}
+
 impl Client {
     /// Takes the largest body of an answer, bytes, and how many connections are kept at most.
     pub fn new(body_bytes_max: usize, idle_connections_max: usize) -> Self {

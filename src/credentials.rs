@@ -31,7 +31,14 @@ const KNOWN_PEERS: &str = "known_peers";
 /// Reads the network keys: one a line, 64 hex digits; `#` begins a comment line. The first one
 /// seals, all open.
 pub fn load_network_key(path: &Path) -> Result<Vec<Zeroizing<[u8; 32]>>, CredentialsError> {
-    let text = read_secret(path)?;
+    parse_network_key(path, &read_secret(path)?)
+}
+
+/// The same from a text; `path` says where it came from.
+pub fn parse_network_key(
+    path: &Path,
+    text: &str,
+) -> Result<Vec<Zeroizing<[u8; 32]>>, CredentialsError> {
     let bad_line = |number: usize, what: &'static str| CredentialsError::BadLine {
         path: path.into(),
         line: number + 1,
@@ -67,6 +74,22 @@ pub fn create_network_key(path: &Path) -> Result<(), CredentialsError> {
         Zeroizing::new(hex(&*key)).as_str()
     ));
     create_secret(path, text.as_bytes())
+}
+
+/// Writes the network keys, the one that seals first.
+pub fn save_network_key(path: &Path, keys: &[Zeroizing<[u8; 32]>]) -> Result<(), CredentialsError> {
+    if keys.len() > NETWORK_KEYS_MAX {
+        return Err(CredentialsError::TooManyKeys { path: path.into() });
+    }
+    let mut text = Zeroizing::new(String::with_capacity(256 + keys.len() * 65));
+    text.push_str(
+        "# The keys of a dsn network. The first one seals, all open. Keep them secret.\n",
+    );
+    for key in keys {
+        text.push_str(Zeroizing::new(hex(&**key)).as_str());
+        text.push('\n');
+    }
+    durable::replace(path, text.as_bytes()).map_err(|why| unusable(path, why))
 }
 
 /// The own key pair as PKCS#8; made at the first start.
@@ -243,6 +266,11 @@ pub enum CredentialsError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// More keys than a file has.
+    TooManyKeys {
+        /// Which file.
+        path: PathBuf,
+    },
     /// There is no key in the file.
     NoKey {
         /// Which.
@@ -284,6 +312,11 @@ impl fmt::Display for CredentialsError {
             Self::BadLine { path, line, what } => write!(
                 formatter,
                 "{}: line {line} {what}. Put back a good copy of the file",
+                path.display()
+            ),
+            Self::TooManyKeys { path } => write!(
+                formatter,
+                "{} has {NETWORK_KEYS_MAX} keys already; `dsn key remove` one first",
                 path.display()
             ),
             Self::NoKey { path } => write!(

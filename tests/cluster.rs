@@ -373,3 +373,83 @@ fn a_node_on_one_address_is_found_there() {
     assert_eq!(second.told(&["recv"]), "hello");
     assert_eq!(first.json(&["peers"])[0]["address"], second.address.as_str());
 }
+
+/// A node with a network key file of its own.
+fn with_own_key(place: &Place4Nodes, node_id: &str, bootstrap: &[&str]) -> Process {
+    let file = place.path().join(format!("{node_id}.key"));
+    if !file.exists() {
+        std::fs::copy(place.path().join("credentials/network.key"), &file).unwrap();
+    }
+    let mut command = place.run_command(node_id, bootstrap);
+    command.args(["--listen", "127.0.0.1:0", "--network-key"]).arg(&file);
+    place.spawn(command, node_id)
+}
+
+#[test]
+fn the_network_key_changes_in_a_running_network() {
+    let place = Place4Nodes::new();
+    let a = with_own_key(&place, "a", &[]);
+    let b = with_own_key(&place, "b", &[&a.address]);
+    let c = with_own_key(&place, "c", &[&a.address]);
+    for node in [&a, &b, &c] {
+        node.told(&["--timeout", "60s", "wait", "peers", "2"]);
+    }
+    // One is off during the change.
+    c.kill();
+    let old = a.told(&["key", "list"]).split_whitespace().next().unwrap().to_owned();
+    let new_file = place.path().join("new.key");
+    assert_eq!(
+        support::process::dsn().arg("keygen").arg(&new_file).status().unwrap().code(),
+        Some(0)
+    );
+    for node in [&a, &b] {
+        node.told(&["key", "add", new_file.to_str().unwrap()]);
+        // Again, and from stdin: no harm.
+        let text = std::fs::read(&new_file).unwrap();
+        assert_eq!(run_with(&mut node.command(&["key", "add", "-"]), &text).code, 0);
+    }
+    let list = a.told(&["key", "list"]);
+    let new = list.lines().nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    assert_eq!(list.lines().count(), 2, "{list}");
+    let round = |number: u32| {
+        let value = number.to_string();
+        a.told(&["set", "round", &value]);
+        wait_key(&b, "a", "round", &value);
+        b.told(&["send", "a", &value]);
+        assert_eq!(a.told(&["recv"]), value);
+    };
+    a.told(&["key", "use", &new]);
+    round(1);
+    b.told(&["key", "use", &new]);
+    round(2);
+    for node in [&a, &b] {
+        assert_eq!(node.json(&["status"])["network_key"], new.as_str());
+    }
+    // The old key is kept, so the one that was off joins, and changes its key too.
+    let c = with_own_key(&place, "c", &[&a.address]);
+    c.told(&["set", "back", "yes"]);
+    wait_key(&a, "c", "back", "yes");
+    a.told(&["set", "for", "c"]);
+    wait_key(&c, "a", "for", "c");
+    assert_eq!(c.json(&["status"])["network_key"], old.as_str());
+    c.told(&["key", "add", new_file.to_str().unwrap()]);
+    c.told(&["key", "use", &new]);
+    assert_eq!(a.ask(&["key", "remove", &new]).code, 1, "it seals");
+    assert_eq!(a.ask(&["key", "use", "00000000"]).code, 1, "there is none of that name");
+    for node in [&a, &b, &c] {
+        node.told(&["key", "remove", &old]);
+        node.told(&["key", "remove", &old]);
+    }
+    round(3);
+    wait_key(&c, "a", "round", "3");
+    // A node that still has the old one only is left outside, and says why.
+    let d = with_own_key(&place, "d", &[&a.address]);
+    eventually("it says what is wrong", || {
+        d.json(&["status"])["degraded"].to_string().contains("another network key")
+    });
+    // The file was changed with the node: a restart goes on with it.
+    b.kill();
+    let b = with_own_key(&place, "b", &[&a.address]);
+    assert_eq!(b.json(&["status"])["network_key"], new.as_str());
+    wait_key(&b, "a", "round", "3");
+}

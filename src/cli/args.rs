@@ -131,6 +131,11 @@ pub(super) enum Command {
         #[command(subcommand)]
         what: WaitFor,
     },
+    /// Change the network key of a running network: add it everywhere, use it everywhere, remove the old
+    Key {
+        #[command(subcommand)]
+        what: KeyCommand,
+    },
     /// Drop the key, the addresses and the state of a node
     Forget {
         /// Which node
@@ -140,6 +145,29 @@ pub(super) enum Command {
     Leave,
     /// Stop the node
     Stop,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Name the network keys of the node; the first one seals, all open
+    List,
+    /// Let a key open what others send; it seals nothing yet
+    Add {
+        /// A file that `dsn keygen` made; - takes stdin
+        file: PathBuf,
+    },
+    /// Seal with a key from now on
+    Use {
+        /// Its name, as `dsn key list` shows it
+        name: String,
+    },
+    /// Open nothing with a key any more
+    Remove {
+        /// Its name
+        name: String,
+    },
+    /// Read the network key file again
+    Reload,
 }
 
 #[derive(Debug, Subcommand)]

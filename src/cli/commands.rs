@@ -7,9 +7,10 @@ use std::time::Duration;
 use dsn::control::{ControlClient, bytes_to_json};
 use dsn::credentials;
 use dsn::protocol::DATA_BYTES_MAX;
+use dsn::protocol::identity::hex;
 use serde_json::{Map, Value as Json, json};
 
-use super::args::{Command, Options, WaitFor};
+use super::args::{Command, KeyCommand, Options, WaitFor};
 use super::{Fault, connect, explain, find_socket, print};
 
 /// How much longer than the node the command waits, so that the node's own answer comes first.
@@ -55,6 +56,7 @@ fn request_of(command: &Command) -> Result<Map<String, Json>, Fault> {
         Command::Wait { what: WaitFor::Key { node, key, value } } => {
             json!({ "op": "wait_key", "node": node, "key": key, "value": value })
         }
+        Command::Key { what } => key_request(what)?,
         Command::Forget { node } => json!({ "op": "forget", "node": node }),
         Command::Leave => json!({ "op": "leave" }),
         Command::Stop => json!({ "op": "stop" }),
@@ -63,6 +65,31 @@ fn request_of(command: &Command) -> Result<Map<String, Json>, Fault> {
         Json::Object(request) => Ok(request),
         _ => Ok(Map::new()),
     }
+}
+
+fn key_request(what: &KeyCommand) -> Result<Json, Fault> {
+    Ok(match what {
+        KeyCommand::List => json!({ "op": "key", "do": "list" }),
+        KeyCommand::Reload => json!({ "op": "key", "do": "reload" }),
+        KeyCommand::Use { name } => json!({ "op": "key", "do": "use", "name": name }),
+        KeyCommand::Remove { name } => json!({ "op": "key", "do": "remove", "name": name }),
+        KeyCommand::Add { file } => {
+            let keys = if file.as_os_str() == "-" {
+                let text = String::from_utf8(read_stdin()?).map_err(|_| not_a_key("stdin"))?;
+                credentials::parse_network_key(Path::new("stdin"), &text)?
+            } else {
+                credentials::load_network_key(file)?
+            };
+            let [key] = keys.as_slice() else {
+                return Err(not_a_key(&file.display().to_string()));
+            };
+            json!({ "op": "key", "do": "add", "key": hex(&**key) })
+        }
+    })
+}
+
+fn not_a_key(place: &str) -> Fault {
+    Fault::Usage(format!("{place} has not one key; `dsn keygen FILE` makes a file that has"))
 }
 
 /// `KEY VALUE` or `KEY=VALUE …`: two words of which the first has no `=` are the former.
@@ -130,6 +157,7 @@ impl Asking<'_> {
             Command::Peers { .. } => print::peers(&result),
             Command::State { .. } => print::states(&result),
             Command::Get { raw, .. } => return print_bytes(result.get("value"), *raw),
+            Command::Key { .. } => print::keys(&result),
             Command::Ping { node } => print::ping(node, &result),
             // No news is good news: the exit code tells.
             _ => String::new(),

@@ -44,7 +44,7 @@ pub(super) fn status(status: &Json) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: &str| {
         // Writing to a String can't fail, here and below.
-        let _ = writeln!(out, "{name:<11}{value}");
+        let _ = writeln!(out, "{name:<13}{value}");
     };
     line("node", text(status, "node_id"));
     line("listen", text(status, "listen"));
@@ -66,6 +66,8 @@ pub(super) fn status(status: &Json) -> String {
     );
     line("keys", &number(status, "keys").to_string());
     line("timestamp", &number(status, "timestamp").to_string());
+    line("public key", text(status, "public_key"));
+    line("network key", text(status, "network_key"));
     let degraded = list(status.get("degraded").unwrap_or(&Json::Null));
     if degraded.is_empty() {
         line("degraded", "no");
@@ -74,6 +76,14 @@ pub(super) fn status(status: &Json) -> String {
         line("degraded", &escape(fault.as_str().unwrap_or_default()));
     }
     out
+}
+
+pub(super) fn keys(result: &Json) -> String {
+    let names = list(result.get("keys").unwrap_or(&Json::Null)).iter().filter_map(Json::as_str);
+    let rows = names
+        .enumerate()
+        .map(|(at, name)| [name.to_owned(), if at == 0 { "seals" } else { "opens" }.to_owned()]);
+    table(&rows.collect::<Vec<_>>())
 }
 
 pub(super) fn peers(peers: &Json) -> String {

@@ -42,6 +42,8 @@ pub(super) fn status(status: &Status) -> Json {
         },
         "keys": status.keys,
         "timestamp": status.timestamp,
+        "public_key": status.public_key.to_hex(),
+        "network_key": status.network_key,
         "degraded": status.degraded,
     })
 }

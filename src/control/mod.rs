@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use crate::events::Subscription;
 use crate::protocol::DATA_BYTES_MAX;
 use crate::protocol::identity::NodeId;
@@ -22,6 +24,20 @@ pub use server::ControlServer;
 /// Longest line in either direction, bytes: 1 MiB of DATA in base64, or a state of as many bytes
 /// with every byte escaped, and room for the rest.
 pub const LINE_BYTES_MAX: u64 = 8 * DATA_BYTES_MAX as u64;
+
+/// What is to be done with the network keys.
+pub enum KeyChange {
+    /// Nothing.
+    List,
+    /// One more that opens.
+    Add(Zeroizing<[u8; 32]>),
+    /// The one of this name seals from now on.
+    Use(String),
+    /// The one of this name opens no more.
+    Remove(String),
+    /// The file was changed by hand.
+    Reload,
+}
 
 /// What a running node does for those who connect to its socket.
 pub trait Service: Send + Sync + 'static {
@@ -45,6 +61,8 @@ pub trait Service: Send + Sync + 'static {
     fn give_back(&self, message: Message);
     /// Events from now on; nothing where too many listen.
     fn subscribe(&self) -> Option<Subscription>;
+    /// Changes the network keys, or only names them: the one that seals first.
+    fn network_keys(&self, change: KeyChange) -> Result<Vec<String>, Refused>;
     /// Drops all that is known of a node.
     fn forget(&self, node: &NodeId) -> Result<(), Refused>;
     /// Says goodbye to the network.

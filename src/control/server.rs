@@ -11,10 +11,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
+use zeroize::Zeroizing;
 
 use super::json;
-use super::{ControlError, LINE_BYTES_MAX, Service, bytes_from_json};
-use crate::protocol::identity::NodeId;
+use super::{ControlError, KeyChange, LINE_BYTES_MAX, Service, bytes_from_json};
+use crate::protocol::identity::{NodeId, unhex};
 use crate::protocol::report::{Event, Refused};
 use crate::protocol::state::{Change, Key, Value};
 
@@ -351,6 +352,10 @@ impl Conversation<'_> {
                 })?
             }
             "wait_key" => self.wait_key(asked)?,
+            "key" => {
+                let names = service.network_keys(key_change(asked)?)?;
+                json!({ "keys": names })
+            }
             "forget" => {
                 service.forget(&asked.node()?)?;
                 json!({})
@@ -508,6 +513,24 @@ impl Conversation<'_> {
 
 fn too_many_listen() -> Fault {
     Fault::No("too many programs listen to events already; try again later".into())
+}
+
+/// `{"do": "list"}` and so on
+fn key_change(asked: &Asked) -> Result<KeyChange, Fault> {
+    let name = || asked.text("name").map(str::to_owned);
+    Ok(match asked.text("do")? {
+        "list" => KeyChange::List,
+        "reload" => KeyChange::Reload,
+        "use" => KeyChange::Use(name()?),
+        "remove" => KeyChange::Remove(name()?),
+        "add" => {
+            let bytes = unhex(asked.text("key")?).map(Zeroizing::new);
+            let key = bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok());
+            let key = key.ok_or_else(|| Fault::Usage("the key is not 64 hex digits".into()))?;
+            KeyChange::Add(Zeroizing::new(key))
+        }
+        other => return Err(Fault::Usage(format!("{other:?} can't be done with a key"))),
+    })
 }
 
 /// `{"entries": {key: value, …}}`

@@ -21,6 +21,8 @@ impl Driver {
         let inner = self.lock();
         let mut status = inner.node.status(listen, env!("CARGO_PKG_VERSION"), now);
         status.degraded.extend(inner.disk_fault.clone());
+        drop(inner);
+        status.network_key = self.network_key_names().into_iter().next().unwrap_or_default();
         status
     }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{Driver, DriverFault};
-use crate::protocol::crypto::{Opened, Place, Signed, Tag, open, seal, verify};
+use crate::protocol::crypto::{NetworkKeys, Opened, Place, Signed, Tag, open, seal, verify};
 use crate::protocol::identity::hex;
 use crate::protocol::node::{Authentic, Reply};
 use crate::protocol::verdict::{Reason, Status};
@@ -17,7 +17,8 @@ impl Driver {
             return server::Response { status: 404, ..server::Response::default() };
         };
         let place = Place::Request { path: kind.path() };
-        let Ok(opened) = open(&self.keys, place, request.body) else {
+        let keys = self.keys();
+        let Ok(opened) = open(&keys, place, request.body) else {
             log::debug!("{} sent bytes to {} that are not a message", request.peer, request.path);
             return server::Response {
                 status: Status::BadRequest.code(),
@@ -28,7 +29,7 @@ impl Driver {
             Ok(reply) => reply,
             Err(reason) => Reply::refuse(reason, reason.to_string()),
         };
-        self.answer(kind, &opened, reply).unwrap_or_else(|fault| {
+        self.answer(kind, &keys, &opened, reply).unwrap_or_else(|fault| {
             log::error!("the answer to {} could not be made: {fault}", request.path);
             server::Response {
                 status: Status::Internal.code(),
@@ -66,6 +67,7 @@ impl Driver {
     fn answer(
         &self,
         kind: Kind,
+        keys: &NetworkKeys,
         opened: &Opened,
         reply: Reply,
     ) -> Result<server::Response, DriverFault> {
@@ -83,7 +85,7 @@ impl Driver {
         let place =
             Place::Answer { path: kind.path(), status: status.code(), request: &opened.tag };
         let nonce = self.nonce()?;
-        let (envelope, _) = seal(&self.keys, opened.key, nonce, place, kind.byte(), &payload)
+        let (envelope, _) = seal(keys, opened.key, nonce, place, kind.byte(), &payload)
             .ok_or(DriverFault::NoKey)?;
         let mut response = server::Response {
             status: status.code(),

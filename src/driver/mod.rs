@@ -8,7 +8,7 @@ mod outgoing;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -68,7 +68,8 @@ pub struct Driver {
     inner: Mutex<Inner>,
     /// Told whenever something was settled.
     settled: Condvar,
-    keys: NetworkKeys,
+    /// Those of the moment; a request and its answer use the same ones.
+    keys: RwLock<Arc<NetworkKeys>>,
     private_key: PrivateKey,
     random: SystemRandom,
     client: Client,
@@ -120,7 +121,7 @@ impl Driver {
         let driver = Self {
             inner: Mutex::new(inner),
             settled: Condvar::new(),
-            keys,
+            keys: RwLock::new(Arc::new(keys)),
             private_key,
             random: SystemRandom::new(),
             client,
@@ -271,6 +272,20 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    fn keys(&self) -> Arc<NetworkKeys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The names of the network keys, the one that seals first.
+    pub fn network_key_names(&self) -> Vec<String> {
+        self.keys().names()
+    }
+
+    /// Takes other network keys: from now on the first one seals, all open.
+    pub fn set_keys(&self, keys: NetworkKeys) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
     }
 
     fn nonce(&self) -> Result<[u8; NONCE_BYTES], DriverFault> {

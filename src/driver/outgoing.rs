@@ -4,12 +4,16 @@ use std::time::Instant;
 
 use super::{Driver, DriverFault};
 use crate::client;
-use crate::protocol::crypto::{Opened, Place, Signed, Tag, open, seal, verify};
+use crate::protocol::crypto::{NetworkKeys, Opened, Place, Signed, Tag, open, seal, verify};
 use crate::protocol::identity::unhex;
 use crate::protocol::node::{Outcome, Outgoing, Target};
 use crate::protocol::state::Signature;
 use crate::protocol::verdict::Status;
 use crate::protocol::wire::{self, Answer, Kind, Refusal, Request};
+
+/// What a 400 without a seal most likely means.
+const NOT_OPENED: &str =
+    "it answered 400 without the seal of this network: it has another network key";
 
 impl Driver {
     /// Makes one try of what is due to the target, and takes what comes back.
@@ -44,11 +48,16 @@ impl Driver {
             payload.extend_from_slice(&signature);
         }
         let place = Place::Request { path: kind.path() };
-        let (body, tag) = seal(&self.keys, 0, self.nonce()?, place, kind.byte(), &payload)
+        let keys = self.keys();
+        let key = outgoing.network_key % keys.count();
+        let (body, tag) = seal(&keys, key, self.nonce()?, place, kind.byte(), &payload)
             .ok_or(DriverFault::NoKey)?;
         let address = outgoing.address.as_str();
         Ok(match self.client.post(address, kind.path(), &body, client::TRY_TIMEOUT) {
-            Ok(answer) => self.read_answer(outgoing, &tag, answer).unwrap_or_else(Outcome::Failed),
+            Ok(answer) if answer.is_unsealed_refusal() => Outcome::NotOpened(NOT_OPENED.into()),
+            Ok(answer) => {
+                self.read_answer(outgoing, &keys, &tag, answer).unwrap_or_else(Outcome::Failed)
+            }
             Err(fault) => Outcome::Failed(fault.to_string()),
         })
     }
@@ -57,6 +66,7 @@ impl Driver {
     fn read_answer(
         &self,
         outgoing: &Outgoing,
+        keys: &NetworkKeys,
         tag: &Tag,
         answer: client::Answer,
     ) -> Result<Outcome, String> {
@@ -68,7 +78,7 @@ impl Driver {
             answer.body
         };
         let place = Place::Answer { path: kind.path(), status, request: tag };
-        let opened = open(&self.keys, place, envelope).map_err(|_| {
+        let opened = open(keys, place, envelope).map_err(|_| {
             format!("it answered {status} without the seal of this network: it has another network key, or is no dsn node")
         })?;
         if opened.kind != kind.byte() {

@@ -31,11 +31,22 @@ pub type Tag = [u8; TAG_BYTES];
 pub struct NetworkKeys(Vec<DerivedKeys>);
 
 struct DerivedKeys {
+    name: String,
     encryption: Zeroizing<[u8; 32]>,
     authentication: hmac::Key,
 }
 
 impl NetworkKeys {
+    /// How many there are: at least one.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Their names, the one that seals first.
+    pub fn names(&self) -> Vec<String> {
+        self.0.iter().map(|derived| derived.name.clone()).collect()
+    }
+
     /// Takes the network keys, 32 bytes each; nothing where there is none.
     pub fn new(keys: &[Zeroizing<[u8; 32]>]) -> Option<Self> {
         let derived: Vec<_> = keys.iter().map(|key| DerivedKeys::new(key)).collect();
@@ -47,6 +58,12 @@ impl fmt::Debug for NetworkKeys {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} network keys", self.0.len())
     }
+}
+
+/// What people call a network key: 8 hex digits that tell nothing of it.
+pub fn network_key_name(key: &[u8; 32]) -> String {
+    let hash = Sha256::new(b"dsn/1 name of a network key").chain(key).finish();
+    super::identity::hex(hash.split_at(4).0)
 }
 
 impl DerivedKeys {
@@ -65,7 +82,7 @@ impl DerivedKeys {
         };
         let encryption = derive(b"encryption");
         let authentication = hmac::Key::new(hmac::HMAC_SHA256, &*derive(b"authentication"));
-        Self { encryption, authentication }
+        Self { name: network_key_name(key), encryption, authentication }
     }
 
     fn apply_keystream(&self, nonce: &[u8; NONCE_BYTES], bytes: &mut [u8]) {

@@ -50,6 +50,8 @@ pub struct Peer {
     pub retry: Option<Retry>,
     /// Flights that failed since the last that did not.
     pub failures: u32,
+    /// Which of the network keys it opens, counted around.
+    pub network_key: usize,
     /// Whether a hint came that was not tried yet.
     pub has_new_hint: bool,
     /// When it is tried next after a failure, ms.
@@ -183,6 +185,7 @@ impl Peer {
             flight: None,
             retry: None,
             failures: 0,
+            network_key: 0,
             has_new_hint: false,
             attempt_at: 0,
             owed: Owed::default(),

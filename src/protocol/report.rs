@@ -66,6 +66,10 @@ pub struct Status {
     pub keys: usize,
     /// Timestamp of its own state, microseconds since 1970.
     pub timestamp: u64,
+    /// Its public key.
+    pub public_key: PublicKey,
+    /// The name of the network key that it seals with; the driver knows it.
+    pub network_key: String,
     /// What is wrong right now, a sentence each, with what to do; empty when all is well.
     pub degraded: Vec<String>,
 }
@@ -227,6 +231,11 @@ pub enum Refused {
         /// Which file, and what the system said.
         why: String,
     },
+    /// The network keys were not changed.
+    NetworkKey {
+        /// Why.
+        why: String,
+    },
     /// The node is stopping.
     Stopping,
 }
@@ -259,6 +268,9 @@ impl fmt::Display for Refused {
             Self::TimedOut { what } => write!(formatter, "timed out: {what}"),
             Self::NotDurable { why } => {
                 write!(formatter, "nothing was changed, as it can't be kept: {why}")
+            }
+            Self::NetworkKey { why } => {
+                write!(formatter, "the network keys were not changed: {why}")
             }
             Self::Stopping => write!(formatter, "the node is stopping"),
         }

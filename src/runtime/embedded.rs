@@ -3,8 +3,8 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::{RunningNode, Shared};
-use crate::control::Service;
+use super::{RunningNode, Shared, keys};
+use crate::control::{KeyChange, Service};
 use crate::events::Subscription;
 use crate::protocol::identity::NodeId;
 use crate::protocol::report::{Message, NodeState, PeerInfo, Refused, Status};
@@ -133,6 +133,12 @@ impl Service for Shared {
 
     fn subscribe(&self) -> Option<Subscription> {
         self.driver.subscribe()
+    }
+
+    fn network_keys(&self, change: KeyChange) -> Result<Vec<String>, Refused> {
+        // Only changes of the same file wait for each other here.
+        let _one = self.key_file.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        keys::change(&self.driver, &self.key_file.path, change)
     }
 
     fn forget(&self, node: &NodeId) -> Result<(), Refused> {

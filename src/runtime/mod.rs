@@ -3,6 +3,7 @@
 mod embedded;
 mod error;
 mod keeper;
+mod keys;
 mod senders;
 
 use std::fs::File;
@@ -32,6 +33,7 @@ use crate::server::Server;
 
 pub use error::StartError;
 use keeper::Keeper;
+use keys::KeyFile;
 use senders::Senders;
 
 /// Senders to peers that may not answer: however many those are, they hold no more than these.
@@ -66,6 +68,7 @@ struct Shared {
     driver: Arc<Driver>,
     server: Mutex<Option<Server>>,
     listen: String,
+    key_file: KeyFile,
     stop_asked: Sender<()>,
     stop_wanted: Receiver<()>,
 }
@@ -105,6 +108,7 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
         driver: Arc::clone(&driver),
         server: Mutex::new(Some(server)),
         listen: address.to_string(),
+        key_file: KeyFile { path: config.network_key.clone(), changing: Mutex::default() },
         stop_asked,
         stop_wanted,
     });

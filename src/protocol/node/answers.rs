@@ -57,6 +57,7 @@ impl Node {
             return;
         }
         seed.flight = None;
+        let outcome = other_key_next(outcome, &mut seed.network_key);
         match outcome {
             Outcome::Answered(Answer::Hello(answer)) => {
                 seed.tries = 0;
@@ -167,7 +168,7 @@ impl Node {
             return;
         };
         let Some(call) = done.call else { return };
-        match outcome {
+        match other_key_next(outcome, &mut peer.network_key) {
             Outcome::Failed(why) => self.on_failure(node_id, &call, done.tries, &why, now, actions),
             Outcome::Refused { refusal, held_is_proved } => {
                 self.on_refusal(node_id, &call, done.tries, refusal, held_is_proved, now, actions);
@@ -477,6 +478,18 @@ impl Node {
 
 /// After this many ticks without a word a peer that does not answer is suspected.
 pub(super) const SUSPECT_TICKS: u64 = 2;
+
+/// While the network changes its key, some nodes have the new one only, some the old one only: the
+/// next try is sealed with another one.
+fn other_key_next(outcome: Outcome, network_key: &mut usize) -> Outcome {
+    match outcome {
+        Outcome::NotOpened(why) => {
+            *network_key = network_key.wrapping_add(1);
+            Outcome::Failed(why)
+        }
+        other => other,
+    }
+}
 
 /// What a call that came to nothing was for is owed again.
 fn owe_again(peer: &mut crate::protocol::peers::Peer, call: &Call) {

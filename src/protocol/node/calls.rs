@@ -160,7 +160,7 @@ impl Node {
         let flight_now = peer.flight.as_mut()?;
         flight_now.call = Some(call);
         flight_now.tries += 1;
-        Some(Outgoing { flight, address, signer, request })
+        Some(Outgoing { flight, address, signer, network_key: peer.network_key, request })
     }
 
     fn begin_seed(&mut self, address: &Address, now: Now) -> Option<Outgoing> {
@@ -168,7 +168,8 @@ impl Node {
         let seed = self.seeds.iter_mut().find(|seed| seed.address == *address)?;
         seed.tries += 1;
         let flight = seed.flight?;
-        Some(Outgoing { flight, address: address.clone(), signer: None, request: hello })
+        let (network_key, address) = (seed.network_key, address.clone());
+        Some(Outgoing { flight, address, signer: None, network_key, request: hello })
     }
 
     fn make_hello(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {

@@ -146,6 +146,9 @@ pub struct Outgoing {
     pub address: Address,
     /// The key that signs the answer; nothing for HELLO, whose answer carries it.
     pub signer: Option<PublicKey>,
+    /// Which of the network keys seals it, counted around: 0 unless the target did not open those
+    /// before.
+    pub network_key: usize,
     /// What.
     pub request: Request,
 }
@@ -164,6 +167,8 @@ pub enum Outcome {
         /// Whether `refusal.held` was checked against the own key.
         held_is_proved: bool,
     },
+    /// A refusal of bytes that did not open: it may have another network key than the one used.
+    NotOpened(String),
     /// Nothing that counts came back: no connection, no answer in time, or bytes without a seal.
     Failed(String),
 }
@@ -177,6 +182,7 @@ struct Seed {
     flight: Option<u64>,
     tries: u32,
     failures: u32,
+    network_key: usize,
     attempt_at: u64,
     last_fault: Option<String>,
 }
@@ -236,6 +242,7 @@ impl Node {
             flight: None,
             tries: 0,
             failures: 0,
+            network_key: 0,
             attempt_at: 0,
             last_fault: None,
         };

@@ -57,6 +57,8 @@ impl Node {
             peers,
             keys: self.own.entries.len(),
             timestamp: self.own.head.timestamp,
+            public_key: self.settings.public_key,
+            network_key: String::new(),
             degraded: self.degraded(peers),
         }
     }
