@@ -15,6 +15,7 @@
 set -eu
 
 here=$(cd "$(dirname "$0")/.." && pwd)
+target=${CARGO_TARGET_DIR:-$here/target}
 cluster=${DSN_CLUSTER:-${TMPDIR:-/tmp}/dsn-cluster-$(id -u)}
 # Settings of the caller's own node must not reach these.
 unset DSN_CONTROL DSN_NODE_ID DSN_LISTEN DSN_BOOTSTRAP DSN_ADVERTISE DSN_NETWORK_KEY \
@@ -36,7 +37,7 @@ find_binary() {
         [ -x "$DSN_BIN" ] || fail "DSN_BIN=$DSN_BIN is not a program that can be run"
         return
     fi
-    for DSN_BIN in "$here/target/release/dsn" "$here/target/debug/dsn"; do
+    for DSN_BIN in "$target/release/dsn" "$target/debug/dsn"; do
         [ ! -x "$DSN_BIN" ] || return 0
     done
     build
@@ -46,7 +47,7 @@ build() {
     command -v cargo >/dev/null 2>&1 || fail "cargo is not here: install Rust, or name a binary with DSN_BIN"
     say "building (cargo build --release) …"
     (cd "$here" && cargo build --release --quiet) || fail "the build failed"
-    DSN_BIN=$here/target/release/dsn
+    DSN_BIN=$target/release/dsn
 }
 
 folder() { printf '%s/node-%s' "$cluster" "$1"; }

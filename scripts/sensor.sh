@@ -21,9 +21,10 @@ case $interval in '' | *[!0-9]*) usage ;; esac
 [ "$interval" -gt 0 ] || usage
 
 here=$(cd "$(dirname "$0")/.." && pwd)
+target=${CARGO_TARGET_DIR:-$here/target}
 if [ -z "${DSN_BIN-}" ]; then
     DSN_BIN=dsn
-    for candidate in "$here/target/release/dsn" "$here/target/debug/dsn"; do
+    for candidate in "$target/release/dsn" "$target/debug/dsn"; do
         [ ! -x "$candidate" ] || { DSN_BIN=$candidate; break; }
     done
 fi

@@ -24,6 +24,10 @@ const TICK_MAX: Duration = Duration::from_secs(60);
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Largest configuration file, bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Longest time until a sync.
+const SYNC_MAX: Duration = Duration::from_secs(3600);
+/// What stands for a data folder where the state is in memory alone.
+const IN_MEMORY: &str = "none";
 /// The default data folder; also where commands look for the node's socket.
 pub const DATA_FOLDER: &str = "data";
 /// The name of the control socket in the node's data folder.
@@ -44,8 +48,13 @@ pub struct Config {
     pub network_key: PathBuf,
     /// The folder of key pairs; the node's own is a subfolder with its id.
     pub credentials: PathBuf,
-    /// The folder of states; the node's own is a subfolder with its id.
-    pub data: PathBuf,
+    /// The folder of states; the node's own is a subfolder with its id. Without one the state is
+    /// in memory alone.
+    pub data: Option<PathBuf>,
+    /// How long a change may wait until it is synced to disk; zero: it is when `set` returns.
+    pub sync: Duration,
+    /// A file with the nodes that may be in the network and their public keys.
+    pub allow: Option<PathBuf>,
     /// The control socket.
     pub control: PathBuf,
     /// Time between ticks.
@@ -63,7 +72,9 @@ impl Config {
             advertise: None,
             network_key: "credentials/network.key".into(),
             credentials: "credentials".into(),
-            data: DATA_FOLDER.into(),
+            data: Some(DATA_FOLDER.into()),
+            sync: Duration::ZERO,
+            allow: None,
             control,
             tick: TICK,
         }
@@ -91,9 +102,17 @@ pub struct RunArgs {
     /// Folder of the node's keys [default: credentials]
     #[arg(long, value_name = "DIR", env = "DSN_CREDENTIALS")]
     pub credentials: Option<PathBuf>,
-    /// Folder of the node's state [default: data]
+    /// Folder of the node's state; `none` keeps it in memory alone [default: data]
     #[arg(long, value_name = "DIR", env = "DSN_DATA")]
     pub data: Option<PathBuf>,
+    /// How long a change may wait until it is on disk for certain: always (not at all), or such as
+    /// 5s, which wears out SD cards less [default: always]
+    #[arg(long, value_name = "DURATION", env = "DSN_SYNC")]
+    pub sync: Option<String>,
+    /// File with the nodes that may be in the network: `ID PUBLIC-KEY` a line [default: anybody
+    /// with the network key]
+    #[arg(long, value_name = "FILE", env = "DSN_ALLOW")]
+    pub allow: Option<PathBuf>,
     /// Time between ticks [default: 3s]
     #[arg(long, value_name = "DURATION", env = "DSN_TICK")]
     pub tick: Option<String>,
@@ -114,6 +133,8 @@ struct FileArgs {
     credentials: Option<PathBuf>,
     data: Option<PathBuf>,
     control: Option<PathBuf>,
+    sync: Option<String>,
+    allow: Option<PathBuf>,
     tick: Option<String>,
 }
 
@@ -175,10 +196,18 @@ pub fn resolve(
         .network_key
         .or(file.network_key)
         .unwrap_or_else(|| config.credentials.join("network.key"));
-    config.data = flags.data.or(file.data).unwrap_or(config.data);
-    config.control = control
-        .or(file.control)
-        .unwrap_or_else(|| config.data.join(config.node_id.as_str()).join(SOCKET_NAME));
+    if let Some(data) = flags.data.or(file.data) {
+        config.data = (data != Path::new(IN_MEMORY)).then_some(data);
+    }
+    config.control = match (control.or(file.control), &config.data) {
+        (Some(path), _) => path,
+        (None, Some(data)) => data.join(config.node_id.as_str()).join(SOCKET_NAME),
+        (None, None) => return Err(ConfigError::NoSocket),
+    };
+    config.allow = flags.allow.or(file.allow);
+    if let Some(text) = flags.sync.or(file.sync) {
+        config.sync = parse_sync(&text)?;
+    }
     check_socket_path(&config.control)?;
     if let Some(text) = flags.tick.or(file.tick) {
         config.tick = parse_tick(&text)?;
@@ -219,6 +248,16 @@ fn parse_tick(text: &str) -> Result<Duration, ConfigError> {
     }
 }
 
+fn parse_sync(text: &str) -> Result<Duration, ConfigError> {
+    if text == "always" {
+        return Ok(Duration::ZERO);
+    }
+    match humantime::parse_duration(text) {
+        Ok(sync) if sync <= SYNC_MAX => Ok(sync),
+        _ => Err(ConfigError::Sync { text: text.to_owned() }),
+    }
+}
+
 fn check_socket_path(path: &Path) -> Result<(), ConfigError> {
     if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
         return Err(ConfigError::SocketPath { path: path.into() });
@@ -253,6 +292,13 @@ pub enum ConfigError {
         /// What was given.
         text: String,
     },
+    /// The time until a sync is neither `always` nor a duration.
+    Sync {
+        /// What was given.
+        text: String,
+    },
+    /// Without a data folder there is no place for the control socket.
+    NoSocket,
     /// There are more bootstrap addresses than a node tries.
     TooManyBootstraps {
         /// How many.
@@ -295,6 +341,17 @@ impl fmt::Display for ConfigError {
             Self::Tick { text } => write!(
                 formatter,
                 "tick: {text:?} is not a duration from 100ms to 60s; examples: 3s, 500ms"
+            ),
+            Self::Sync { text } => {
+                write!(
+                    formatter,
+                    "sync: {text:?} is neither always nor a duration up to 1h, such as 5s"
+                )
+            }
+            Self::NoSocket => write!(
+                formatter,
+                "control: with the data `none` the control socket needs a place; give one with --control PATH, such as \
+                 /run/dsn.sock"
             ),
             Self::TooManyBootstraps { count } => {
                 write!(

@@ -1,5 +1,6 @@
 //! Keys on disk: the network key, the own key pair, and the keys of the peers met so far.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read};
@@ -157,6 +158,30 @@ fn read_text(path: &Path, file: File, bytes_max: u64) -> Result<String, Credenti
         return Err(CredentialsError::TooLong { path: path.into(), bytes_max });
     }
     Ok(text)
+}
+
+/// Reads the list of nodes that may be in the network: `ID PUBLIC-KEY` a line, the key as 130 hex
+/// digits, as `dsn status` of that node shows it; `#` begins a comment line.
+pub fn load_allow_list(path: &Path) -> Result<BTreeMap<NodeId, PublicKey>, CredentialsError> {
+    let file = File::open(path).map_err(|why| unusable(path, why))?;
+    let text = read_text(path, file, KNOWN_PEERS_BYTES_MAX)?;
+    let mut list = BTreeMap::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let entry = line.split_once(char::is_whitespace).and_then(|(node_id, key)| {
+            Some((NodeId::new(node_id).ok()?, PublicKey::from_hex(key.trim())?))
+        });
+        let (node_id, key) = entry.ok_or_else(|| CredentialsError::BadLine {
+            path: path.into(),
+            line: number + 1,
+            what: "is not a node id and its public key of 130 hex digits",
+        })?;
+        list.insert(node_id, key);
+    }
+    Ok(list)
 }
 
 /// A peer met before.

@@ -453,3 +453,95 @@ fn the_network_key_changes_in_a_running_network() {
     assert_eq!(b.json(&["status"])["network_key"], new.as_str());
     wait_key(&b, "a", "round", "3");
 }
+
+#[test]
+fn only_those_on_the_list_get_in() {
+    let place = Place4Nodes::new();
+    let elsewhere = Place4Nodes::new();
+    let list = place.path().join("allow");
+    // The keys are made by a first start, as an operator would collect them.
+    let keys: Vec<String> = ["a", "b"]
+        .iter()
+        .map(|node_id| {
+            let node = place.spawn_at(node_id, "127.0.0.1:0", &[]);
+            let key = node.json(&["status"])["public_key"].as_str().unwrap().to_owned();
+            format!("{node_id} {key}")
+        })
+        .collect();
+    std::fs::write(&list, format!("# who may\n{}\n", keys.join("\n"))).unwrap();
+    let start = |node_id: &str, bootstrap: &[&str]| {
+        let mut command = place.run_command(node_id, bootstrap);
+        command.args(["--listen", "127.0.0.1:0", "--allow"]).arg(&list);
+        place.spawn(command, node_id)
+    };
+    let a = start("a", &[]);
+    let b = start("b", &[&a.address]);
+    b.told(&["set", "k", "v"]);
+    wait_key(&a, "b", "k", "v");
+    // Another id, and an id of the list with another key: both have the network key.
+    let c = place.spawn_at("c", "127.0.0.1:0", &[&a.address]);
+    let false_b = elsewhere.spawn_at("b", "127.0.0.1:0", &[&a.address]);
+    for (node, name) in [(&c, "c"), (&false_b, "b")] {
+        node.told(&["set", "k", "intruder"]);
+        let said = |node: &Process| node.json(&["status"])["degraded"].to_string();
+        eventually("both sides name it", || {
+            said(node).contains("is not in the list")
+                && said(&a).contains(&format!("{name} with key"))
+        });
+    }
+    assert_eq!(a.status_of("c"), "");
+    assert_eq!(a.told(&["get", "b", "k"]), "v");
+    std::fs::write(&list, "nonsense\n").unwrap();
+    let mut command = place.run_command("a2", &[]);
+    let said: support::process::Said =
+        command.args(["--allow"]).arg(&list).output().unwrap().into();
+    assert_eq!(said.code, 2);
+    assert!(said.err.contains("line 1"), "{}", said.err);
+}
+
+#[test]
+fn without_a_data_folder_the_state_is_in_memory() {
+    let place = Place4Nodes::new();
+    let said: support::process::Said =
+        place.run_command("m", &[]).args(["--data", "none"]).output().unwrap().into();
+    assert_eq!(said.code, 2);
+    assert!(said.err.contains("--control"), "{}", said.err);
+    let control = place.path().join("m.sock");
+    let start = |bootstrap: &[&str]| {
+        let mut command = place.run_command("m", bootstrap);
+        command.args(["--data", "none", "--listen", "127.0.0.1:0", "--control"]).arg(&control);
+        let mut process = place.spawn(command, "m");
+        process.control.clone_from(&control);
+        process
+    };
+    let other = place.spawn_at("o", "127.0.0.1:0", &[]);
+    let node = start(&[&other.address]);
+    node.told(&["set", "k", "v"]);
+    wait_key(&other, "m", "k", "v");
+    assert!(!place.path().join("data/m").exists(), "nothing was written");
+    node.kill();
+    let node = start(&[&other.address]);
+    assert_eq!(node.ask(&["get", "m", "k"]).code, 1, "it is gone");
+    node.told(&["set", "k", "new"]);
+    wait_key(&other, "m", "k", "new");
+}
+
+#[test]
+fn syncs_that_wait_are_made_at_the_end() {
+    let place = Place4Nodes::new();
+    let start = || {
+        let mut command = place.run_command("s", &[]);
+        command.args(["--sync", "1h", "--listen", "127.0.0.1:0"]);
+        place.spawn(command, "s")
+    };
+    let node = start();
+    node.told(&["set", "k", "v"]);
+    // Without a power cut, nothing is lost by kill -9.
+    node.kill();
+    let node = start();
+    assert_eq!(node.told(&["get", "s", "k"]), "v");
+    let said: support::process::Said =
+        place.run_command("x", &[]).args(["--sync", "never"]).output().unwrap().into();
+    assert_eq!(said.code, 2);
+    assert!(said.err.contains("always"), "{}", said.err);
+}

@@ -131,7 +131,7 @@ pub(super) enum Command {
         #[command(subcommand)]
         what: WaitFor,
     },
-    /// Change the network key of a running network: add it everywhere, use it everywhere, remove the old
+    /// Change the network key of a running network: add, use, then remove the old one everywhere
     Key {
         #[command(subcommand)]
         what: KeyCommand,

@@ -15,8 +15,10 @@ const READ_BYTES_MAX: u64 = 64 * STATE_BYTES_MAX as u64;
 pub trait Disk {
     /// The bytes of a file; nothing where there is none.
     fn read(&mut self, path: &Path) -> Result<Option<Vec<u8>>, Error>;
-    /// Adds bytes at the end of a file, made if need be, and waits until they are on disk.
+    /// Adds bytes at the end of a file, made if need be.
     fn append(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Error>;
+    /// Waits until all that was added is on disk.
+    fn sync(&mut self, path: &Path) -> Result<(), Error>;
     /// Cuts a file.
     fn truncate(&mut self, path: &Path, length: usize) -> Result<(), Error>;
     /// Replaces a file in one step.
@@ -64,8 +66,11 @@ impl Disk for RealDisk {
             self.file = None;
             return Err(Error::new(ErrorKind::NotFound, "the file was removed"));
         }
-        file.write_all(bytes)?;
-        file.sync_data()
+        file.write_all(bytes)
+    }
+
+    fn sync(&mut self, path: &Path) -> Result<(), Error> {
+        self.file(path)?.sync_data()
     }
 
     fn truncate(&mut self, path: &Path, length: usize) -> Result<(), Error> {

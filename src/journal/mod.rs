@@ -66,21 +66,26 @@ pub struct Journal<D = RealDisk> {
     length: usize,
     /// The length from which on it is rewritten.
     rewrite_at: usize,
+    /// Whether what was written is to be on disk before `append` returns.
+    syncs: bool,
     /// Whether the end of the file is in doubt: then the next write rewrites all of it.
     broken: bool,
 }
 
 impl Journal {
     /// Opens the journal in a folder, which is made if need be. An intact file is not written to.
-    pub fn open(folder: &Path) -> Result<(Self, Loaded), JournalError> {
+    ///
+    /// With `syncs` every change is on disk when it was appended; else when [`Journal::sync`] is
+    /// called: until then it outlives the process, but not a power cut.
+    pub fn open(folder: &Path, syncs: bool) -> Result<(Self, Loaded), JournalError> {
         crate::durable::create_private_folder(folder)
             .map_err(|why| JournalError::new(folder, "opened", why))?;
-        Self::open_on(RealDisk::default(), folder)
+        Self::open_on(RealDisk::default(), folder, syncs)
     }
 }
 
 impl<D: Disk> Journal<D> {
-    fn open_on(mut disk: D, folder: &Path) -> Result<(Self, Loaded), JournalError> {
+    fn open_on(mut disk: D, folder: &Path, syncs: bool) -> Result<(Self, Loaded), JournalError> {
         let path = folder.join(FILE_NAME);
         let bytes = disk
             .read(&path)
@@ -91,6 +96,7 @@ impl<D: Disk> Journal<D> {
             disk,
             length: bytes.len(),
             rewrite_at: rewrite_at(&loaded.entries),
+            syncs,
             broken: damaged,
             path,
         };
@@ -122,7 +128,11 @@ impl<D: Disk> Journal<D> {
         for commit in commits {
             frame::encode_change(commit, &mut bytes);
         }
-        if let Err(why) = self.disk.append(&self.path, &bytes) {
+        let mut written = self.disk.append(&self.path, &bytes);
+        if self.syncs && written.is_ok() {
+            written = self.disk.sync(&self.path);
+        }
+        if let Err(why) = written {
             // Half a frame may stand at the end now, and after a failed sync nobody knows what is
             // on disk. It is cut off if that can be done, and all of it is rewritten next time.
             self.broken = true;
@@ -134,6 +144,15 @@ impl<D: Disk> Journal<D> {
             self.compact(entries, last);
         }
         Ok(())
+    }
+
+    /// Waits until all changes are on disk.
+    pub fn sync(&mut self) -> Result<(), JournalError> {
+        self.disk.sync(&self.path).map_err(|why| {
+            // Nobody knows what is on disk now: the next change rewrites all of it.
+            self.broken = true;
+            JournalError::new(&self.path, "written", why)
+        })
     }
 
     /// The changes are durable already, so a failure costs nothing but room.

@@ -34,7 +34,11 @@ impl Disk for FakeDisk {
         let writes = self.step();
         let kept = if writes { bytes.len() } else { self.torn_to.min(bytes.len()) };
         self.files.entry(path.into()).or_default().extend_from_slice(&bytes[..kept]);
-        if writes && self.step() { Ok(()) } else { Err(broken_disk()) }
+        if writes { Ok(()) } else { Err(broken_disk()) }
+    }
+
+    fn sync(&mut self, _: &Path) -> Result<(), Error> {
+        if self.step() { Ok(()) } else { Err(broken_disk()) }
     }
 
     fn truncate(&mut self, path: &Path, length: usize) -> Result<(), Error> {
@@ -105,7 +109,7 @@ fn some_changes() -> Vec<Change> {
 
 fn reopen(disk: FakeDisk) -> (Journal<FakeDisk>, Loaded) {
     let disk = FakeDisk { fail_at: None, ..disk };
-    Journal::open_on(disk, Path::new(FOLDER)).unwrap()
+    Journal::open_on(disk, Path::new(FOLDER), true).unwrap()
 }
 
 #[test]
@@ -126,7 +130,7 @@ fn a_disk_that_fails_once_costs_nothing_acknowledged() {
     for fail_at in 1..30 {
         for torn_to in 0..60 {
             let disk = FakeDisk { fail_at: Some(fail_at), torn_to, ..FakeDisk::default() };
-            let (mut journal, _) = Journal::open_on(disk, Path::new(FOLDER)).unwrap();
+            let (mut journal, _) = Journal::open_on(disk, Path::new(FOLDER), true).unwrap();
             let (entries, timestamp) = write(&mut journal, &some_changes(), 10);
             let (_, loaded) = reopen(journal.disk);
             assert_eq!(loaded.entries, entries, "step {fail_at} torn to {torn_to}");
@@ -141,7 +145,7 @@ fn a_power_cut_at_any_byte_loses_nothing_acknowledged() {
     for fail_at in 1..12 {
         for torn_to in 0..60 {
             let disk = FakeDisk { fail_at: Some(fail_at), torn_to, ..FakeDisk::default() };
-            let (mut journal, _) = Journal::open_on(disk, Path::new(FOLDER)).unwrap();
+            let (mut journal, _) = Journal::open_on(disk, Path::new(FOLDER), true).unwrap();
             let mut acknowledged = Entries::new();
             let mut cut = None;
             for (at, change) in some_changes().iter().enumerate() {
@@ -237,16 +241,16 @@ fn a_file_that_grew_is_rewritten_small() {
 fn on_a_real_disk_too_and_a_removed_file_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("n");
-    let (mut journal, _) = Journal::open(&place).unwrap();
+    let (mut journal, _) = Journal::open(&place, true).unwrap();
     let (entries, timestamp) = write(&mut journal, &some_changes(), 1);
-    let (_, loaded) = Journal::open(&place).unwrap();
+    let (_, loaded) = Journal::open(&place, true).unwrap();
     assert_eq!((&loaded.entries, loaded.timestamp), (&entries, timestamp));
     std::fs::remove_dir_all(&place).unwrap();
     let more = change("x", Some("y"));
     let commit = || Commit { change: &more, timestamp: 50, left: false };
     assert!(journal.append(&[commit()], &entries).is_err(), "the file is gone");
     journal.append(&[commit()], &entries).unwrap();
-    let (_, loaded) = Journal::open(&place).unwrap();
+    let (_, loaded) = Journal::open(&place, true).unwrap();
     assert_eq!((&loaded.entries, loaded.timestamp), (&entries, 50), "and it is there again");
 }
 

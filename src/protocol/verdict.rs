@@ -49,6 +49,8 @@ pub enum Reason {
     WrongReceiver = 14,
     /// The session was replaced by a later one of the same node: two nodes share one key.
     SupersededSession = 15,
+    /// The node or its key is not in the receiver's list of those that may be in the network.
+    NotAllowed = 16,
     /// The receiver holds a newer version of the record.
     Stale = 20,
     /// The record is the receiver's own: only the receiver writes it.
@@ -69,7 +71,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for reading a number.
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Malformed,
         Self::WrongType,
         Self::UnknownSender,
@@ -78,6 +80,7 @@ impl Reason {
         Self::WrongSession,
         Self::WrongReceiver,
         Self::SupersededSession,
+        Self::NotAllowed,
         Self::Stale,
         Self::OwnRecord,
         Self::LimitExceeded,
@@ -107,7 +110,8 @@ impl Reason {
             | Self::OtherKey
             | Self::WrongSession
             | Self::WrongReceiver
-            | Self::SupersededSession => Status::Unauthorized,
+            | Self::SupersededSession
+            | Self::NotAllowed => Status::Unauthorized,
             Self::Stale
             | Self::OwnRecord
             | Self::LimitExceeded
@@ -131,6 +135,7 @@ impl fmt::Display for Reason {
             Self::WrongSession => "wrong session",
             Self::WrongReceiver => "wrong receiver",
             Self::SupersededSession => "superseded session",
+            Self::NotAllowed => "not in the list of allowed nodes",
             Self::Stale => "stale record",
             Self::OwnRecord => "record of the receiver itself",
             Self::LimitExceeded => "limit exceeded",

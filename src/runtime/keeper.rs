@@ -22,20 +22,41 @@ const BATCH_MAX: usize = 256;
 /// The thread that owns the disk: changes that wait together share one write.
 pub(super) struct Keeper {
     driver: Arc<Driver>,
-    journal: Journal,
+    /// Nothing where the state is in memory alone.
+    journal: Option<Journal>,
+    /// How long changes may wait until they are synced; zero: they never wait.
+    sync: Duration,
+    /// When they are to be synced, if there are any.
+    sync_due: Option<Instant>,
     credentials_folder: PathBuf,
+    /// Whether the known peers could not be written when that was tried last.
+    peers_failed: bool,
     /// When the known peers are to be written, if they are.
     peers_due: Option<Instant>,
 }
 
 impl Keeper {
-    pub(super) fn new(driver: Arc<Driver>, journal: Journal, credentials_folder: PathBuf) -> Self {
-        Self { driver, journal, credentials_folder, peers_due: None }
+    pub(super) fn new(
+        driver: Arc<Driver>,
+        journal: Option<Journal>,
+        sync: Duration,
+        credentials_folder: PathBuf,
+    ) -> Self {
+        Self {
+            driver,
+            journal,
+            sync,
+            sync_due: None,
+            credentials_folder,
+            peers_failed: false,
+            peers_due: None,
+        }
     }
 
     pub(super) fn run(mut self, jobs: &Receiver<DiskJob>, stopped: &Receiver<()>) {
         loop {
-            let wait = self.peers_due.map(|due| due.saturating_duration_since(Instant::now()));
+            let due = [self.peers_due, self.sync_due].into_iter().flatten().min();
+            let wait = due.map(|due| due.saturating_duration_since(Instant::now()));
             let timer = wait.map_or_else(crossbeam_channel::never, crossbeam_channel::after);
             select! {
                 recv(jobs) -> job => {
@@ -43,11 +64,22 @@ impl Keeper {
                         job.into_iter().chain(jobs.try_iter().take(BATCH_MAX - 1)).collect();
                     self.work_off(batch);
                 }
-                recv(timer) -> _ => self.save_peers(),
+                recv(timer) -> _ => {
+                    let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= Instant::now());
+                    if is_due(self.peers_due) {
+                        self.save_peers();
+                    }
+                    if is_due(self.sync_due) {
+                        self.sync();
+                    }
+                }
                 recv(stopped) -> _ => {
                     self.work_off(jobs.try_iter().collect());
                     if self.peers_due.is_some() {
                         self.save_peers();
+                    }
+                    if self.sync_due.is_some() {
+                        self.sync();
                     }
                     return;
                 }
@@ -108,8 +140,15 @@ impl Keeper {
         if commits.is_empty() {
             return Ok(());
         }
-        match self.journal.append(commits, &record.entries) {
+        let appended = match &mut self.journal {
+            Some(journal) => journal.append(commits, &record.entries),
+            None => Ok(()),
+        };
+        match appended {
             Ok(()) => {
+                if self.journal.is_some() && !self.sync.is_zero() && self.sync_due.is_none() {
+                    self.sync_due = Some(Instant::now() + self.sync);
+                }
                 self.driver.note_disk(None);
                 self.driver.publish(record);
                 Ok(())
@@ -119,6 +158,14 @@ impl Keeper {
                 self.driver.note_disk(Some(why.clone()));
                 Err(Refused::NotDurable { why })
             }
+        }
+    }
+
+    fn sync(&mut self) {
+        let synced = self.journal.as_mut().map_or(Ok(()), Journal::sync);
+        self.sync_due = None;
+        if let Err(fault) = synced {
+            self.driver.note_disk(Some(fault.to_string()));
         }
     }
 
@@ -150,9 +197,15 @@ impl Keeper {
             })
             .collect();
         self.peers_due = match credentials::save_known_peers(&self.credentials_folder, &known) {
-            Ok(()) => None,
+            Ok(()) => {
+                self.peers_failed = false;
+                None
+            }
             Err(fault) => {
-                log::error!("{fault}");
+                // Once: a card that is read-only stays so.
+                if !std::mem::replace(&mut self.peers_failed, true) {
+                    log::error!("{fault}");
+                }
                 Some(Instant::now() + SAVE_PEERS_RETRY)
             }
         };

@@ -8,7 +8,7 @@ mod senders;
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -80,19 +80,25 @@ struct Shared {
 /// network key where there is none.
 pub fn start(config: Config) -> Result<RunningNode, StartError> {
     let credentials_folder = config.credentials.join(config.node_id.as_str());
-    let data_folder = config.data.join(config.node_id.as_str());
+    let data_folder = config.data.as_ref().map(|data| data.join(config.node_id.as_str()));
     let (known, warnings) = credentials::load_known_peers(&credentials_folder)?;
     let keys = network_keys(&config, !known.is_empty())?;
     let pkcs8 = credentials::load_or_create_pkcs8(&credentials_folder)?;
     let private_key = PrivateKey::from_pkcs8(&pkcs8)
         .map_err(|fault| StartError::NotAKey { folder: credentials_folder.clone(), fault })?;
-    let lock = lock_folder(&data_folder)?;
-    let (mut journal, loaded) = Journal::open(&data_folder)?;
+    let lock = data_folder.as_deref().map(lock_folder).transpose()?;
+    let (mut journal, loaded) = match &data_folder {
+        Some(folder) => {
+            let (journal, loaded) = Journal::open(folder, config.sync.is_zero())?;
+            (Some(journal), loaded)
+        }
+        None => (None, Loaded::default()),
+    };
     for warning in warnings.iter().chain(&loaded.warnings) {
         log::warn!("{warning}");
     }
     let began = Instant::now();
-    let own = first_record(&config, &private_key, loaded, &mut journal, began)?;
+    let own = first_record(&config, &private_key, loaded, journal.as_mut(), began)?;
 
     let driver_cell: Arc<OnceLock<Arc<Driver>>> = Arc::default();
     let server = start_server(&config, &driver_cell)?;
@@ -120,9 +126,10 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
         threads: Vec::new(),
         senders,
         stop: Some(stop),
-        lock: Some(lock),
+        lock,
     };
-    running.spawn_threads(driver, queues, journal, credentials_folder, &stopped)?;
+    let keeper = Keeper::new(Arc::clone(&driver), journal, config.sync, credentials_folder);
+    running.spawn_threads(driver, queues, keeper, &stopped)?;
     running.control = Some(ControlServer::start(&config.control, shared)?);
     Ok(running)
 }
@@ -168,7 +175,7 @@ fn first_record(
     config: &Config,
     private_key: &PrivateKey,
     loaded: Loaded,
-    journal: &mut Journal,
+    journal: Option<&mut Journal>,
     began: Instant,
 ) -> Result<Record, StartError> {
     let entries = Arc::new(loaded.entries);
@@ -182,7 +189,9 @@ fn first_record(
     let wall_us = now_since(began).wall_us;
     let timestamp = next_timestamp(wall_us, loaded.timestamp).ok_or(StartError::NoTimestampLeft)?;
     let commit = Commit { change: &Change::new(), timestamp, left: false };
-    journal.append(&[commit], &entries)?;
+    if let Some(journal) = journal {
+        journal.append(&[commit], &entries)?;
+    }
     Ok(record(timestamp))
 }
 
@@ -221,6 +230,7 @@ fn new_node(
         tick_ms: u64::try_from(config.tick.as_millis()).unwrap_or(u64::MAX),
         program: ProgramVersion::new(env!("CARGO_PKG_VERSION")),
         timestamp_rule: next_timestamp,
+        allow: config.allow.as_deref().map(credentials::load_allow_list).transpose()?,
     };
     let pin = |peer: KnownPeer| Pin {
         node_id: peer.node_id,
@@ -238,8 +248,7 @@ impl RunningNode {
         &mut self,
         driver: Arc<Driver>,
         queues: Queues,
-        journal: Journal,
-        credentials_folder: PathBuf,
+        keeper: Keeper,
         stopped: &Receiver<()>,
     ) -> Result<(), StartError> {
         for index in 0..DOUBTFUL_SENDERS {
@@ -252,7 +261,6 @@ impl RunningNode {
             })?;
         }
         self.senders.add().map_err(StartError::NoThread)?;
-        let keeper = Keeper::new(Arc::clone(&driver), journal, credentials_folder);
         let (disk, stop) = (queues.disk, stopped.clone());
         self.spawn("dsn-journal".into(), move || keeper.run(&disk, &stop))?;
         let (senders, wake, stop) = (Arc::clone(&self.senders), queues.wake, stopped.clone());

@@ -261,6 +261,7 @@ impl World {
             tick_ms: self.tick_ms,
             program: ProgramVersion::new("simulated"),
             timestamp_rule: self.timestamp_rule,
+            allow: None,
         };
         let pins = at.disk.pins.clone();
         let node = Node::new(settings, own, pins, self.random.u64(..), now);

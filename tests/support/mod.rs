@@ -71,7 +71,7 @@ impl Place4Nodes {
         config.bootstrap = bootstrap.iter().map(|text| Address::new(text).unwrap()).collect();
         config.credentials = path.join("credentials");
         config.network_key = path.join("credentials/network.key");
-        config.data = path.join("data");
+        config.data = Some(path.join("data"));
         config.control = path.join(format!("{node_id}.sock"));
         config.tick = Duration::from_millis(300);
         config

@@ -1,6 +1,6 @@
 //! What comes back: answers, refusals and failures of our own requests.
 
-use super::requests::TWIN_ADVICE;
+use super::requests::{TWIN_ADVICE, not_allowed};
 use super::{
     Action, Conflict, Node, Now, Outcome, RETRY_DELAY_MS, Seed, TRIES, Target, give_up_doubtful,
 };
@@ -118,6 +118,12 @@ impl Node {
                 );
                 self.note_conflict(Conflict::about(node_id, text, now), actions);
             }
+            return;
+        }
+        if !self.is_allowed(node_id, &answer.public_key) {
+            let text = not_allowed(node_id, &answer.public_key);
+            let text = format!("{text}; it is at {address}");
+            self.note_conflict(Conflict::about(node_id, text, now), actions);
             return;
         }
         if self.peer_or_new(node_id, Trust::Direct, now, actions).is_none() {
@@ -347,7 +353,11 @@ impl Node {
                 peer.link.number_out = peer.link.number_out.max(refusal.number);
                 peer.retry = Some(Retry { tries, at: now.mono_ms });
             }
-            Reason::Stale | Reason::OwnRecord | Reason::LimitExceeded | Reason::OtherKey
+            Reason::Stale
+            | Reason::OwnRecord
+            | Reason::LimitExceeded
+            | Reason::OtherKey
+            | Reason::NotAllowed
                 if matches!(call, Call::Update { .. }) =>
             {
                 // Final for this version, whoever is right; the next one is sent again.

@@ -8,7 +8,7 @@ mod report;
 mod requests;
 mod ticking;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::address::Address;
@@ -52,6 +52,8 @@ pub struct Settings {
     /// The timestamp of the next version from the wall clock and the last one
     /// ([`super::state::next_timestamp`]); the simulator puts a wrong one here to test itself.
     pub timestamp_rule: fn(u64, u64) -> Option<u64>,
+    /// The nodes that may be in the network, with their keys; anybody where there is no list.
+    pub allow: Option<BTreeMap<NodeId, PublicKey>>,
 }
 
 /// Whom a request goes to.
@@ -382,6 +384,11 @@ impl Node {
 
     fn is_me(&self, node_id: &NodeId) -> bool {
         *node_id == self.settings.node_id
+    }
+
+    /// Whether the list, if there is one, has the node with this key.
+    fn is_allowed(&self, node_id: &NodeId, key: &PublicKey) -> bool {
+        self.settings.allow.as_ref().is_none_or(|list| list.get(node_id) == Some(key))
     }
 
     fn next_flight(&mut self) -> u64 {

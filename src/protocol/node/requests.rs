@@ -180,6 +180,12 @@ impl Node {
         let from = &hello.from;
         let offered = key_fingerprint(&hello.public_key);
         let place = Address::of(caller.ip(), hello.port);
+        if !self.is_me(from) && !self.is_allowed(from, &hello.public_key) {
+            let text = not_allowed(from, &hello.public_key);
+            let note = format!("{text} (it called from {})", caller.ip());
+            self.note_conflict(Conflict::about(from, note, now), actions);
+            return Some(Reply::refuse(Reason::NotAllowed, text));
+        }
         let (pinned, pinned_at) = if self.is_me(from) {
             if hello.session == self.settings.session {
                 return Some(Reply::refuse(Reason::WrongReceiver, "you called yourself"));
@@ -344,6 +350,10 @@ impl Node {
         if self.is_me(&owner) {
             return Err(self.refuse_own(&record, now, actions));
         }
+        if !self.is_allowed(&owner, &record.public_key) {
+            let text = not_allowed(&owner, &record.public_key);
+            return Err(Reply::refuse(Reason::NotAllowed, text));
+        }
         let Some(peer) = self.peer_or_new(&owner, Trust::Hearsay, now, actions) else {
             let text = format!("this node knows {PEERS_MAX} nodes already");
             return Err(Reply::refuse(Reason::LimitExceeded, text));
@@ -426,6 +436,13 @@ impl Node {
         });
         PeersAnswer { nodes: std::iter::once(own).chain(others).collect() }
     }
+}
+
+pub(super) fn not_allowed(node_id: &NodeId, key: &PublicKey) -> String {
+    format!(
+        "{node_id} with key {} is not in the list of nodes that may be in this network",
+        key_fingerprint(key)
+    )
 }
 
 fn unknown_sender(from: &NodeId) -> Reply {
