@@ -65,7 +65,8 @@ impl Keeper {
                     self.work_off(batch);
                 }
                 recv(timer) -> _ => {
-                    let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= Instant::now());
+                    let now = Instant::now();
+                    let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
                     if is_due(self.peers_due) {
                         self.save_peers();
                     }
