@@ -222,6 +222,17 @@ fn replay(mut bytes: &[u8]) -> (Loaded, bool) {
     (loaded, damaged)
 }
 
+/// For the fuzzer: what is read from a file is the same when it was written again.
+#[cfg(fuzzing)]
+pub fn fuzz_replay(bytes: &[u8]) {
+    let (loaded, _) = replay(bytes);
+    let mut written = Vec::new();
+    frame::encode_snapshot(&loaded.entries, loaded.timestamp, loaded.left, &mut written);
+    let (again, damaged) = replay(&written);
+    assert!(!damaged);
+    assert!(loaded.timestamp == 0 || again == loaded);
+}
+
 fn apply(frame: Frame, loaded: &mut Loaded) {
     if frame.timestamp <= loaded.timestamp {
         return;

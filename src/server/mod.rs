@@ -127,6 +127,21 @@ impl Drop for Server {
     }
 }
 
+/// For the fuzzer: reads the bytes as heads of a request and of an answer.
+#[cfg(fuzzing)]
+pub fn fuzz_heads(bytes: &[u8]) {
+    if let head::Parsed::Head(head) = head::parse_request(bytes, 1000) {
+        assert!(head.bytes <= bytes.len() && head.body_bytes <= 1000);
+        let inner = head::inner_request(&head, ([127, 0, 0, 1], 1).into());
+        let again = head::parse_request(&inner, 1000);
+        assert!(matches!(again, head::Parsed::Head(it) if it.body_bytes == head.body_bytes));
+    }
+    if let Ok(Some(answer)) = head::parse_answer(bytes, "POST") {
+        assert!(answer.bytes <= bytes.len());
+        head::outer_answer(&answer, true);
+    }
+}
+
 /// The listening socket. What is set here, the accepted sockets inherit (Linux).
 fn open_port(listen: SocketAddr) -> Result<TcpListener, Error> {
     let socket = Socket::new(Domain::for_address(listen), Type::STREAM, Some(Protocol::TCP))?;
