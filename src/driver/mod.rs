@@ -17,6 +17,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use crate::client::Client;
 use crate::events::Hub;
 use crate::protocol::crypto::{CryptoFault, NONCE_BYTES, NetworkKeys, PrivateKey, Signed, verify};
+use crate::protocol::entries::Difference;
 use crate::protocol::identity::NodeId;
 use crate::protocol::node::{Action, Node, Now, Pin, Target};
 use crate::protocol::peers::Ticket;
@@ -234,17 +235,8 @@ impl Inner {
         if self.hub.is_empty() {
             return;
         }
-        let gone = old.keys().filter(|key| !new.contains_key(*key));
-        for key in new.keys().chain(gone) {
-            let (before, after) = (old.get(key), new.get(key));
-            if before != after {
-                self.hub.publish(&Event::Updated {
-                    node_id: node_id.clone(),
-                    key: key.clone(),
-                    old: before.cloned(),
-                    new: after.cloned(),
-                });
-            }
+        for Difference { key, old, new } in old.differences(new) {
+            self.hub.publish(&Event::Updated { node_id: node_id.clone(), key, old, new });
         }
     }
 }

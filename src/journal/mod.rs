@@ -15,11 +15,12 @@
 mod disk;
 mod frame;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Error;
 use std::path::{Path, PathBuf};
 
-use crate::protocol::state::{Change, Entries};
+use crate::protocol::state::{Change, Entries, Key, Value};
 use disk::{Disk, RealDisk};
 use frame::{Frame, FrameKind};
 
@@ -208,18 +209,20 @@ fn rewrite_at(entries: &Entries) -> usize {
 
 /// What the whole frames say, and whether anything else was there.
 fn replay(mut bytes: &[u8]) -> (Loaded, bool) {
-    let mut loaded = Loaded::default();
+    let mut replayed = Replayed::default();
     let mut damaged = false;
     while !bytes.is_empty() {
         if let Some((frame, rest)) = frame::decode(bytes) {
-            apply(frame, &mut loaded);
+            replayed.apply(frame);
             bytes = rest;
         } else {
             damaged = true;
             bytes = frame::next_start(bytes);
         }
     }
-    (loaded, damaged)
+    let Replayed { entries, timestamp, left } = replayed;
+    let entries = entries.into_iter().collect();
+    (Loaded { entries, timestamp, left, warnings: Vec::new() }, damaged)
 }
 
 /// For the fuzzer: what is read from a file is the same when it was written again.
@@ -233,21 +236,31 @@ pub fn fuzz_replay(bytes: &[u8]) {
     assert!(loaded.timestamp == 0 || again == loaded);
 }
 
-fn apply(frame: Frame, loaded: &mut Loaded) {
-    if frame.timestamp <= loaded.timestamp {
-        return;
+/// What the frames read so far say.
+#[derive(Default)]
+struct Replayed {
+    entries: BTreeMap<Key, Value>,
+    timestamp: u64,
+    left: bool,
+}
+
+impl Replayed {
+    fn apply(&mut self, frame: Frame) {
+        if frame.timestamp <= self.timestamp {
+            return;
+        }
+        if frame.kind == FrameKind::Snapshot {
+            self.entries.clear();
+        }
+        for (key, value) in frame.change {
+            match value {
+                Some(value) => self.entries.insert(key, value),
+                None => self.entries.remove(&key),
+            };
+        }
+        self.timestamp = frame.timestamp;
+        self.left = frame.left;
     }
-    if frame.kind == FrameKind::Snapshot {
-        loaded.entries.clear();
-    }
-    for (key, value) in frame.change {
-        match value {
-            Some(value) => loaded.entries.insert(key, value),
-            None => loaded.entries.remove(&key),
-        };
-    }
-    loaded.timestamp = frame.timestamp;
-    loaded.left = frame.left;
 }
 
 /// The own state could not be read or written. What was acknowledged before is still there.

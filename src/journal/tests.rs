@@ -1,5 +1,4 @@
 use super::*;
-use crate::protocol::state::{Key, Value};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -74,12 +73,7 @@ fn change(key: &str, value: Option<&str>) -> Change {
 }
 
 fn apply_change(entries: &mut Entries, change: &Change) {
-    for (key, value) in change {
-        match value {
-            Some(value) => entries.insert(key.clone(), value.clone()),
-            None => entries.remove(key),
-        };
-    }
+    *entries = entries.with(change.iter().map(|(key, value)| (key, value.as_ref())));
 }
 
 /// Writes changes one by one; gives the state after those that were acknowledged.

@@ -5,25 +5,31 @@
 //! digest of a changed state without hashing all of it again.
 
 use super::crypto::Sha256;
-use super::state::{Entries, Fingerprint, Head, Key, Value};
+use super::state::{Fingerprint, Head, Key, Value};
 
-/// The root over all entries, SHA-256.
-pub fn entries_digest(entries: &Entries) -> [u8; 32] {
-    let mut leaves: Vec<(u8, [u8; 32])> =
-        entries.iter().map(|(key, value)| (bucket_of(key), leaf(key, value))).collect();
-    // Stable: within a bucket the leaves stay in the order of their keys.
-    leaves.sort_by_key(|(bucket, _)| *bucket);
-    let buckets = leaves.chunk_by(|left, right| left.0 == right.0).map(|bucket| {
-        let index = bucket.first().map_or(0, |(index, _)| *index);
-        (index, node(BUCKET, bucket.iter().map(|(_, hash)| (None, hash))))
-    });
-    let buckets: Vec<(u8, [u8; 32])> = buckets.collect();
-    let groups = buckets.chunk_by(|left, right| left.0 >> 4 == right.0 >> 4).map(|group| {
-        let index = group.first().map_or(0, |(index, _)| index >> 4);
-        (index, node(GROUP, group.iter().map(|(index, hash)| (Some(index & 15), hash))))
-    });
-    let groups: Vec<(u8, [u8; 32])> = groups.collect();
-    node(ROOT, groups.iter().map(|(index, hash)| (Some(*index), hash)))
+/// A SHA-256 hash.
+pub type Hash = [u8; 32];
+
+/// The root over the groups that are not empty, each with its number.
+pub(super) fn root<'a>(groups: impl Iterator<Item = (u8, &'a Hash)>) -> Hash {
+    numbered(ROOT, groups)
+}
+
+/// A group over its buckets that are not empty, each with the lower half of its number.
+pub(super) fn group<'a>(buckets: impl Iterator<Item = (u8, &'a Hash)>) -> Hash {
+    numbered(GROUP, buckets)
+}
+
+/// A bucket over its entries, which are sorted by key.
+pub(super) fn bucket(entries: &[(Key, Value)]) -> Hash {
+    let leaves = entries.iter().map(|(key, value)| leaf(key, value));
+    leaves.fold(Sha256::new(&[BUCKET]), |hash, leaf| hash.chain(&leaf)).finish()
+}
+
+/// The bucket that a key is in.
+pub(super) fn bucket_of(key: &str) -> u8 {
+    let [first, ..] = Sha256::new(key.as_bytes()).finish();
+    first
 }
 
 /// The short name of a version: the first 16 bytes of a hash over its head.
@@ -53,30 +59,57 @@ const BUCKET: u8 = 1;
 const GROUP: u8 = 2;
 const ROOT: u8 = 3;
 
-fn bucket_of(key: &Key) -> u8 {
-    let [first, ..] = Sha256::new(key.as_str().as_bytes()).finish();
-    first
-}
-
-fn leaf(key: &Key, value: &Value) -> [u8; 32] {
+fn leaf(key: &Key, value: &Value) -> Hash {
     let key = key.as_str().as_bytes();
     // A key has at most 256 bytes.
     let length = u16::try_from(key.len()).unwrap_or(u16::MAX).to_le_bytes();
     Sha256::new(&[LEAF]).chain(&length).chain(key).chain(value.as_bytes()).finish()
 }
 
-fn node<'a>(kind: u8, children: impl Iterator<Item = (Option<u8>, &'a [u8; 32])>) -> [u8; 32] {
-    let hash = children.fold(Sha256::new(&[kind]), |hash, (index, child)| match index {
-        Some(index) => hash.chain(&[index]).chain(child),
-        None => hash.chain(child),
-    });
-    hash.finish()
+fn numbered<'a>(kind: u8, children: impl Iterator<Item = (u8, &'a Hash)>) -> Hash {
+    let one = |hash: Sha256, (number, child): (u8, &Hash)| hash.chain(&[number]).chain(child);
+    children.fold(Sha256::new(&[kind]), one).finish()
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::protocol::entries::Entries;
     use crate::protocol::identity::{NodeId, hex};
+
+    /// The digest of all entries as docs/protocol.md defines it, worked out from nothing.
+    pub(in crate::protocol) fn definition(entries: &BTreeMap<Key, Value>) -> Hash {
+        let hash = |parts: &[&[u8]]| {
+            parts.iter().skip(1).fold(Sha256::new(parts[0]), |hash, part| hash.chain(part)).finish()
+        };
+        let mut root = vec![3];
+        for high in 0..16 {
+            let mut group = vec![2];
+            for low in 0..16 {
+                let number = high << 4 | low;
+                let inside =
+                    entries.iter().filter(|(key, _)| hash(&[key.as_str().as_bytes()])[0] == number);
+                let leaves: Vec<Hash> = inside
+                    .map(|(key, value)| {
+                        let key = key.as_str().as_bytes();
+                        let length = u16::try_from(key.len()).unwrap().to_le_bytes();
+                        hash(&[&[0], &length, key, value.as_bytes()])
+                    })
+                    .collect();
+                if !leaves.is_empty() {
+                    group.push(low);
+                    group.extend(hash(&[&[1], &leaves.concat()]));
+                }
+            }
+            if group.len() > 1 {
+                root.push(high);
+                root.extend(hash(&[&group]));
+            }
+        }
+        hash(&[&root])
+    }
 
     fn entries(pairs: &[(&str, &str)]) -> Entries {
         let typed = |(key, value): &(&str, &str)| {
@@ -97,7 +130,7 @@ mod tests {
         ];
         for (at, left) in all.iter().enumerate() {
             for right in &all[at + 1..] {
-                assert_ne!(entries_digest(left), entries_digest(right));
+                assert_ne!(left.digest(), right.digest());
             }
         }
     }
@@ -106,7 +139,7 @@ mod tests {
     #[test]
     fn the_root_of_nothing_is_the_hash_of_its_kind() {
         assert_eq!(
-            hex(&entries_digest(&Entries::new())),
+            hex(Entries::new().digest()),
             "084fed08b978af4d7d196a7446a86b58009e636b611db16211b65a9aadff29c5"
         );
     }

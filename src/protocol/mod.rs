@@ -7,6 +7,7 @@
 pub mod address;
 pub mod crypto;
 pub mod digest;
+pub mod entries;
 pub mod identity;
 pub mod node;
 pub mod peers;

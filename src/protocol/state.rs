@@ -144,8 +144,7 @@ impl fmt::Display for InvalidEntry {
 
 impl std::error::Error for InvalidEntry {}
 
-/// The entries of one node.
-pub type Entries = BTreeMap<Key, Value>;
+pub use super::entries::Entries;
 
 /// What an owner does to its own state in one step: values to set, keys to remove (`None`).
 pub type Change = BTreeMap<Key, Option<Value>>;
@@ -180,7 +179,7 @@ pub struct Head {
     pub timestamp: u64,
     /// Whether the owner said goodbye with this version.
     pub left: bool,
-    /// Digest of the entries ([`super::digest::entries_digest`]).
+    /// Digest of the entries ([`Entries::digest`]).
     pub digest: [u8; 32],
 }
 
@@ -201,8 +200,7 @@ impl Record {
         left: bool,
         entries: Arc<Entries>,
     ) -> Self {
-        let digest = digest::entries_digest(&entries);
-        let head = Head { node_id, timestamp, left, digest };
+        let head = Head { node_id, timestamp, left, digest: *entries.digest() };
         let fingerprint = digest::fingerprint(&head);
         Self { head, public_key, entries, signature: OnceLock::new(), fingerprint }
     }
@@ -217,17 +215,11 @@ impl Record {
         timestamp: u64,
     ) -> Result<Option<Self>, InvalidEntry> {
         let changes_nothing = left == self.head.left
-            && change.iter().all(|(key, value)| self.entries.get(key) == value.as_ref());
+            && change.iter().all(|(key, value)| self.entries.get(key.as_str()) == value.as_ref());
         if changes_nothing {
             return Ok(None);
         }
-        let mut entries = (*self.entries).clone();
-        for (key, value) in change {
-            match value {
-                Some(value) => entries.insert(key.clone(), value.clone()),
-                None => entries.remove(key),
-            };
-        }
+        let entries = self.entries.with(change.iter().map(|(key, value)| (key, value.as_ref())));
         check_limits(&entries)?;
         let node_id = self.head.node_id.clone();
         Ok(Some(Self::new(node_id, self.public_key, timestamp, left, Arc::new(entries))))
@@ -239,18 +231,10 @@ pub fn check_limits(entries: &Entries) -> Result<(), InvalidEntry> {
     if entries.len() > KEYS_MAX {
         return Err(InvalidEntry::TooManyKeys { keys: entries.len() });
     }
-    match entries_bytes(entries) {
+    match entries.bytes() {
         bytes if bytes > STATE_BYTES_MAX => Err(InvalidEntry::StateTooLarge { bytes }),
         _ => Ok(()),
     }
-}
-
-/// What the entries count against the limit of a state, bytes.
-pub fn entries_bytes(entries: &Entries) -> usize {
-    entries
-        .iter()
-        .map(|(key, value)| key.as_str().len() + value.as_bytes().len() + ENTRY_OVERHEAD_BYTES)
-        .sum()
 }
 
 /// The timestamp of the next version: the wall clock where it is ahead of what was issued, else

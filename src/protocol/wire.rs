@@ -501,7 +501,7 @@ impl Encode for Record {
         self.head.timestamp.encode(encoder)?;
         self.head.left.encode(encoder)?;
         length(self.entries.len()).encode(encoder)?;
-        for (key, value) in &*self.entries {
+        for (key, value) in self.entries.iter() {
             key.as_str().encode(encoder)?;
             value.as_bytes().encode(encoder)?;
         }

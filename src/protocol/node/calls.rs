@@ -9,7 +9,7 @@ use crate::protocol::address::Address;
 use crate::protocol::identity::NodeId;
 use crate::protocol::peers::{Call, OwedData, Peer, Ticket};
 use crate::protocol::report::{PeerStatus, Refused};
-use crate::protocol::state::{Record, entries_bytes};
+use crate::protocol::state::Record;
 use crate::protocol::wire::{Data, Header, Hello, Peers, Ping, Request, Update, Want};
 
 /// Most bytes of records in one UPDATE beyond its first: a larger batch would hold up the rest.
@@ -292,7 +292,7 @@ pub(super) struct Batch {
 impl Batch {
     /// Takes the record if it is the first or the batch has room; says whether it did.
     pub(super) fn take(&mut self, record: &Arc<Record>) -> bool {
-        let bytes = entries_bytes(&record.entries) + RECORD_OVERHEAD_BYTES;
+        let bytes = record.entries.bytes() + RECORD_OVERHEAD_BYTES;
         if !self.records.is_empty() && self.bytes + bytes > BATCH_BYTES_MAX {
             return false;
         }

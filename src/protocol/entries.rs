@@ -1,0 +1,328 @@
+//! The entries of one node: a persistent hash tree. Versions share what did not change, so a
+//! change costs one bucket, however large the state is: in memory, in time, and in what is hashed.
+//!
+//! The shape is that of the digest ([`super::digest`]): 16 groups of 16 buckets, a key in the
+//! bucket of the first byte of its hash, sorted by key within it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::ENTRY_OVERHEAD_BYTES;
+use super::digest::{self, Hash};
+use super::state::{Key, Value};
+
+const GROUPS: usize = 16;
+
+/// Keys with their values, and the digest of all of them. A copy costs next to nothing.
+#[derive(Clone)]
+pub struct Entries {
+    groups: [Option<Arc<Group>>; GROUPS],
+    keys: usize,
+    bytes: usize,
+    digest: Hash,
+}
+
+struct Group {
+    hash: Hash,
+    /// By the lower half of the bucket's number.
+    buckets: Box<[(u8, Arc<Bucket>)]>,
+}
+
+struct Bucket {
+    hash: Hash,
+    entries: Box<[(Key, Value)]>,
+}
+
+/// A key whose value differs between two versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Which key.
+    pub key: Key,
+    /// Its value before.
+    pub old: Option<Value>,
+    /// Its value now.
+    pub new: Option<Value>,
+}
+
+impl Entries {
+    /// No entries.
+    pub fn new() -> Self {
+        let digest = digest::root(std::iter::empty());
+        Self { groups: Default::default(), keys: 0, bytes: 0, digest }
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        let number = digest::bucket_of(key);
+        let bucket = self.bucket(number)?;
+        let at = bucket.entries.binary_search_by(|(other, _)| other.as_str().cmp(key)).ok()?;
+        bucket.entries.get(at).map(|(_, value)| value)
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.keys
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.keys == 0
+    }
+
+    /// What they count against the limit of a state, bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The root of the hash tree ([`super::digest`]).
+    pub fn digest(&self) -> &Hash {
+        &self.digest
+    }
+
+    /// All entries in the order of their keys.
+    pub fn iter(&self) -> std::vec::IntoIter<(&Key, &Value)> {
+        let buckets = self.groups.iter().flatten().flat_map(|group| &group.buckets);
+        let mut all: Vec<(&Key, &Value)> = Vec::with_capacity(self.keys);
+        for (_, bucket) in buckets {
+            all.extend(bucket.entries.iter().map(|(key, value)| (key, value)));
+        }
+        all.sort_unstable_by_key(|(key, _)| *key);
+        all.into_iter()
+    }
+
+    /// The entries after a change: `None` removes a key.
+    #[must_use]
+    pub fn with<'a>(
+        &self,
+        changes: impl IntoIterator<Item = (&'a Key, Option<&'a Value>)>,
+    ) -> Self {
+        let mut by_bucket: BTreeMap<u8, BucketChange<'a>> = BTreeMap::new();
+        for (key, value) in changes {
+            let bucket = by_bucket.entry(digest::bucket_of(key.as_str())).or_default();
+            bucket.insert(key, value);
+        }
+        let mut next = self.clone();
+        let changes: Vec<(u8, BucketChange<'a>)> = by_bucket.into_iter().collect();
+        for of_group in changes.chunk_by(|left, right| left.0 >> 4 == right.0 >> 4) {
+            next.change_group(of_group);
+        }
+        let groups = (0u8..).zip(&next.groups);
+        let hashes = groups.filter_map(|(at, group)| Some((at, &group.as_ref()?.hash)));
+        next.digest = digest::root(hashes);
+        next
+    }
+
+    /// What differs in a later version, in the order of the keys. What both share is passed over.
+    pub fn differences(&self, later: &Self) -> Vec<Difference> {
+        let mut all = Vec::new();
+        for (old, new) in self.groups.iter().zip(&later.groups) {
+            if !same(old.as_ref(), new.as_ref()) {
+                for low in 0..16 {
+                    let (old, new) =
+                        (bucket_in(old.as_deref(), low), bucket_in(new.as_deref(), low));
+                    if !same(old, new) {
+                        compare(entries_of(old), entries_of(new), &mut all);
+                    }
+                }
+            }
+        }
+        all.sort_unstable_by(|left, right| left.key.cmp(&right.key));
+        all
+    }
+
+    fn bucket(&self, number: u8) -> Option<&Arc<Bucket>> {
+        let group = self.groups.get(usize::from(number >> 4))?.as_deref();
+        bucket_in(group, number & 15)
+    }
+
+    fn change_group(&mut self, changes: &[(u8, BucketChange<'_>)]) {
+        let Some((number, _)) = changes.first() else { return };
+        let Some(group) = self.groups.get_mut(usize::from(number >> 4)) else { return };
+        let mut buckets: BTreeMap<u8, Arc<Bucket>> =
+            group.iter().flat_map(|group| group.buckets.iter().cloned()).collect();
+        for (number, change) in changes {
+            let low = number & 15;
+            let old = buckets.remove(&low);
+            let entries = changed(entries_of(old.as_ref()), change);
+            let (before, after) = (weight(entries_of(old.as_ref())), weight(&entries));
+            self.keys = self.keys - before.0 + after.0;
+            self.bytes = self.bytes - before.1 + after.1;
+            if !entries.is_empty() {
+                let hash = digest::bucket(&entries);
+                buckets.insert(low, Arc::new(Bucket { hash, entries }));
+            }
+        }
+        *group = (!buckets.is_empty()).then(|| {
+            let hash = digest::group(buckets.iter().map(|(low, bucket)| (*low, &bucket.hash)));
+            Arc::new(Group { hash, buckets: buckets.into_iter().collect() })
+        });
+    }
+}
+
+/// What changes in one bucket.
+type BucketChange<'a> = BTreeMap<&'a Key, Option<&'a Value>>;
+
+fn bucket_in(group: Option<&Group>, low: u8) -> Option<&Arc<Bucket>> {
+    let buckets = &group?.buckets;
+    let at = buckets.binary_search_by_key(&low, |(number, _)| *number).ok()?;
+    buckets.get(at).map(|(_, bucket)| bucket)
+}
+
+fn entries_of(bucket: Option<&Arc<Bucket>>) -> &[(Key, Value)] {
+    bucket.map_or(&[], |bucket| &bucket.entries)
+}
+
+fn same<T>(left: Option<&Arc<T>>, right: Option<&Arc<T>>) -> bool {
+    match (left, right) {
+        (None, None) => true,
+        (Some(left), Some(right)) => Arc::ptr_eq(left, right),
+        _ => false,
+    }
+}
+
+/// How many keys, and what they count, bytes.
+fn weight(entries: &[(Key, Value)]) -> (usize, usize) {
+    let bytes = |(key, value): &(Key, Value)| {
+        key.as_str().len() + value.as_bytes().len() + ENTRY_OVERHEAD_BYTES
+    };
+    (entries.len(), entries.iter().map(bytes).sum())
+}
+
+fn changed(old: &[(Key, Value)], change: &BucketChange<'_>) -> Box<[(Key, Value)]> {
+    let kept = old.iter().filter(|(key, _)| !change.contains_key(key)).cloned();
+    let set = change.iter().filter_map(|(key, value)| Some(((*key).clone(), (*value)?.clone())));
+    let mut entries: Vec<(Key, Value)> = kept.chain(set).collect();
+    entries.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+    entries.into()
+}
+
+fn compare(old: &[(Key, Value)], new: &[(Key, Value)], all: &mut Vec<Difference>) {
+    let find = |entries: &[(Key, Value)], key: &Key| {
+        let at = entries.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
+        entries.get(at).map(|(_, value)| value.clone())
+    };
+    let gone = old.iter().filter(|(key, _)| find(new, key).is_none());
+    for (key, _) in new.iter().chain(gone) {
+        let (old, new) = (find(old, key), find(new, key));
+        if old != new {
+            all.push(Difference { key: key.clone(), old, new });
+        }
+    }
+}
+
+impl Default for Entries {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FromIterator<(Key, Value)> for Entries {
+    fn from_iter<I: IntoIterator<Item = (Key, Value)>>(entries: I) -> Self {
+        let entries: Vec<(Key, Value)> = entries.into_iter().collect();
+        Self::new().with(entries.iter().map(|(key, value)| (key, Some(value))))
+    }
+}
+
+impl<const COUNT: usize> From<[(Key, Value); COUNT]> for Entries {
+    fn from(entries: [(Key, Value); COUNT]) -> Self {
+        entries.into_iter().collect()
+    }
+}
+
+/// Equal digests are equal entries: SHA-256 has no collisions that anybody knows.
+impl PartialEq for Entries {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for Entries {}
+
+impl fmt::Debug for Entries {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_map().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::state::Change;
+
+    fn key(text: &str) -> Key {
+        Key::new(text).unwrap()
+    }
+
+    fn value(text: &str) -> Value {
+        Value::new(text.as_bytes()).unwrap()
+    }
+
+    fn plain(map: &BTreeMap<Key, Value>) -> Entries {
+        map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    #[test]
+    fn a_change_of_one_key_makes_one_bucket_anew() {
+        let many: Entries =
+            (0..10_000).map(|number| (key(&format!("key-{number}")), value("v"))).collect();
+        let next = many.with([(&key("key-7"), Some(&value("w")))]);
+        let groups = many.groups.iter().zip(&next.groups);
+        assert_eq!(groups.filter(|(old, new)| !same(old.as_ref(), new.as_ref())).count(), 1);
+        let buckets = (0..=255).filter(|at| !same(many.bucket(*at), next.bucket(*at)));
+        assert_eq!(buckets.count(), 1);
+        let expected =
+            Difference { key: key("key-7"), old: Some(value("v")), new: Some(value("w")) };
+        assert_eq!(many.differences(&next), [expected]);
+    }
+
+    proptest! {
+        /// Whatever happens to it, it is the map that it stands for, and its digest is that of the
+        /// definition, worked out from nothing.
+        #[test]
+        fn it_is_a_sorted_map_with_the_digest_of_its_entries(
+            changes in proptest::collection::vec(
+                proptest::collection::btree_map(
+                    "[a-z]{1,2}", proptest::option::of("[a-z]{0,3}"), 0..20
+                ),
+                0..12
+            )
+        ) {
+            let mut map: BTreeMap<Key, Value> = BTreeMap::new();
+            let mut entries = Entries::new();
+            for change in changes {
+                let before = map.clone();
+                let change: Change = change
+                    .into_iter()
+                    .map(|(name, text)| (key(&name), text.map(|text| value(&text))))
+                    .collect();
+                for (key, value) in &change {
+                    match value {
+                        Some(value) => map.insert(key.clone(), value.clone()),
+                        None => map.remove(key),
+                    };
+                }
+                let next = entries.with(change.iter().map(|(key, value)| (key, value.as_ref())));
+                let mut expected = Vec::new();
+                for key in before.keys().chain(map.keys()).collect::<std::collections::BTreeSet<_>>() {
+                    let (old, new) = (before.get(key).cloned(), map.get(key).cloned());
+                    if old != new {
+                        expected.push(Difference { key: key.clone(), old, new });
+                    }
+                }
+                prop_assert_eq!(entries.differences(&next), expected);
+                entries = next;
+            }
+            prop_assert!(entries.iter().eq(map.iter()));
+            prop_assert_eq!(entries.digest(), &digest::tests::definition(&map));
+            prop_assert_eq!((entries.len(), &entries), (map.len(), &plain(&map)));
+            let all: Vec<_> = map.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+            prop_assert_eq!(entries.bytes(), weight(&all).1);
+            for name in ["a", "b", "zz"] {
+                prop_assert_eq!(entries.get(name), map.get(name));
+            }
+        }
+    }
+}
