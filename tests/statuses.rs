@@ -15,11 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dsn::RunningNode;
+use dsn::protocol::crypto::Signed;
 use dsn::protocol::identity::Session;
+use dsn::protocol::patch::Patch;
 use dsn::protocol::report::PeerStatus;
-use dsn::protocol::state::{Entries, Record};
+use dsn::protocol::state::{Change, Entries, Record, Value};
 use dsn::protocol::verdict::Reason;
-use dsn::protocol::wire::{Answer, Kind, Request, Version, Want};
+use dsn::protocol::wire::{Answer, Kind, Request, Update, Version, Want};
 use support::{Heard, Member, Place4Nodes, exchange, id, key, network_keys, post, value};
 
 fn address(node: &RunningNode) -> SocketAddr {
@@ -266,7 +268,7 @@ fn update_takes_newer_records_of_their_owners_only() {
     let forger = Member::joined("f", address(&node));
     let update = |record| forger.update(vec![record], Vec::new());
     let mut unsigned = (*member.record(900, &[("k", "x")])).clone();
-    unsigned.signature = [0; 64].into();
+    unsigned.signature = Arc::new([0; 64].into());
     let (name, _) = forger.to.clone().unwrap();
     let mut misled = Member::new("f", address(&node));
     misled.to = Some((name, Session([9; 16])));
@@ -285,12 +287,69 @@ fn update_takes_newer_records_of_their_owners_only() {
     node.stop();
 }
 
+#[test]
+fn a_partial_record_is_taken_by_who_holds_its_base_only() {
+    let place = Place4Nodes::new();
+    let node = place.start("a", &[]);
+    let member = Member::joined("m", address(&node));
+    let base = member.record(500, &[("k", "v"), ("gone", "soon"), ("stays", "here")]);
+    let change = || Change::from([(key("k"), Some(value("new"))), (key("gone"), None)]);
+    let patch = |signer: &Member, base: &Record, timestamp: u64, change: Change| {
+        let next = base.after(&change, false, timestamp).unwrap().unwrap();
+        let signature = signer.key.sign(Signed::Record(&next.head)).unwrap();
+        Patch {
+            head: next.head,
+            public_key: signer.key.public_key(),
+            base: base.fingerprint,
+            change,
+            signature: Arc::new(signature.into()),
+        }
+    };
+    let update = |patch: &Patch| match member.update(Vec::new(), Vec::new()) {
+        Request::Update(update) => {
+            Request::Update(Update { patches: vec![Arc::new(patch.clone())], ..update })
+        }
+        other => other,
+    };
+    let good = patch(&member, &base, 600, change());
+    all_refused(&node, &member, vec![(update(&good), Reason::LacksBase)]);
+    assert_eq!(member.say(&member.update(vec![base.clone()], Vec::new())).verdict(), (204, 0));
+    // Signed by another, of other content than it says, too large, of another node's record.
+    let forger = Member::new("f", address(&node));
+    let mut forged = patch(&forger, &base, 600, change());
+    let other_key = forged.clone();
+    forged.public_key = member.key.public_key();
+    let lie = Patch { change: Change::from([(key("k"), Some(value("lie")))]), ..good.clone() };
+    let big = (0..16).map(|n| (key(&format!("b{n}")), Some(Value::new(&[1; 64 * 1024]).unwrap())));
+    let big = Patch { change: big.collect(), ..good.clone() };
+    let mut of_own = good.clone();
+    of_own.head.node_id = id("a");
+    let requests = vec![
+        (update(&forged), Reason::BadSignature),
+        (update(&other_key), Reason::OtherKey),
+        (update(&lie), Reason::Malformed),
+        (update(&big), Reason::LimitExceeded),
+        (update(&of_own), Reason::OwnRecord),
+    ];
+    all_refused(&node, &member, requests);
+    assert_eq!(member.say(&update(&good)).verdict(), (204, 0));
+    let get = |name: &str| node.get(&id("m"), name);
+    assert_eq!(
+        (get("k"), get("gone"), get("stays")),
+        (Some(value("new")), None, Some(value("here")))
+    );
+    assert_eq!(member.say(&update(&good)).verdict(), (204, 0), "what is held already is fine");
+    let old = patch(&member, &base, 550, change());
+    all_refused(&node, &member, vec![(update(&old), Reason::Stale)]);
+    node.stop();
+}
+
 fn too_many_keys(owner: &Member) -> Arc<Record> {
     let entries: Entries =
         (0..=dsn::protocol::KEYS_MAX).map(|number| (key(&number.to_string()), value(""))).collect();
     let public = owner.key.public_key();
     let record = Record::new(owner.node_id.clone(), public, 1, false, Arc::new(entries));
-    let signed = dsn::protocol::crypto::Signed::Record(&record.head);
+    let signed = Signed::Record(&record.head);
     record.signature.set(owner.key.sign(signed).unwrap()).unwrap();
     Arc::new(record)
 }

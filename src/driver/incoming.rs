@@ -43,14 +43,15 @@ impl Driver {
         if opened.kind != kind.byte() {
             return Err(Reason::WrongType);
         }
-        let decoded = wire::decode_request(kind, &opened.payload)?;
+        let mut decoded = wire::decode_request(kind, &opened.payload)?;
         let signed = Signed::Request { kind: kind.byte(), payload: decoded.signed };
-        let key = match &decoded.message {
+        let key = match &mut decoded.message {
             Request::Hello(hello) => Some(hello.public_key),
             Request::Peers(peers) => self.lock().node.direct_key_of(&peers.header.from),
             Request::Ping(ping) => self.lock().node.direct_key_of(&ping.header.from),
             Request::Data(data) => self.lock().node.direct_key_of(&data.header.from),
             Request::Update(update) => {
+                self.apply_patches(update)?;
                 self.check_records(&update.records)?;
                 None
             }

@@ -8,7 +8,7 @@ mod outgoing;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -22,9 +22,9 @@ use crate::protocol::identity::NodeId;
 use crate::protocol::node::{Action, Node, Now, Pin, Target};
 use crate::protocol::peers::Ticket;
 use crate::protocol::report::{Event, Refused};
-use crate::protocol::state::{Change, Entries, Record};
+use crate::protocol::state::{Change, Entries, Head, Record, Signature};
 use crate::protocol::verdict::Reason;
-use crate::protocol::wire;
+use crate::protocol::wire::{self, Update};
 use crate::protocol::{PEERS_MAX, SEEDS_MAX};
 
 /// Most sends that can wait: one for each target, by the rule of one flight a target.
@@ -72,6 +72,8 @@ pub struct Driver {
     /// Those of the moment; a request and its answer use the same ones.
     keys: RwLock<Arc<NetworkKeys>>,
     private_key: PrivateKey,
+    /// Held while the own record is signed.
+    signing: Mutex<()>,
     random: SystemRandom,
     client: Client,
     began: Instant,
@@ -124,6 +126,7 @@ impl Driver {
             settled: Condvar::new(),
             keys: RwLock::new(Arc::new(keys)),
             private_key,
+            signing: Mutex::default(),
             random: SystemRandom::new(),
             client,
             began,
@@ -254,16 +257,35 @@ impl Driver {
         Ok(())
     }
 
-    /// The own record is signed when it is first sent, once for each version.
-    fn sign_records(&self, records: &[Arc<Record>]) -> Result<(), DriverFault> {
-        for record in records {
-            if record.signature.get().is_none() {
-                let signature = self.private_key.sign(Signed::Record(&record.head))?;
-                // Another sender may have been quicker: its signature is as good.
-                let _ = record.signature.set(signature);
+    /// Makes whole records of the partial ones whose base is held.
+    fn apply_patches(&self, update: &mut Update) -> Result<(), Reason> {
+        for patch in std::mem::take(&mut update.patches) {
+            let base = self.lock().node.base_of(&patch);
+            match base {
+                Some(base) => update.records.push(Arc::new(base.patched(&patch)?)),
+                None => update.patches.push(patch),
             }
         }
         Ok(())
+    }
+
+    /// The own record is signed when it is first sent, once for each version.
+    fn sign_head(&self, head: &Head, cell: &OnceLock<Signature>) -> Result<(), DriverFault> {
+        if cell.get().is_some() {
+            return Ok(());
+        }
+        // Whoever waits here needs this very signature.
+        let _signing = self.signing.lock().unwrap_or_else(PoisonError::into_inner);
+        if cell.get().is_none() {
+            let signature = self.private_key.sign(Signed::Record(head))?;
+            // Nobody else sets it while the lock is held.
+            let _ = cell.set(signature);
+        }
+        Ok(())
+    }
+
+    fn sign_records(&self, records: &[Arc<Record>]) -> Result<(), DriverFault> {
+        records.iter().try_for_each(|record| self.sign_head(&record.head, &record.signature))
     }
 
     fn keys(&self) -> Arc<NetworkKeys> {

@@ -40,6 +40,9 @@ impl Driver {
         let kind = outgoing.request.kind();
         if let Request::Update(update) = &outgoing.request {
             self.sign_records(&update.records)?;
+            for patch in &update.patches {
+                self.sign_head(&patch.head, &patch.signature)?;
+            }
         }
         let mut payload = wire::encode_request(&outgoing.request)?;
         if kind.is_signed() {

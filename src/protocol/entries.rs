@@ -247,6 +247,8 @@ impl fmt::Debug for Entries {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -306,7 +308,8 @@ mod tests {
                 }
                 let next = entries.with(change.iter().map(|(key, value)| (key, value.as_ref())));
                 let mut expected = Vec::new();
-                for key in before.keys().chain(map.keys()).collect::<std::collections::BTreeSet<_>>() {
+                let keys: BTreeSet<_> = before.keys().chain(map.keys()).collect();
+                for key in keys {
                     let (old, new) = (before.get(key).cloned(), map.get(key).cloned());
                     if old != new {
                         expected.push(Difference { key: key.clone(), old, new });

@@ -10,6 +10,7 @@ pub mod digest;
 pub mod entries;
 pub mod identity;
 pub mod node;
+pub mod patch;
 pub mod peers;
 pub mod report;
 pub mod state;

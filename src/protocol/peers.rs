@@ -120,6 +120,8 @@ pub enum Call {
     Update {
         /// The version of our own record that it carries, if it does.
         own: Option<Fingerprint>,
+        /// Whether it carries it as a patch.
+        partial: bool,
         /// Whether records were asked for.
         wants: bool,
     },

@@ -159,7 +159,7 @@ pub struct Record {
     /// The entries.
     pub entries: Arc<Entries>,
     /// The owner's signature over the head; the owner makes it when a version is first sent.
-    pub signature: OnceLock<Signature>,
+    pub signature: Arc<OnceLock<Signature>>,
     /// A short name for the version: the same in all nodes that hold it, another for any other.
     pub fingerprint: Fingerprint,
 }
@@ -202,7 +202,7 @@ impl Record {
     ) -> Self {
         let head = Head { node_id, timestamp, left, digest: *entries.digest() };
         let fingerprint = digest::fingerprint(&head);
-        Self { head, public_key, entries, signature: OnceLock::new(), fingerprint }
+        Self { head, public_key, entries, signature: Arc::default(), fingerprint }
     }
 
     /// The version that follows when its owner makes `change`; nothing where that changes nothing.

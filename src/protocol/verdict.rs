@@ -63,6 +63,8 @@ pub enum Reason {
     InboxFull = 24,
     /// The sender has the id of the receiver.
     SameId = 25,
+    /// The receiver does not hold the version that a partial record is made of.
+    LacksBase = 26,
     /// The receiver is at fault.
     Internal = 30,
     /// There is no protocol version that both speak.
@@ -71,7 +73,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for reading a number.
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Malformed,
         Self::WrongType,
         Self::UnknownSender,
@@ -87,6 +89,7 @@ impl Reason {
         Self::ReplayedNumber,
         Self::InboxFull,
         Self::SameId,
+        Self::LacksBase,
         Self::Internal,
         Self::NoCommonVersion,
     ];
@@ -117,7 +120,8 @@ impl Reason {
             | Self::LimitExceeded
             | Self::ReplayedNumber
             | Self::InboxFull
-            | Self::SameId => Status::NotAcceptable,
+            | Self::SameId
+            | Self::LacksBase => Status::NotAcceptable,
             Self::Internal => Status::Internal,
             Self::NoCommonVersion => Status::VersionNotSupported,
         }
@@ -142,6 +146,7 @@ impl fmt::Display for Reason {
             Self::ReplayedNumber => "replayed number",
             Self::InboxFull => "inbox full",
             Self::SameId => "the receiver has the same node id",
+            Self::LacksBase => "the base of a partial record is not held",
             Self::Internal => "internal fault",
             Self::NoCommonVersion => "no common protocol version",
         })

@@ -1,7 +1,7 @@
 //! Messages to bytes and back. The only user of `bincode`: little-endian, fixed-width integers,
 //! lengths of 8 bytes, no byte left over, every allocation bounded by the limit.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::de::{BorrowDecode, BorrowDecoder};
@@ -10,7 +10,8 @@ use bincode::error::{DecodeError, EncodeError};
 
 use super::address::Address;
 use super::identity::{NodeId, PUBLIC_KEY_BYTES, PublicKey, SIGNATURE_BYTES, Session};
-use super::state::{self, Entries, Fingerprint, Head, Key, Record, Signature, Value};
+use super::patch::Patch;
+use super::state::{self, Change, Entries, Fingerprint, Head, Key, Record, Signature, Value};
 use super::verdict::Reason;
 use super::{BODY_BYTES_MAX, DATA_BYTES_MAX, PEERS_MAX, PROTOCOL_VERSION};
 
@@ -176,6 +177,8 @@ pub struct Update {
     pub session: Session,
     /// Records; their signatures are not checked yet.
     pub records: Vec<Arc<Record>>,
+    /// Partial records; neither checked nor worked out yet.
+    pub patches: Vec<Arc<Patch>>,
     /// Nodes of which the sender wants a newer version than the one named.
     pub wants: Vec<Want>,
 }
@@ -357,9 +360,9 @@ pub fn decode_request(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Request>
         }
         Kind::Peers => Request::Peers(decode(signed)?),
         Kind::Update => {
-            let (to, session, records, wants) = decode::<(_, _, Vec<RawRecord<'_>>, _)>(signed)?;
-            let records = typed_records(records)?;
-            Request::Update(Update { to, session, records, wants })
+            let (to, session, raw, wants) = decode::<(_, _, Vec<RawRecord<'_>>, _)>(signed)?;
+            let (records, patches) = typed_records(raw)?;
+            Request::Update(Update { to, session, records, patches, wants })
         }
         Kind::Ping => Request::Ping(decode(signed)?),
         Kind::Data => {
@@ -385,11 +388,10 @@ pub fn decode_answer(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Answer>, 
             }
             Answer::Peers(answer)
         }
-        Kind::Update => {
-            let records: Vec<RawRecord<'_>> = decode(signed)?;
-            let records = typed_records(records)?;
-            Answer::Update(records)
-        }
+        Kind::Update => match typed_records(decode(signed)?)? {
+            (records, patches) if patches.is_empty() => Answer::Update(records),
+            _ => return Err(Reason::Malformed),
+        },
         Kind::Ping => Answer::Ping(decode(signed)?),
         Kind::Data if signed.is_empty() => Answer::Data,
         Kind::Data => return Err(Reason::Malformed),
@@ -457,64 +459,156 @@ fn decode<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<T, Reason> {
 }
 
 /// A record as it lies in the bytes: decoded, its limits not checked.
-#[derive(bincode::BorrowDecode)]
 struct RawRecord<'a> {
     node_id: NodeId,
     public_key: PublicKey,
     timestamp: u64,
     left: bool,
-    entries: Vec<(&'a str, &'a [u8])>,
+    content: RawContent<'a>,
     signature: Signature,
 }
 
-fn typed_records(records: Vec<RawRecord<'_>>) -> Result<Vec<Arc<Record>>, Reason> {
-    records.into_iter().map(|raw| Record::try_from(raw).map(Arc::new)).collect()
+enum RawContent<'a> {
+    Whole(Vec<(&'a str, &'a [u8])>),
+    Partial { base: Fingerprint, digest: [u8; 32], changes: Vec<(&'a str, Option<&'a [u8]>)> },
 }
 
-impl TryFrom<RawRecord<'_>> for Record {
-    type Error = Reason;
+/// In the flags of a record: its owner left.
+const LEFT: u8 = 1;
+/// In the flags of a record: it tells what changed, not all entries.
+const PARTIAL: u8 = 2;
 
-    fn try_from(raw: RawRecord<'_>) -> Result<Self, Reason> {
-        // One way to write a state: sorted, each key once.
-        if !raw.entries.is_sorted_by(|left, right| left.0 < right.0) {
-            return Err(Reason::Malformed);
+impl<'de, Context> BorrowDecode<'de, Context> for RawRecord<'de> {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = Context>>(
+        decoder: &mut D,
+    ) -> Result<Self, DecodeError> {
+        let (node_id, public_key, timestamp, flags): (_, _, _, u8) =
+            BorrowDecode::borrow_decode(decoder)?;
+        if flags > LEFT | PARTIAL {
+            return Err(DecodeError::Other("no flags of a record"));
         }
-        let typed = |(key, value): (&str, &[u8])| Ok((Key::new(key)?, Value::new(value)?));
-        let entries = raw.entries.into_iter().map(typed).collect::<Result<Entries, _>>();
-        let entries = entries.map_err(|_: state::InvalidEntry| Reason::LimitExceeded)?;
-        state::check_limits(&entries).map_err(|_| Reason::LimitExceeded)?;
+        let content = if flags & PARTIAL == 0 {
+            RawContent::Whole(BorrowDecode::borrow_decode(decoder)?)
+        } else {
+            let (base, digest, changes) = BorrowDecode::borrow_decode(decoder)?;
+            RawContent::Partial { base, digest, changes }
+        };
+        let signature = BorrowDecode::borrow_decode(decoder)?;
+        let left = flags & LEFT != 0;
+        Ok(Self { node_id, public_key, timestamp, left, content, signature })
+    }
+}
+
+type TypedRecords = (Vec<Arc<Record>>, Vec<Arc<Patch>>);
+
+/// Whole records come before partial ones: there is one way to write a list.
+fn typed_records(all: Vec<RawRecord<'_>>) -> Result<TypedRecords, Reason> {
+    let (mut records, mut patches) = (Vec::new(), Vec::new());
+    for raw in all {
         if raw.timestamp == 0 || raw.timestamp > super::TIMESTAMP_MAX {
             return Err(Reason::LimitExceeded);
         }
-        let entries = Arc::new(entries);
-        let record = Self::new(raw.node_id, raw.public_key, raw.timestamp, raw.left, entries);
-        // The cell is new, so this can't fail.
-        let _ = record.signature.set(raw.signature);
-        Ok(record)
+        let signature = Arc::new(OnceLock::from(raw.signature));
+        let (node_id, public_key, timestamp, left) =
+            (raw.node_id, raw.public_key, raw.timestamp, raw.left);
+        match raw.content {
+            RawContent::Whole(_) if !patches.is_empty() => return Err(Reason::Malformed),
+            RawContent::Whole(entries) => {
+                let entries = Arc::new(typed_entries(&entries)?);
+                let mut record = Record::new(node_id, public_key, timestamp, left, entries);
+                record.signature = signature;
+                records.push(Arc::new(record));
+            }
+            RawContent::Partial { base, digest, changes } => {
+                let change = typed_change(&changes)?;
+                let head = Head { node_id, timestamp, left, digest };
+                patches.push(Arc::new(Patch { head, public_key, base, change, signature }));
+            }
+        }
     }
+    Ok((records, patches))
+}
+
+fn typed_entries(entries: &[(&str, &[u8])]) -> Result<Entries, Reason> {
+    check_order(entries)?;
+    // Before anything is hashed: what is too much costs little.
+    if entries.len() > super::KEYS_MAX {
+        return Err(Reason::LimitExceeded);
+    }
+    let typed = |(key, value): &(&str, &[u8])| Ok((Key::new(key)?, Value::new(value)?));
+    let entries = entries.iter().map(typed).collect::<Result<Vec<_>, _>>();
+    let entries: Entries =
+        entries.map_err(|_: state::InvalidEntry| Reason::LimitExceeded)?.into_iter().collect();
+    state::check_limits(&entries).map_err(|_| Reason::LimitExceeded)?;
+    Ok(entries)
+}
+
+fn typed_change(changes: &[(&str, Option<&[u8]>)]) -> Result<Change, Reason> {
+    check_order(changes)?;
+    let typed = |(key, value): &(&str, Option<&[u8]>)| {
+        Ok((Key::new(key)?, value.map(Value::new).transpose()?))
+    };
+    let change = changes.iter().map(typed).collect::<Result<Change, _>>();
+    change.map_err(|_: state::InvalidEntry| Reason::LimitExceeded)
+}
+
+/// One way to write a state or a change: sorted, each key once.
+fn check_order<T>(pairs: &[(&str, T)]) -> Result<(), Reason> {
+    let is_sorted = pairs.is_sorted_by(|left, right| left.0 < right.0);
+    if is_sorted { Ok(()) } else { Err(Reason::Malformed) }
 }
 
 impl Encode for Record {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        self.head.node_id.encode(encoder)?;
-        self.public_key.encode(encoder)?;
-        self.head.timestamp.encode(encoder)?;
-        self.head.left.encode(encoder)?;
+        encode_head(&self.head, &self.public_key, 0, encoder)?;
         length(self.entries.len()).encode(encoder)?;
         for (key, value) in self.entries.iter() {
             key.as_str().encode(encoder)?;
             value.as_bytes().encode(encoder)?;
         }
-        let signature = self.signature.get().ok_or(EncodeError::Other("record is not signed"))?;
-        signature.encode(encoder)
+        encode_signature(&self.signature, encoder)
     }
+}
+
+impl Encode for Patch {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        encode_head(&self.head, &self.public_key, PARTIAL, encoder)?;
+        (self.base, self.head.digest).encode(encoder)?;
+        length(self.change.len()).encode(encoder)?;
+        for (key, value) in &self.change {
+            key.as_str().encode(encoder)?;
+            value.as_ref().map(Value::as_bytes).encode(encoder)?;
+        }
+        encode_signature(&self.signature, encoder)
+    }
+}
+
+fn encode_head<E: Encoder>(
+    head: &Head,
+    public_key: &PublicKey,
+    flags: u8,
+    encoder: &mut E,
+) -> Result<(), EncodeError> {
+    head.node_id.encode(encoder)?;
+    public_key.encode(encoder)?;
+    head.timestamp.encode(encoder)?;
+    (flags | u8::from(head.left)).encode(encoder)
+}
+
+fn encode_signature<E: Encoder>(
+    signature: &OnceLock<Signature>,
+    encoder: &mut E,
+) -> Result<(), EncodeError> {
+    signature.get().ok_or(EncodeError::Other("record is not signed"))?.encode(encoder)
 }
 
 impl Encode for Update {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         self.to.encode(encoder)?;
         self.session.encode(encoder)?;
-        self.records.encode(encoder)?;
+        length(self.records.len() + self.patches.len()).encode(encoder)?;
+        self.records.iter().try_for_each(|record| record.encode(encoder))?;
+        self.patches.iter().try_for_each(|patch| patch.encode(encoder))?;
         self.wants.encode(encoder)
     }
 }

@@ -7,6 +7,9 @@ use super::world::{Clock, Faults, World, address_of};
 /// What a run came to.
 pub struct Report {
     pub steps: u64,
+    /// UPDATEs that carried a partial record, and those that lacked their base.
+    pub patches: u64,
+    pub baseless: u64,
     /// How long the network took to be whole after everything was healed, ms.
     pub healed_in_ms: u64,
 }
@@ -53,14 +56,14 @@ pub fn run(seed: u64, rule: fn(u64, u64) -> Option<u64>) -> (World, Result<Repor
         let text = format!("convergence: not whole after {HEALING_MAX_MS} ms: {lacking:#?}");
         return (world, Err(text));
     };
-    let steps = world.steps;
-    (world, Ok(Report { steps, healed_in_ms }))
+    let (steps, patches, baseless) = (world.steps, world.patches, world.baseless);
+    (world, Ok(Report { steps, patches, baseless, healed_in_ms }))
 }
 
 fn act(world: &mut World) {
     let count = world.hosts.len();
     let (host, other) = (world.random.usize(..count), world.random.usize(..count));
-    let key = format!("k{}", world.random.u8(0..4));
+    let key = format!("k{}", world.random.u8(0..12));
     match world.random.u8(0..100) {
         0..=29 if world.is_running(host) => {
             let value = world.random.u32(..).to_string();

@@ -42,7 +42,7 @@ fn every_promise_holds_in_every_history() {
         return;
     }
     let seeds = number_of("SIMULATION_SEEDS").unwrap_or(SEEDS);
-    let (next, steps, slowest) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let [next, steps, slowest, patches, baseless] = [const { AtomicU64::new(0) }; 5];
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -55,6 +55,8 @@ fn every_promise_holds_in_every_history() {
                     match chaos::run(seed, next_timestamp).1 {
                         Ok(report) => {
                             steps.fetch_add(report.steps, Ordering::Relaxed);
+                            patches.fetch_add(report.patches, Ordering::Relaxed);
+                            baseless.fetch_add(report.baseless, Ordering::Relaxed);
                             slowest.fetch_max(report.healed_in_ms, Ordering::Relaxed);
                         }
                         Err(what) => panic!("SEED={seed}: {what}"),
@@ -63,11 +65,14 @@ fn every_promise_holds_in_every_history() {
             });
         }
     });
+    let (patches, baseless) = (patches.into_inner(), baseless.into_inner());
     eprintln!(
-        "{seeds} histories, {} steps, the slowest healing took {} ms",
+        "{seeds} histories, {} steps, {patches} partial records, {baseless} of them without their \
+         base, the slowest healing took {} ms",
         steps.into_inner(),
         slowest.into_inner()
     );
+    assert!(patches > seeds && baseless > seeds / 100, "the histories cover partial records");
 }
 
 /// The simulator is worth something only if it finds what is wrong: versions ordered by the wall

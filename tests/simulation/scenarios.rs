@@ -269,6 +269,29 @@ fn a_burst_of_changes_costs_each_peer_few_requests() {
     unbroken(&world);
 }
 
+#[test]
+fn a_small_change_of_a_large_state_travels_as_what_changed() {
+    let mut world = network(20, 4);
+    for number in 0..40 {
+        world.set(0, &format!("k{number}"), "some value");
+    }
+    world.run_for(10_000);
+    let before = world.patches;
+    world.set(0, "k7", "another");
+    let heard =
+        world.run_until(1_000, |world| (1..4).all(|host| holds(world, host, 0, "k7", "another")));
+    assert!(heard.is_some());
+    assert_eq!((world.patches - before, world.baseless), (3, 0), "one to each peer");
+    // A peer that missed changes is brought up to date from the version it holds.
+    world.hang(3, 2_000);
+    for number in 0..5 {
+        world.set(0, "k7", &number.to_string());
+        world.run_for(300);
+    }
+    whole_within(&mut world, HEALING_MAX_MS);
+    assert_eq!(world.baseless, 0);
+}
+
 /// An answer that is lost, and a receiver that starts again before the next try.
 #[test]
 fn a_message_in_doubt_is_not_sent_to_the_next_run() {

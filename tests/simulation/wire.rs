@@ -74,13 +74,19 @@ pub fn encode_request(own_key: &PublicKey, tag: Tag, request: &Request) -> Reque
 
 /// What the driver does with the bytes of a request before the rules see it.
 pub fn open_request(node: &Node, bytes: &RequestBytes) -> Result<Authentic, Reason> {
-    let decoded = wire::decode_request(bytes.kind, &bytes.payload)?;
-    let key = match &decoded.message {
+    let mut decoded = wire::decode_request(bytes.kind, &bytes.payload)?;
+    let key = match &mut decoded.message {
         Request::Hello(hello) => Some(hello.public_key),
         Request::Peers(peers) => node.direct_key_of(&peers.header.from),
         Request::Ping(ping) => node.direct_key_of(&ping.header.from),
         Request::Data(data) => node.direct_key_of(&data.header.from),
         Request::Update(update) => {
+            for patch in std::mem::take(&mut update.patches) {
+                match node.base_of(&patch) {
+                    Some(base) => update.records.push(Arc::new(base.patched(&patch)?)),
+                    None => update.patches.push(patch),
+                }
+            }
             let bad = |record: &&Arc<Record>| node.lacks(record) && !is_signed_by_owner(record);
             if update.records.iter().any(|record| bad(&record)) {
                 return Err(Reason::BadSignature);

@@ -10,7 +10,8 @@ use dsn::protocol::node::{Action, Node, Now, Outcome, Outgoing, Pin, Reply, Sett
 use dsn::protocol::peers::Ticket;
 use dsn::protocol::report::{Event as Told, PeerStatus};
 use dsn::protocol::state::{Change, Entries, Key, Record, Value, next_timestamp};
-use dsn::protocol::wire::ProgramVersion;
+use dsn::protocol::verdict::Reason;
+use dsn::protocol::wire::{ProgramVersion, Request};
 
 use super::checks::History;
 use super::wire::{
@@ -123,6 +124,9 @@ pub struct World {
     pub hosts: Vec<Host>,
     pub faults: Faults,
     pub steps: u64,
+    /// UPDATEs that carried a partial record, and those that lacked their base.
+    pub patches: u64,
+    pub baseless: u64,
     pub history: History,
     pub tick_ms: u64,
     pub timestamp_rule: fn(u64, u64) -> Option<u64>,
@@ -171,6 +175,8 @@ impl World {
             hosts: (0..count).map(host).collect(),
             faults: Faults::default(),
             steps: 0,
+            patches: 0,
+            baseless: 0,
             history: History::default(),
             tick_ms: 3_000,
             timestamp_rule: next_timestamp,
@@ -455,6 +461,9 @@ impl World {
         let key = self.hosts[host].key;
         let bytes = encode_request(&key, tag, &outgoing.request);
         self.hosts[host].sent += 1;
+        if let Request::Update(update) = &outgoing.request {
+            self.patches += update.patches.len() as u64;
+        }
         if twice {
             self.check(Err(format!("boundedness: two flights from n{host} to {target:?}")));
         }
@@ -523,6 +532,9 @@ impl World {
             Err(reason) => (Reply::refuse(reason, reason.to_string()), Vec::new()),
         };
         let accepted = !matches!(reply, Reply::Refuse(..));
+        if from.is_some() && matches!(reply, Reply::Refuse(Reason::LacksBase, _)) {
+            self.baseless += 1;
+        }
         let key = self.hosts[receiver].key;
         let answer = encode_reply(&key, bytes, reply);
         self.say(|| format!("n{receiver} gets {:?} from {from:?}: {}", bytes.kind, answer.status));

@@ -253,7 +253,7 @@ impl Member {
 
     pub fn update(&self, records: Vec<Arc<Record>>, wants: Vec<Want>) -> Request {
         let (to, session) = self.to.clone().expect("joined");
-        Request::Update(Update { to, session, records, wants })
+        Request::Update(Update { to, session, records, patches: Vec::new(), wants })
     }
 
     /// A signed record of this member.

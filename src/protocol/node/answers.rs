@@ -353,6 +353,11 @@ impl Node {
                 peer.link.number_out = peer.link.number_out.max(refusal.number);
                 peer.retry = Some(Retry { tries, at: now.mono_ms });
             }
+            Reason::LacksBase if matches!(call, Call::Update { partial: true, .. }) => {
+                // Next it gets the whole record.
+                peer.link.own_held = None;
+                peer.failures = 0;
+            }
             Reason::Stale
             | Reason::OwnRecord
             | Reason::LimitExceeded

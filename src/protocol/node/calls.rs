@@ -235,9 +235,12 @@ impl Node {
         let session = peer.link.session?;
         let send = std::mem::take(&mut peer.owed.send);
         let wanted: Vec<NodeId> = peer.owed.want.iter().cloned().collect();
-        let carries_own = peer.link.own_held != Some(own.fingerprint);
+        let own_held = peer.link.own_held;
+        let carries_own = own_held != Some(own.fingerprint);
+        let base = own_held.filter(|_| carries_own);
+        let patch = base.and_then(|base| self.own_changes.patch(base, &own));
         let mut batch = Batch::default();
-        if carries_own {
+        if carries_own && patch.is_none() {
             batch.take(&own);
         }
         let mut later = BTreeSet::new();
@@ -252,9 +255,14 @@ impl Node {
         self.peers.get_mut(node_id)?.owed.send = later;
         let want = |node_id: NodeId| Want { version: self.version_held_of(&node_id), node_id };
         let wants: Vec<Want> = wanted.into_iter().map(want).collect();
-        let call =
-            Call::Update { own: carries_own.then_some(own.fingerprint), wants: !wants.is_empty() };
-        let update = Update { to: node_id.clone(), session, records: batch.records, wants };
+        let call = Call::Update {
+            own: carries_own.then_some(own.fingerprint),
+            partial: patch.is_some(),
+            wants: !wants.is_empty(),
+        };
+        let patches = patch.into_iter().collect();
+        let update =
+            Update { to: node_id.clone(), session, records: batch.records, patches, wants };
         Some((call, Request::Update(update)))
     }
 

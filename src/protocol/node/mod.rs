@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::address::Address;
 use super::identity::{NodeId, PublicKey, Session};
+use super::patch::{Changes, Patch};
 use super::peers::{Flight, Link, Peer, PeerTable, Ticket, Trust, version_of};
 use super::report::{Event, Message, PeerStatus, Refused};
 use super::state::{Entries, Fingerprint, Record};
@@ -206,6 +207,8 @@ pub struct Pin {
 pub struct Node {
     settings: Settings,
     own: Arc<Record>,
+    /// What patches for the peers are made of.
+    own_changes: Changes,
     /// The highest timestamp that is proved to have been issued by us, kept here or not.
     timestamp_floor: u64,
     /// How often peers showed us a later version of our own record in this session.
@@ -256,6 +259,7 @@ impl Node {
             view: own.fingerprint,
             timestamp_floor: own.head.timestamp,
             own: Arc::new(own),
+            own_changes: Changes::default(),
             catch_ups: 0,
             peers: PeerTable::default(),
             inbox: VecDeque::new(),
@@ -302,6 +306,7 @@ impl Node {
     pub fn on_set(&mut self, record: Arc<Record>, now: Now) -> Vec<Action> {
         let mut actions = Vec::new();
         let old = std::mem::replace(&mut self.own, record);
+        self.own_changes.note(&old, &self.own);
         self.timestamp_floor = self.timestamp_floor.max(self.own.head.timestamp);
         xor(&mut self.view, &old.fingerprint);
         xor(&mut self.view, &self.own.fingerprint);
@@ -376,6 +381,13 @@ impl Node {
         }
         let held = self.peers.get(&record.head.node_id).and_then(|peer| peer.record.as_ref());
         held.is_none_or(|held| record.head.is_newer_than(&held.head))
+    }
+
+    /// The record that a patch is made of, if it is held: the caller works out the new one
+    /// ([`Record::patched`]) and puts it in the place of the patch.
+    pub fn base_of(&self, patch: &Patch) -> Option<Arc<Record>> {
+        let held = self.peers.get(&patch.head.node_id)?.record.as_ref()?;
+        (held.fingerprint == patch.base).then(|| Arc::clone(held))
     }
 
     fn peer_ids(&self) -> Vec<NodeId> {

@@ -9,6 +9,7 @@ use super::{Action, Authentic, Conflict, Node, Now, Reply, give_up_doubtful};
 use crate::protocol::address::Address;
 use crate::protocol::crypto::key_fingerprint;
 use crate::protocol::identity::{NodeId, PublicKey, Session};
+use crate::protocol::patch::Patch;
 use crate::protocol::peers::Trust;
 use crate::protocol::report::{Event, Message, PeerStatus};
 use crate::protocol::state::{Head, Record};
@@ -310,7 +311,9 @@ impl Node {
             .into_iter()
             .filter_map(|record| self.take_record(record, now, actions).err())
             .collect();
-        if let Some(first) = refusals.into_iter().next() {
+        // The others were made whole before.
+        let baseless = update.patches.iter().filter_map(|patch| self.refuse_patch(patch));
+        if let Some(first) = refusals.into_iter().chain(baseless).next() {
             return first;
         }
         let mut batch = Batch::default();
@@ -325,6 +328,25 @@ impl Node {
             Reply::Nothing
         } else {
             Reply::answer(Answer::Update(batch.records))
+        }
+    }
+
+    /// A partial record whose base is not held here: the whole one is asked for, unless what is held
+    /// is as new.
+    fn refuse_patch(&self, patch: &Patch) -> Option<Reply> {
+        let owner = &patch.head.node_id;
+        if self.is_me(owner) {
+            let text = format!("only {owner} writes it");
+            return Some(Reply::refuse(Reason::OwnRecord, text));
+        }
+        let held = self.peers.get(owner).and_then(|peer| peer.record.as_ref());
+        match held {
+            Some(held) if held.head.is_newer_than(&patch.head) => Some(stale(held)),
+            Some(held) if held.head == patch.head => None,
+            _ => {
+                let text = format!("the version of {owner} that this is made of is not held here");
+                Some(Reply::refuse(Reason::LacksBase, text))
+            }
         }
     }
 
