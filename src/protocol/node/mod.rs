@@ -4,6 +4,7 @@
 
 mod answers;
 mod calls;
+mod inbox;
 mod report;
 mod requests;
 mod ticking;
@@ -15,10 +16,12 @@ use super::address::Address;
 use super::identity::{NodeId, PublicKey, Session};
 use super::patch::{Changes, Patch};
 use super::peers::{Flight, Link, Peer, PeerTable, Ticket, Trust, version_of};
-use super::report::{Event, Message, PeerStatus, Refused};
+use super::report::{Event, PeerStatus, Refused};
 use super::state::{Entries, Fingerprint, Record};
 use super::verdict::Reason;
 use super::wire::{Answer, Held, ProgramVersion, Refusal, Request, Version};
+
+use inbox::Inbox;
 
 pub use report::Conflict;
 
@@ -215,8 +218,7 @@ pub struct Node {
     catch_ups: u32,
     peers: PeerTable,
     seeds: Vec<Seed>,
-    inbox: VecDeque<Message>,
-    inbox_bytes: usize,
+    inbox: Inbox,
     conflicts: VecDeque<Conflict>,
     /// The exclusive or of the fingerprints of all records held.
     view: Fingerprint,
@@ -262,8 +264,7 @@ impl Node {
             own_changes: Changes::default(),
             catch_ups: 0,
             peers: PeerTable::default(),
-            inbox: VecDeque::new(),
-            inbox_bytes: 0,
+            inbox: Inbox::default(),
             conflicts: VecDeque::new(),
             seen_at: None,
             random: fastrand::Rng::with_seed(random),
@@ -319,19 +320,6 @@ impl Node {
             self.poke(&node_id, now, &mut actions);
         }
         actions
-    }
-
-    /// Takes the oldest message out of the inbox.
-    pub fn receive(&mut self) -> Option<Message> {
-        let message = self.inbox.pop_front()?;
-        self.inbox_bytes = self.inbox_bytes.saturating_sub(message.data.len());
-        Some(message)
-    }
-
-    /// Puts a message back in front: its reader went away before it had it.
-    pub fn give_back(&mut self, message: Message) {
-        self.inbox_bytes += message.data.len();
-        self.inbox.push_front(message);
     }
 
     /// Drops all that is known of a node: its key, its addresses and its state.

@@ -18,7 +18,7 @@ use crate::protocol::wire::{
     Answer, Data, Header, Hello, HelloAnswer, KnownNode, PeersAnswer, Pong, Refusal, Request,
     Update, Want,
 };
-use crate::protocol::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX, PEERS_MAX, PROTOCOL_VERSION};
+use crate::protocol::{PEERS_MAX, PROTOCOL_VERSION};
 
 /// Most later versions of the own record that peers may show in one session. More means that
 /// somebody else goes on writing it, and answering each with a still later one would never end.
@@ -284,14 +284,12 @@ impl Node {
         if data.id < peer.link.data_in {
             return replayed(peer.link.number_in);
         }
-        let bytes = self.inbox_bytes + data.data.len();
-        if self.inbox.len() >= INBOX_MESSAGES_MAX || bytes > INBOX_BYTES_MAX {
+        if !self.inbox.has_room(data.data.len()) {
             let text = format!("{} messages wait there to be received", self.inbox.len());
             return Reply::refuse(Reason::InboxFull, text);
         }
         peer.link.data_in = data.id;
-        self.inbox_bytes = bytes;
-        self.inbox.push_back(Message { from: from.clone(), data: Arc::clone(&data.data) });
+        self.inbox.push(Message { from: from.clone(), data: Arc::clone(&data.data) });
         actions.push(Action::Tell(Event::Data { node_id: from, data: data.data }));
         Reply::answer(Answer::Data)
     }
