@@ -329,8 +329,8 @@ impl Node {
         }
     }
 
-    /// A partial record whose base is not held here: the whole one is asked for, unless what is held
-    /// is as new.
+    /// A partial record whose base is not held here: the whole one is asked for, unless what is
+    /// held is as new.
     fn refuse_patch(&self, patch: &Patch) -> Option<Reply> {
         let owner = &patch.head.node_id;
         if self.is_me(owner) {
