@@ -235,8 +235,8 @@ fn the_examples_in_the_protocol_document_are_the_vectors() {
     }
 }
 
-/// Makes the vectors that are missing, where they are asked for; else shows that there is nothing to
-/// do. What is there is never written anew: other implementations rely on it.
+/// Makes the vectors that are missing, where they are asked for; else shows that there is nothing
+/// to do. What is there is never written anew: other implementations rely on it.
 #[test]
 fn vectors_are_only_written_on_demand() {
     if std::env::var_os("DSN_GOLDEN_WRITE").is_some() {
