@@ -49,7 +49,16 @@ fuzz_target!(|data: &[u8]| {
         mono_ms += u64::from(what / 5) * 100;
         let now = Now { wall_us: mono_ms * 1000, mono_ms };
         let mut actions = Vec::new();
-        if let Ok(decoded) = wire::decode_request(kind, payload) {
+        if let Ok(mut decoded) = wire::decode_request(kind, payload) {
+            if let Request::Update(update) = &mut decoded.message {
+                // As the driver does, outside its lock.
+                for patch in std::mem::take(&mut update.patches) {
+                    match node.base_of(&patch) {
+                        Some(base) => update.records.extend(base.patched(&patch).map(Arc::new)),
+                        None => update.patches.push(patch),
+                    }
+                }
+            }
             let signer = match &decoded.message {
                 Request::Hello(hello) => Some(hello.public_key),
                 Request::Peers(peers) => node.direct_key_of(&peers.header.from),
