@@ -333,7 +333,7 @@ impl Liar {
             return empty;
         };
         let kind = Kind::of_path(path).unwrap();
-        let request = wire::decode_request(kind, &opened.payload).unwrap().message;
+        let request = wire::decode_request(kind, opened.payload()).unwrap().message;
         let Some((status, answer)) = lie(member, &request, &tag) else { return empty };
         let mut payload =
             if status == 204 { Vec::new() } else { wire::encode_answer(&answer).unwrap() };

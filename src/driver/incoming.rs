@@ -43,7 +43,7 @@ impl Driver {
         if opened.kind != kind.byte() {
             return Err(Reason::WrongType);
         }
-        let mut decoded = wire::decode_request(kind, &opened.payload)?;
+        let mut decoded = wire::decode_request(kind, opened.payload())?;
         let signed = Signed::Request { kind: kind.byte(), payload: decoded.signed };
         let key = match &mut decoded.message {
             Request::Hello(hello) => Some(hello.public_key),

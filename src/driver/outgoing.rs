@@ -98,9 +98,9 @@ impl Driver {
                     _ => None,
                 };
                 let signed = Signed::Answer { kind: kind.byte(), request: tag, payload: &[] };
-                let signature = Signature::try_from(opened.payload.as_slice());
+                let signature = Signature::try_from(opened.payload());
                 let proved = match (kind, signer, signature) {
-                    (Kind::Update, ..) => opened.payload.is_empty(),
+                    (Kind::Update, ..) => opened.payload().is_empty(),
                     (Kind::Hello, Some(key), Ok(signature)) => verify(&key, signed, &signature),
                     _ => false,
                 };
@@ -117,7 +117,7 @@ impl Driver {
         tag: &Tag,
         opened: &Opened,
     ) -> Result<Outcome, String> {
-        let decoded = wire::decode_answer(kind, &opened.payload)
+        let decoded = wire::decode_answer(kind, opened.payload())
             .map_err(|reason| format!("its answer can't be read: {reason}"))?;
         let signer = match &decoded.message {
             Answer::Hello(hello) => Some(hello.public_key),
@@ -139,7 +139,7 @@ impl Driver {
     }
 
     fn read_refusal(&self, status: u16, opened: &Opened) -> Result<Outcome, String> {
-        let refusal: Refusal = wire::decode_refusal(&opened.payload)
+        let refusal: Refusal = wire::decode_refusal(opened.payload())
             .map_err(|_| format!("it answered {status} with something that can't be read"))?;
         let own_key = self.private_key.public_key();
         let held_is_proved = refusal

@@ -11,6 +11,7 @@ use ring::signature::{
     UnparsedPublicKey,
 };
 use ring::{digest, hkdf, hmac};
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::digest::head_bytes;
@@ -85,6 +86,16 @@ impl DerivedKeys {
         Self { name: network_key_name(key), encryption, authentication }
     }
 
+    /// HMAC-SHA-256 (RFC 2104) over place, nonce and ciphertext.
+    fn tag(&self, place: Place<'_>, covered: &[u8]) -> Tag {
+        let mut context = hmac::Context::with_key(&self.authentication);
+        context.update(&place.label());
+        context.update(covered);
+        let mut tag = [0; TAG_BYTES];
+        tag.copy_from_slice(context.sign().as_ref());
+        tag
+    }
+
     fn apply_keystream(&self, nonce: &[u8; NONCE_BYTES], bytes: &mut [u8]) {
         Ctr128BE::<Aes256>::new((&*self.encryption).into(), nonce.into()).apply_keystream(bytes);
     }
@@ -134,12 +145,19 @@ impl Place<'_> {
 pub struct Opened {
     /// The message type.
     pub kind: u8,
-    /// The payload.
-    pub payload: Vec<u8>,
     /// The tag it came with.
     pub tag: Tag,
     /// Which of the network keys opened it; an answer is sealed with the same one.
     pub key: usize,
+    /// Nonce and type, then the payload: decrypted where it lay.
+    text: Vec<u8>,
+}
+
+impl Opened {
+    /// The payload.
+    pub fn payload(&self) -> &[u8] {
+        self.text.get(NONCE_BYTES + 1..).unwrap_or_default()
+    }
 }
 
 /// Bytes that no network key opens at this place: cut, changed, of another network, or garbage.
@@ -164,11 +182,7 @@ pub fn seal(
     body.extend_from_slice(payload);
     let (_, text) = body.split_at_mut(NONCE_BYTES);
     keys.apply_keystream(&nonce, text);
-    let mut context = hmac::Context::with_key(&keys.authentication);
-    context.update(&place.label());
-    context.update(&body);
-    let mut tag = [0; TAG_BYTES];
-    tag.copy_from_slice(context.sign().as_ref());
+    let tag = keys.tag(place, &body);
     body.extend_from_slice(&tag);
     Some((body, tag))
 }
@@ -182,22 +196,16 @@ pub fn open(
     if body.len() < ENVELOPE_BYTES {
         return Err(NotAMessage);
     }
-    let tag: Tag = body.split_off(body.len() - TAG_BYTES).try_into().map_err(|_| NotAMessage)?;
-    let mut covered = place.label();
-    let label_bytes = covered.len();
-    covered.extend_from_slice(&body);
-    let opens = |derived: &DerivedKeys| hmac::verify(&derived.authentication, &covered, &tag);
-    let key = keys.0.iter().position(|derived| opens(derived).is_ok()).ok_or(NotAMessage)?;
+    let (covered, tag) = body.split_last_chunk::<TAG_BYTES>().ok_or(NotAMessage)?;
+    let tag = *tag;
+    let opens = |derived: &DerivedKeys| bool::from(derived.tag(place, covered).ct_eq(&tag));
+    let key = keys.0.iter().position(opens).ok_or(NotAMessage)?;
     let derived = keys.0.get(key).ok_or(NotAMessage)?;
-    let mut text = covered.split_off(label_bytes + NONCE_BYTES);
-    body.truncate(NONCE_BYTES);
-    let nonce: [u8; NONCE_BYTES] = body.try_into().map_err(|_| NotAMessage)?;
-    derived.apply_keystream(&nonce, &mut text);
-    if text.is_empty() {
-        return Err(NotAMessage);
-    }
-    let kind = text.remove(0);
-    Ok(Opened { kind, payload: text, tag, key })
+    body.truncate(body.len() - TAG_BYTES);
+    let (nonce, text) = body.split_first_chunk_mut::<NONCE_BYTES>().ok_or(NotAMessage)?;
+    derived.apply_keystream(nonce, text);
+    let kind = *text.first().ok_or(NotAMessage)?;
+    Ok(Opened { kind, tag, key, text: body })
 }
 
 /// A node's private key. Never printable.

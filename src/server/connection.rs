@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use super::head::{HEAD_BYTES_MAX, Head, Parsed, parse_request};
@@ -101,7 +102,7 @@ impl Connection {
                 Some(head) => (head.bytes + head.body_bytes).saturating_sub(self.input.len()),
             };
             let began = self.input.is_empty();
-            match read_some(&mut self.stream, &mut self.input, wanted.min(CHUNK_BYTES)) {
+            match read_some(&self.stream, &mut self.input, wanted.min(CHUNK_BYTES)) {
                 Ok(0) => return Progress::Gone,
                 Ok(_) if began => self.since = now,
                 Ok(_) => {}
@@ -200,16 +201,18 @@ impl Connection {
 #[derive(Debug)]
 pub(super) struct Gone;
 
-/// Appends at most so many bytes.
+/// Appends what is there, as far as there is room for this many bytes.
 pub(super) fn read_some(
-    from: &mut impl Read,
+    from: &impl AsFd,
     to: &mut Vec<u8>,
-    most: usize,
+    room: usize,
 ) -> Result<usize, std::io::Error> {
-    let begin = to.len();
     // Grows with what comes, not with what was announced.
-    to.resize(begin + most, 0);
-    let result = from.read(to.get_mut(begin..).unwrap_or_default());
-    to.truncate(begin + result.as_ref().copied().unwrap_or(0));
-    result
+    to.reserve(room);
+    let (count, _) = rustix::net::recv(
+        from,
+        rustix::buffer::spare_capacity(to),
+        rustix::net::RecvFlags::empty(),
+    )?;
+    Ok(count)
 }

@@ -81,7 +81,7 @@ impl Line {
             }
             let missing = self.answer.as_ref().map(|it| it.bytes + it.body_bytes);
             let most = missing.map_or(CHUNK_BYTES, |all| all.saturating_sub(self.input.len()));
-            match read_some(&mut self.stream, &mut self.input, most) {
+            match read_some(&self.stream, &mut self.input, most) {
                 Ok(0) => return LineProgress::Broken,
                 Ok(_) => {}
                 Err(why) if why.kind() == ErrorKind::WouldBlock => return LineProgress::Partial,

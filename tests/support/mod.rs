@@ -322,9 +322,9 @@ impl Member {
         let opened: Opened = open(&self.network, place, bytes).expect("a sealed answer");
         assert_eq!(Some(opened.kind), Kind::of_path(path).map(Kind::byte));
         match answer.status {
-            200 => Heard::Answer(wire::decode_answer(kind, &opened.payload).unwrap().message),
+            200 => Heard::Answer(wire::decode_answer(kind, opened.payload()).unwrap().message),
             204 => Heard::Nothing,
-            status => Heard::Refusal(status, wire::decode_refusal(&opened.payload).unwrap()),
+            status => Heard::Refusal(status, wire::decode_refusal(opened.payload()).unwrap()),
         }
     }
 }
