@@ -44,6 +44,7 @@ impl Rows {
 
     /// Takes a figure and prints it.
     pub(crate) fn add(&mut self, what: impl Into<String>, value: f64, unit: &str, goal: Goal) {
+        assert!(value.is_finite(), "this measured nothing: give it more time");
         let (bound, met) = match goal {
             Goal::None => (None, None),
             Goal::AtLeast(least) => (Some(format!(">= {least}")), Some(value >= least)),
