@@ -44,7 +44,7 @@ pub(crate) struct Scale {
 }
 
 const FULL: Scale =
-    Scale { quick: false, runs: 5, time: Duration::from_secs(2), clients: &[4, 16] };
+    Scale { quick: false, runs: 5, time: Duration::from_secs(1), clients: &[4, 16] };
 const QUICK: Scale =
     Scale { quick: true, runs: 1, time: Duration::from_millis(200), clients: &[4] };
 
@@ -86,6 +86,7 @@ fn main() {
         eprintln!("load: {strange} is neither --quick nor one of the figures: {names}");
         std::process::exit(2);
     }
+    end_with_children();
     rows::keep_apart(quick);
     let scale = if quick { &QUICK } else { &FULL };
     for (name, measure) in FIGURES {
@@ -96,4 +97,25 @@ fn main() {
     if !quick && (wanted.is_empty() || wanted.contains(&"growth")) {
         plot::write();
     }
+}
+
+/// Whoever ends this run with a signal ends the processes that it started, too.
+fn end_with_children() {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).unwrap();
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+            let children = tasks.filter_map(|task| {
+                std::fs::read_to_string(task.ok()?.path().join("children")).ok()
+            });
+            let ids: Vec<String> = children.collect();
+            for id in ids.iter().flat_map(|line| line.split_whitespace()) {
+                let pid = rustix::process::Pid::from_raw(id.parse().unwrap());
+                // One that has ended meanwhile is what is wanted.
+                let _ = rustix::process::kill_process(pid.unwrap(), rustix::process::Signal::KILL);
+            }
+            std::process::exit(130);
+        }
+    });
 }

@@ -176,7 +176,7 @@ pub(crate) fn growth(scale: &Scale) {
 /// What a network does while nothing changes.
 pub(crate) fn idle(scale: &Scale) {
     let mut rows = Rows::new("idle");
-    let (nodes, time) = if scale.quick { (3, 2) } else { (32, 60) };
+    let (nodes, time) = if scale.quick { (3, 2) } else { (32, 40) };
     let mut network = Network::start(nodes, true);
     network.fill(10);
     // The last of the joins: PEERS, HELLOs, and connections that are not needed any more.
