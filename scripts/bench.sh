@@ -1,0 +1,103 @@
+#!/bin/sh
+# Measures nodes on this machine against their goals, and prints all figures as a table.
+#
+#   scripts/bench.sh                  all of it: about ten minutes
+#   scripts/bench.sh FIGURE…          some of it, then the table of all that was measured so far
+#   scripts/bench.sh --quick          under a minute, to see that the benches still run
+#
+# Figures: updates messages propagation python start memory durable idle growth, and parts (what
+# signatures, envelopes and messages cost by themselves). What they mean: docs/benchmarks.md.
+#
+# The comparison with the Python package needs python3 with venv, and its registry or a mirror; the
+# package goes into a temporary folder. Without them it is left out, and that is said.
+# DSN_BENCH_PYTHON names a Python that has the package already.
+set -eu
+
+here=$(cd "$(dirname "$0")/.." && pwd)
+package=distributed_state_network==1.2.0
+cd "$here"
+
+say() { printf '%s\n' "$*"; }
+fail() {
+    printf 'bench.sh: %s\n' "$*" >&2
+    exit "${2:-1}"
+}
+
+# All that is made for a while is in here: nodes, the Python package.
+folder=$(mktemp -d "${TMPDIR:-/tmp}/dsn-bench-XXXXXX")
+export TMPDIR="$folder"
+end() {
+    code=$?
+    trap - EXIT INT TERM
+    rm -rf "$folder"
+    exit "$code"
+}
+trap end EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+quick=
+parts=
+asked_python=
+figures=
+for argument in "$@"; do
+    case $argument in
+        --quick) quick=yes ;;
+        parts) parts=yes ;;
+        python)
+            asked_python=yes
+            figures="$figures python"
+            ;;
+        updates | messages | propagation | start | memory | durable | idle | growth)
+            figures="$figures $argument"
+            ;;
+        -h | --help)
+            sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+            exit 0
+            ;;
+        *)
+            printf 'bench.sh: there is no figure %s; see bench.sh --help\n' "$argument" >&2
+            exit 2
+            ;;
+    esac
+done
+command -v cargo >/dev/null 2>&1 || fail "cargo is not here: install Rust"
+
+# Makes a Python with the package, in a folder that goes away with this script.
+make_python() {
+    command -v python3 >/dev/null 2>&1 || {
+        say "python3 is not here"
+        return 1
+    }
+    say "installing $package into $folder …"
+    python3 -m venv "$folder/venv" || return 1
+    "$folder/venv/bin/pip" install --quiet --disable-pip-version-check "$package" || return 1
+    DSN_BENCH_PYTHON=$folder/venv/bin/python
+    export DSN_BENCH_PYTHON
+}
+
+wants_python() {
+    [ -n "$asked_python" ] || { [ -z "$figures" ] && [ -z "$quick" ] && [ -z "$parts" ]; }
+}
+
+if wants_python && [ -z "${DSN_BENCH_PYTHON-}" ] && ! make_python; then
+    [ -z "$asked_python" ] || fail "there is no Python with $package to compare with"
+    say "SKIPPED: the comparison with Python (said above)"
+fi
+
+if [ -n "$quick" ]; then
+    # With what `cargo test` has built: the numbers mean nothing, so they are kept apart.
+    # shellcheck disable=SC2086 # a list of figures
+    cargo bench --locked --profile dev --bench load -- --quick $figures
+    cargo bench --locked --profile dev --bench parts -- --sample-count 1 --sample-size 1
+    exit 0
+fi
+
+if [ -n "$parts" ] || [ -z "$figures" ]; then
+    cargo bench --locked --bench parts
+fi
+if [ -n "$figures" ] || [ -z "$parts" ]; then
+    [ -z "$figures" ] || figures="$figures table"
+    # shellcheck disable=SC2086 # a list of figures
+    cargo bench --locked --bench load -- $figures
+fi
