@@ -88,7 +88,7 @@ impl Caller {
         let tag: Tag = envelope[envelope.len() - TAG_BYTES..].try_into().unwrap();
         let place = Place::Answer { path: kind.path(), status: 200, request: &tag };
         let opened = open(&self.member.network, place, answer.body).expect("a sealed answer");
-        let decoded = wire::decode_answer(kind, &opened.payload).unwrap();
+        let decoded = wire::decode_answer(kind, opened.payload()).unwrap();
         let signed = Signed::Answer { kind: kind.byte(), request: &tag, payload: decoded.signed };
         assert!(verify(&self.public, signed, &decoded.signature), "a signed answer");
         lengths

@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod notify;
 mod print;
 mod run;
 
@@ -116,7 +117,10 @@ impl From<Error> for Fault {
     }
 }
 
-/// The socket that was named, or that of the only node under the data folder.
+/// The socket of a node that was installed as a service (scripts/systemd).
+const SERVICE_SOCKET: &str = "/run/dsn/control.sock";
+
+/// The socket that was named, or that of the only node under the data folder, or that of the service.
 fn find_socket(named: Option<PathBuf>) -> Result<PathBuf, Fault> {
     if let Some(path) = named {
         return Ok(path);
@@ -137,6 +141,7 @@ fn find_socket(named: Option<PathBuf>) -> Result<PathBuf, Fault> {
     }
     match sockets.as_slice() {
         [only] => Ok(only.clone()),
+        [] if Path::new(SERVICE_SOCKET).exists() => Ok(SERVICE_SOCKET.into()),
         [] => Err(Fault::NoNode(format!(
             "no node has its socket under {}: start one with `dsn run`, or name its socket with --control PATH (or DSN_CONTROL)",
             folder.display()

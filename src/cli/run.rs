@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::Fault;
+use super::notify::Manager;
 
 /// How long a stop waits for requests that are under way: a signal has to end us within 2 s.
 const STOP_PATIENCE: Duration = Duration::from_millis(1200);
@@ -21,6 +22,7 @@ pub(super) fn run(flags: RunArgs, control: Option<PathBuf>) -> Result<(), Fault>
     let config = config::resolve(flags, control, &host_name)?;
     let mut signals = Signals::new([SIGTERM, SIGINT])
         .map_err(|why| Fault::No(format!("signals can't be handled: {why}")))?;
+    let mut manager = Manager::from_environment();
     let node = dsn::start(config)?;
     let (ask_to_stop, handle) = (node.stop_asker(), signals.handle());
     let listener = std::thread::Builder::new()
@@ -29,7 +31,9 @@ pub(super) fn run(flags: RunArgs, control: Option<PathBuf>) -> Result<(), Fault>
         .map_err(|why| Fault::No(format!("the system gave no thread: {why}")))?;
     // Whoever started us may not care for the line, and may have closed its end.
     let _ = writeln!(stdout(), "listening on {}", node.listen());
+    manager.ready(node.listen(), node.pulse());
     node.wait_for_stop();
+    manager.stopping();
     node.stop_within(STOP_PATIENCE);
     handle.close();
     // It has nothing to tell.

@@ -1,6 +1,7 @@
 //! Requests that come in: opened, decoded and verified outside the lock.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 
 use super::{Driver, DriverFault};
 use crate::protocol::crypto::{NetworkKeys, Opened, Place, Signed, Tag, open, seal, verify};
@@ -13,6 +14,12 @@ use crate::server;
 impl Driver {
     /// Takes the bytes of a request and gives the answer: the only way in from the network.
     pub fn on_http(&self, request: server::Request) -> server::Response {
+        let response = self.respond(request);
+        self.handled.fetch_add(1, Ordering::Relaxed);
+        response
+    }
+
+    fn respond(&self, request: server::Request) -> server::Response {
         let Some(kind) = Kind::of_path(&request.path) else {
             return server::Response { status: 404, ..server::Response::default() };
         };

@@ -7,7 +7,7 @@ mod outgoing;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -82,6 +82,8 @@ pub struct Driver {
     disk: Sender<DiskJob>,
     wake: Sender<()>,
     stopping: AtomicBool,
+    /// Requests that were answered.
+    handled: AtomicU64,
 }
 
 struct Inner {
@@ -135,6 +137,7 @@ impl Driver {
             disk,
             wake,
             stopping: AtomicBool::new(false),
+            handled: AtomicU64::new(0),
         };
         let queues = Queues {
             prompt: prompt_queue,
@@ -332,6 +335,17 @@ impl Driver {
     pub fn until_tick(&self) -> Duration {
         let wake_at = self.lock().wake_at;
         Duration::from_millis(wake_at.saturating_sub(self.now().mono_ms))
+    }
+
+    /// How long ago the tick was due that did not come yet.
+    pub fn tick_late(&self) -> Duration {
+        let wake_at = self.lock().wake_at;
+        Duration::from_millis(self.now().mono_ms.saturating_sub(wake_at))
+    }
+
+    /// How many requests were answered so far; it goes round at its end.
+    pub fn handled(&self) -> u64 {
+        self.handled.load(Ordering::Relaxed)
     }
 
     /// The own record, for the journal's thread to make the next version of.

@@ -4,6 +4,7 @@ mod embedded;
 mod error;
 mod keeper;
 mod keys;
+mod pulse;
 mod senders;
 
 use std::fs::File;
@@ -34,6 +35,7 @@ use crate::server::Server;
 pub use error::StartError;
 use keeper::Keeper;
 use keys::KeyFile;
+pub use pulse::Pulse;
 use senders::Senders;
 
 /// Senders to peers that may not answer: however many those are, they hold no more than these.
@@ -68,6 +70,7 @@ struct Shared {
     driver: Arc<Driver>,
     server: Mutex<Option<Server>>,
     listen: String,
+    port: SocketAddr,
     key_file: KeyFile,
     stop_asked: Sender<()>,
     stop_wanted: Receiver<()>,
@@ -114,6 +117,7 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
         driver: Arc::clone(&driver),
         server: Mutex::new(Some(server)),
         listen: address.to_string(),
+        port: address,
         key_file: KeyFile { path: config.network_key.clone(), changing: Mutex::default() },
         stop_asked,
         stop_wanted,
