@@ -18,9 +18,8 @@ use std::sync::Arc;
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use dsn::protocol::crypto::{Place, Signed, open, seal, verify};
-use dsn::protocol::digest::entries_digest;
 use dsn::protocol::identity::Session;
-use dsn::protocol::state::{Change, Record};
+use dsn::protocol::state::{Change, Entries, Record};
 use dsn::protocol::wire::{self, Kind, Request};
 use support::{Member, id, key, network_keys, value};
 
@@ -98,7 +97,8 @@ fn decode_update(bencher: Bencher<'_, '_>, keys: usize) {
 #[divan::bench(args = KEYS)]
 fn digest(bencher: Bencher<'_, '_>, keys: usize) {
     let record = record(keys);
-    bencher.bench(|| entries_digest(black_box(&record.entries)));
+    let pairs: Vec<_> = record.entries.iter().map(|(key, value)| (key, Some(value))).collect();
+    bencher.bench(|| Entries::new().with(black_box(pairs.iter().copied())));
 }
 
 /// The version that follows when one key of many changes.
