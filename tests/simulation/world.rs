@@ -448,6 +448,9 @@ impl World {
         let delay = wake_at.saturating_sub(now.mono_ms).max(1);
         running.wake_at = at + delay;
         self.schedule(delay, host, Event::Tick);
+        if wake_at <= now.mono_ms {
+            self.check(Err(format!("boundedness: n{host} wants to tick again at once, for ever")));
+        }
         self.perform(host, actions);
     }
 

@@ -46,6 +46,7 @@ impl Node {
         for node_id in self.peer_ids() {
             self.poke(&node_id, now, &mut actions);
         }
+        self.drop_retries(now);
         self.try_seeds(now, &mut actions);
         (self.wake_at(), actions)
     }
@@ -56,6 +57,15 @@ impl Node {
         });
         let seeds = self.seeds.iter().filter(|seed| seed.tries > 0 && seed.flight.is_none());
         retries.chain(seeds.map(|seed| seed.attempt_at)).fold(self.tick_at, u64::min)
+    }
+
+    /// What was to be tried again, and is owed no more: else it would be due for ever.
+    fn drop_retries(&mut self, now: Now) {
+        for (_, peer) in self.peers.iter_mut() {
+            if peer.flight.is_none() {
+                peer.retry.take_if(|retry| retry.at <= now.mono_ms);
+            }
+        }
     }
 
     fn age_peers(&mut self, now: Now, actions: &mut Vec<Action>) {
@@ -160,7 +170,12 @@ impl Node {
                 node_id == own_id
                     || peers.get(node_id).is_some_and(|p| p.status == PeerStatus::Alive)
             });
-            if reached || !seed.is_due(now) {
+            if reached {
+                // Somebody else led there before the next try.
+                seed.tries = 0;
+                continue;
+            }
+            if !seed.is_due(now) {
                 continue;
             }
             seed.flight = Some(flight);
