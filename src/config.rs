@@ -97,13 +97,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "HOST:PORT", env = "DSN_ADVERTISE")]
     pub advertise: Option<String>,
     /// The network key file [default: CREDENTIALS/network.key]
-    #[arg(long, value_name = "FILE", env = "DSN_NETWORK_KEY")]
+    #[arg(long, value_name = "FILE", env = "DSN_NETWORK_KEY", value_parser = path_parser())]
     pub network_key: Option<PathBuf>,
     /// Folder of the node's keys [default: credentials]
-    #[arg(long, value_name = "DIR", env = "DSN_CREDENTIALS")]
+    #[arg(long, value_name = "DIR", env = "DSN_CREDENTIALS", value_parser = path_parser())]
     pub credentials: Option<PathBuf>,
     /// Folder of the node's state; `none` keeps it in memory alone [default: data]
-    #[arg(long, value_name = "DIR", env = "DSN_DATA")]
+    #[arg(long, value_name = "DIR", env = "DSN_DATA", value_parser = path_parser())]
     pub data: Option<PathBuf>,
     /// How long a change may wait until it is on disk for certain: always (not at all), or such as
     /// 5s, which wears out SD cards less [default: always]
@@ -111,14 +111,45 @@ pub struct RunArgs {
     pub sync: Option<String>,
     /// File with the nodes that may be in the network: `ID PUBLIC-KEY` a line [default: anybody
     /// with the network key]
-    #[arg(long, value_name = "FILE", env = "DSN_ALLOW")]
+    #[arg(long, value_name = "FILE", env = "DSN_ALLOW", value_parser = path_parser())]
     pub allow: Option<PathBuf>,
     /// Time between ticks [default: 3s]
     #[arg(long, value_name = "DURATION", env = "DSN_TICK")]
     pub tick: Option<String>,
     /// TOML file with the same names
-    #[arg(long, value_name = "FILE", env = "DSN_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "DSN_CONFIG", value_parser = path_parser())]
     pub config: Option<PathBuf>,
+}
+
+impl RunArgs {
+    /// Without what is empty, such as `DSN_LISTEN=` in a file of variables: that is not given.
+    fn without_empty(self) -> Self {
+        let text = |text: Option<String>| text.filter(|text| !text.is_empty());
+        Self {
+            node_id: text(self.node_id),
+            listen: text(self.listen),
+            bootstrap: self.bootstrap.into_iter().filter(|text| !text.trim().is_empty()).collect(),
+            advertise: text(self.advertise),
+            network_key: not_empty(self.network_key),
+            credentials: not_empty(self.credentials),
+            data: not_empty(self.data),
+            sync: text(self.sync),
+            allow: not_empty(self.allow),
+            tick: text(self.tick),
+            config: not_empty(self.config),
+        }
+    }
+}
+
+/// A path, unless it is empty.
+pub fn not_empty(path: Option<PathBuf>) -> Option<PathBuf> {
+    path.filter(|path| !path.as_os_str().is_empty())
+}
+
+/// Takes any path, an empty one too, which counts as none.
+pub fn path_parser() -> impl clap::builder::TypedValueParser<Value = PathBuf> {
+    use clap::builder::TypedValueParser;
+    clap::builder::OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// The configuration file. An unknown name is an error, as it is most likely a slip.
@@ -140,7 +171,10 @@ struct FileArgs {
 
 /// One address or several.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected an address, or a list of addresses, such as [\"10.0.0.1:8000\"]"
+)]
 enum Bootstrap {
     One(String),
     Several(Vec<String>),
@@ -155,6 +189,7 @@ pub fn resolve(
     control: Option<PathBuf>,
     host_name: &str,
 ) -> Result<Config, ConfigError> {
+    let flags = flags.without_empty();
     let file = match &flags.config {
         Some(path) => read_file(path)?,
         None => FileArgs::default(),
@@ -199,7 +234,7 @@ pub fn resolve(
     if let Some(data) = flags.data.or(file.data) {
         config.data = (data != Path::new(IN_MEMORY)).then_some(data);
     }
-    config.control = match (control.or(file.control), &config.data) {
+    config.control = match (not_empty(control).or(file.control), &config.data) {
         (Some(path), _) => path,
         (None, Some(data)) => data.join(config.node_id.as_str()).join(SOCKET_NAME),
         (None, None) => return Err(ConfigError::NoSocket),
@@ -220,8 +255,11 @@ fn read_file(path: &Path) -> Result<FileArgs, ConfigError> {
     let unreadable = |why| ConfigError::File { path: path.into(), why };
     let mut text = String::new();
     std::fs::File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
         .map_err(unreadable)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(ConfigError::FileTooLong { path: path.into() });
+    }
     toml::from_str(&text).map_err(|fault| ConfigError::Toml {
         path: path.into(),
         fault: fault.to_string().trim_end().to_owned(),
@@ -316,6 +354,11 @@ pub enum ConfigError {
         /// What the system said.
         why: std::io::Error,
     },
+    /// The file is longer than any configuration.
+    FileTooLong {
+        /// Which.
+        path: PathBuf,
+    },
     /// What is in the file can't be understood.
     Toml {
         /// Which file.
@@ -367,8 +410,19 @@ impl fmt::Display for ConfigError {
                 path.as_os_str().len()
             ),
             Self::File { path, why } => {
-                write!(formatter, "the configuration file {} can't be read: {why}", path.display())
+                write!(
+                    formatter,
+                    "the configuration file {} can't be read: {why}. Name another one with --config FILE, or give \
+                     this user the right to read it",
+                    path.display()
+                )
             }
+            Self::FileTooLong { path } => write!(
+                formatter,
+                "{} has more than {FILE_BYTES_MAX} bytes: it is not a configuration file of dsn. Name another one with \
+                 --config FILE",
+                path.display()
+            ),
             Self::Toml { path, fault } => {
                 write!(formatter, "in the configuration file {}: {fault}", path.display())
             }
@@ -415,6 +469,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_empty_is_not_given() {
+        let (_folder, mut flags) = with_file("listen = \"127.0.0.1:1\"");
+        let empty = || Some(String::new());
+        (flags.listen, flags.node_id, flags.tick) = (empty(), empty(), empty());
+        (flags.sync, flags.advertise) = (empty(), empty());
+        (flags.data, flags.allow) = (Some(PathBuf::new()), Some(PathBuf::new()));
+        (flags.network_key, flags.credentials) = (Some(PathBuf::new()), Some(PathBuf::new()));
+        flags.bootstrap = vec![String::new()];
+        let config = resolve(flags, Some(PathBuf::new()), "pi").unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:1");
+        assert_eq!(config.network_key, Path::new("credentials/network.key"));
+        assert_eq!(config.control, Path::new("data/pi/control.sock"));
+        assert_eq!((config.advertise, config.allow), (None, None));
+    }
+
+    #[test]
     fn each_fault_names_what_is_wrong() {
         let fault = |change: fn(&mut RunArgs)| {
             let mut flags = RunArgs::default();
@@ -430,7 +500,14 @@ mod tests {
         assert!(
             resolve(RunArgs::default(), None, "_").unwrap_err().to_string().contains("--node-id")
         );
-        let (_folder, flags) = with_file("listne = \"x\"");
-        assert!(resolve(flags, None, "pi").unwrap_err().to_string().contains("listne"));
+        for (text, named) in [
+            ("listne = \"x\"", "listne"),
+            ("bootstrap = 3", "list of addresses"),
+            (&*"#".repeat(70_000), "65536"),
+        ] {
+            let (_folder, flags) = with_file(text);
+            let fault = resolve(flags, None, "pi").unwrap_err().to_string();
+            assert!(fault.contains(named), "{fault}");
+        }
     }
 }

@@ -153,7 +153,10 @@ fn read_secret(path: &Path) -> Result<Zeroizing<String>, CredentialsError> {
 
 fn read_text(path: &Path, file: File, bytes_max: u64) -> Result<String, CredentialsError> {
     let mut text = String::new();
-    file.take(bytes_max + 1).read_to_string(&mut text).map_err(|why| unusable(path, why))?;
+    file.take(bytes_max + 1).read_to_string(&mut text).map_err(|why| match why.kind() {
+        ErrorKind::InvalidData => CredentialsError::NoText { path: path.into() },
+        _ => unusable(path, why),
+    })?;
     if text.len() as u64 > bytes_max {
         return Err(CredentialsError::TooLong { path: path.into(), bytes_max });
     }
@@ -282,6 +285,11 @@ pub enum CredentialsError {
         /// The limit, bytes.
         bytes_max: u64,
     },
+    /// The file is not text.
+    NoText {
+        /// Which.
+        path: PathBuf,
+    },
     /// A line is not what it should be.
     BadLine {
         /// Which file.
@@ -332,6 +340,11 @@ impl fmt::Display for CredentialsError {
             Self::TooLong { path, bytes_max } => write!(
                 formatter,
                 "{} has more than {bytes_max} bytes: it is not a key file of dsn",
+                path.display()
+            ),
+            Self::NoText { path } => write!(
+                formatter,
+                "{} is not text: it is not a file of dsn, or it is damaged. Put back a good copy of it, or name another one",
                 path.display()
             ),
             Self::BadLine { path, line, what } => write!(
@@ -406,6 +419,8 @@ mod tests {
         assert!(matches!(load_network_key(&path), Err(CredentialsError::NoKey { .. })));
         write(&path, &format!("{good}\n").repeat(9));
         assert!(matches!(load_network_key(&path), Err(CredentialsError::BadLine { line: 9, .. })));
+        std::fs::write(&path, b"\xff\xfe").unwrap();
+        assert!(matches!(load_network_key(&path), Err(CredentialsError::NoText { .. })));
         write(&path, &"#".repeat(20_000));
         assert!(matches!(load_network_key(&path), Err(CredentialsError::TooLong { .. })));
     }

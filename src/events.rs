@@ -1,15 +1,20 @@
 //! Events to those who listen, over bounded channels: a slow reader loses events and is told how
 //! many, and never slows the node.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::protocol::report::Event;
+use crate::protocol::state::Value;
 
 /// Most events that wait for one reader.
 const EVENTS_MAX: usize = 1024;
+/// Most bytes of values and DATA that wait for one reader; a single event may have more. A reader
+/// that hangs must not fill the memory of a small host.
+const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most readers.
 const READERS_MAX: usize = 64;
 
@@ -22,7 +27,8 @@ pub struct Hub {
 #[derive(Debug)]
 struct Reader {
     events: Sender<Event>,
-    alive: Weak<()>,
+    /// The bytes that wait; gone with the one who reads.
+    waiting: Weak<AtomicUsize>,
     /// Events that were dropped since the last one that was taken.
     dropped: u64,
 }
@@ -31,7 +37,7 @@ struct Reader {
 #[derive(Debug)]
 pub struct Subscription {
     events: Receiver<Event>,
-    _alive: Arc<()>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Hub {
@@ -47,9 +53,9 @@ impl Hub {
             return None;
         }
         let (sender, events) = bounded(EVENTS_MAX);
-        let alive = Arc::new(());
-        self.readers.push(Reader { events: sender, alive: Arc::downgrade(&alive), dropped: 0 });
-        Some(Subscription { events, _alive: alive })
+        let waiting = Arc::<AtomicUsize>::default();
+        self.readers.push(Reader { events: sender, waiting: Arc::downgrade(&waiting), dropped: 0 });
+        Some(Subscription { events, waiting })
     }
 
     /// Tells all who listen.
@@ -60,47 +66,54 @@ impl Hub {
 
 impl Reader {
     fn is_gone(&self) -> bool {
-        self.alive.strong_count() == 0
+        self.waiting.strong_count() == 0
     }
 
     /// Gives the event to the reader, or counts it as dropped; says whether the reader is there.
     fn take(&mut self, event: &Event) -> bool {
-        if self.dropped > 0 {
-            // Where events are missing the reader learns how many, before it gets the next one.
-            // Only whole gaps are told: two places must be free.
-            if EVENTS_MAX - self.events.len() < 2 {
-                self.dropped += 1;
-                return true;
-            }
-            match self.events.try_send(Event::Lagged { count: self.dropped }) {
-                Ok(()) => self.dropped = 0,
-                Err(TrySendError::Full(_)) => {
-                    self.dropped += 1;
-                    return true;
-                }
-                Err(TrySendError::Disconnected(_)) => return false,
-            }
+        let Some(waiting) = self.waiting.upgrade() else {
+            return false;
+        };
+        let bytes = bytes_of(event);
+        let before = waiting.load(Ordering::SeqCst);
+        // Where events are missing the reader learns how many, before it gets the next one. Only
+        // whole gaps are told: two places must be free.
+        let places = if self.dropped > 0 { 2 } else { 1 };
+        let has_room = EVENTS_MAX - self.events.len() >= places
+            && (before == 0 || before + bytes <= EVENT_BYTES_MAX);
+        if !has_room {
+            self.dropped += 1;
+            return true;
         }
-        match self.events.try_send(event.clone()) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                self.dropped = 1;
-                true
-            }
-            Err(TrySendError::Disconnected(_)) => false,
-        }
+        waiting.fetch_add(bytes, Ordering::SeqCst);
+        // Nobody else sends, so both find room.
+        let gap = (self.dropped > 0).then_some(Event::Lagged { count: self.dropped });
+        self.dropped = 0;
+        gap.into_iter().chain([event.clone()]).all(|event| self.events.try_send(event).is_ok())
+    }
+}
+
+/// What an event holds in memory beside itself.
+fn bytes_of(event: &Event) -> usize {
+    let length = |value: &Option<Value>| value.as_ref().map_or(0, |value| value.as_bytes().len());
+    match event {
+        Event::Updated { old, new, .. } => length(old) + length(new),
+        Event::Data { data, .. } => data.len(),
+        _ => 0,
     }
 }
 
 impl Subscription {
     /// The next event, or nothing where none came within the time or the node has stopped.
     pub fn next(&self, timeout: Duration) -> Option<Event> {
-        self.events.recv_timeout(timeout).ok()
+        self.wait(timeout).ok()
     }
 
     /// The same, and tells apart an end of the node from an end of the time.
     pub fn wait(&self, timeout: Duration) -> Result<Event, RecvTimeoutError> {
-        self.events.recv_timeout(timeout)
+        let event = self.events.recv_timeout(timeout)?;
+        self.waiting.fetch_sub(bytes_of(&event), Ordering::SeqCst);
+        Ok(event)
     }
 }
 
@@ -127,6 +140,28 @@ mod tests {
         hub.publish(&event(7));
         assert_eq!(slow.next(Duration::ZERO), Some(Event::Lagged { count: 5 }));
         assert_eq!(slow.next(Duration::ZERO), Some(event(7)));
+    }
+
+    #[test]
+    fn what_waits_for_a_reader_is_bounded_in_bytes() {
+        let mut hub = Hub::default();
+        let slow = hub.subscribe().unwrap();
+        let from = NodeId::new("a").unwrap();
+        let data = |bytes| Event::Data { node_id: from.clone(), data: vec![7; bytes].into() };
+        let half = data(EVENT_BYTES_MAX / 2);
+        for _ in 0..5 {
+            hub.publish(&half);
+        }
+        assert_eq!(
+            (slow.next(Duration::ZERO), slow.next(Duration::ZERO)),
+            (Some(half.clone()), Some(half))
+        );
+        assert_eq!(slow.next(Duration::ZERO), None, "three were too much");
+        // One that is larger than all the room goes to a reader that has nothing to read.
+        let large = data(EVENT_BYTES_MAX + 1);
+        hub.publish(&large);
+        assert_eq!(slow.next(Duration::ZERO), Some(Event::Lagged { count: 3 }));
+        assert_eq!(slow.next(Duration::ZERO), Some(large));
     }
 
     #[test]

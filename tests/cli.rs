@@ -11,7 +11,8 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use support::process::{Said, dsn, run_with};
 use support::{Place4Nodes, eventually};
@@ -98,6 +99,34 @@ fn with_several_nodes_under_one_folder_it_lists_them() {
     assert!(said.err.contains("data/b/control.sock"), "{}", said.err);
     b.kill();
     assert_eq!(say(&["status"], place.path()).code, 0, "one of them is dead");
+    a.kill();
+    assert_eq!(say(&["status"], place.path()).code, 3, "both are dead");
+}
+
+#[test]
+fn what_is_typed_may_be_any_bytes_and_an_empty_variable_is_none() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    let bytes = std::ffi::OsStr::from_bytes;
+    for words in [[bytes(b"k"), bytes(b"\xff\xfe")], [bytes(b"other=1"), bytes(b"k=\xff\xfe")]] {
+        node.told(&["unset", "k"]);
+        let said: Said = node.command(&["set"]).args(words).output().unwrap().into();
+        assert_eq!(said.code, 0, "{said:?}");
+        assert_eq!(node.json(&["get", "a", "k"])["value"]["base64"], "//4=");
+    }
+    let said: Said =
+        node.command(&["wait", "key", "a", "k"]).arg(bytes(b"\xff\xfe")).output().unwrap().into();
+    assert_eq!(said.code, 0, "{said:?}");
+    node.told(&["set", "below", "-5"]);
+    node.told(&["wait", "key", "a", "below", "-5"]);
+    node.told(&["wait", "key", "a", "below", "--timeout", "60s"]);
+    let said: Said = node.command(&["set", "x"]).arg("--json").output().unwrap().into();
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(said.err.contains("options come first"), "{}", said.err);
+    let mut command = dsn();
+    command.current_dir(place.path()).env("DSN_CONTROL", "").args(["get", "a", "other"]);
+    assert_eq!(run_with(&mut command, b"").out, "1\n");
 }
 
 #[test]
@@ -251,18 +280,28 @@ fn a_config_file_has_the_same_names() {
     assert_eq!(node.json(&["status"])["node_id"], "from-env");
 }
 
+/// What a command says that has to end by itself; one that does not is ended.
+fn run_to_end(command: &mut Command) -> Said {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let until = Instant::now() + support::PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > until {
+            child.kill().unwrap();
+            panic!("it runs: {:?}", child.wait_with_output());
+        }
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    child.wait_with_output().unwrap().into()
+}
+
 #[test]
 fn what_keeps_a_node_from_starting_is_named() {
     let place = Place4Nodes::new();
     let node = place.spawn_at("a", "127.0.0.1:0", &[]);
     let fails = |arguments: &[&str]| -> Said {
-        let said: Said = dsn()
-            .current_dir(place.path())
-            .args(["run", "--listen", "127.0.0.1:0"])
-            .args(arguments)
-            .output()
-            .unwrap()
-            .into();
+        let mut command = dsn();
+        command.current_dir(place.path()).args(["run", "--listen", "127.0.0.1:0"]).args(arguments);
+        let said = run_to_end(&mut command);
         assert!(matches!(said.code, 1 | 2), "{arguments:?}: {said:?}");
         assert!(!said.err.contains("panicked"), "{}", said.err);
         said
@@ -289,4 +328,9 @@ fn what_keeps_a_node_from_starting_is_named() {
     std::fs::write(place.path().join("file"), "").unwrap();
     let said = fails(&["--node-id", "c", "--data", "file"]);
     assert!(said.err.contains("file"), "{}", said.err);
+    std::fs::write(place.path().join("diary"), "dear").unwrap();
+    let said = fails(&["--node-id", "c", "--control", "diary"]);
+    assert!(said.err.contains("diary") && said.err.contains("--control"), "{}", said.err);
+    let kept = std::fs::read(place.path().join("diary")).unwrap();
+    assert_eq!(kept, b"dear", "what is no socket is not removed");
 }

@@ -329,6 +329,22 @@ fn signals_end_a_node_soon_and_leave_nothing() {
     }
 }
 
+/// `dsn stop` returns when port, folder and socket are free, even where a request hangs.
+#[test]
+fn a_node_that_was_stopped_starts_again_at_once() {
+    let place = Place4Nodes::new();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let hangs = silent.local_addr().unwrap().to_string();
+    let mut node = place.spawn_at("a", "127.0.0.1:0", &[&hangs]);
+    for _ in 0..2 {
+        let (request, _) = silent.accept().unwrap();
+        node.told(&["--timeout", "60s", "stop"]);
+        let address = node.address.clone();
+        let again = place.spawn_at("a", &address, &[&hangs]);
+        drop((request, std::mem::replace(&mut node, again)));
+    }
+}
+
 #[test]
 fn the_first_node_makes_the_network_key_and_says_so() {
     let place = Place4Nodes::new();

@@ -261,6 +261,49 @@ fn a_watcher_sees_everything_from_its_first_line_on() {
     a.stop();
 }
 
+/// A line has 8 MiB; nine states of 1 MiB each have more.
+#[test]
+fn an_answer_that_is_too_long_for_a_line_says_so() {
+    let place = Place4Nodes::new();
+    let (node, mut asks) = start(&place, "a", &[]);
+    let target = node.listen().parse().unwrap();
+    let text = "\u{1}".repeat(60_000);
+    for name in ["m1", "m2"] {
+        let member = support::Member::joined(name, target);
+        let keys: Vec<String> = (0..16).map(|number| format!("k{number}")).collect();
+        let pairs: Vec<_> = keys.iter().map(|key| (key.as_str(), text.as_str())).collect();
+        let update = member.update(vec![member.record(1, &pairs)], Vec::new());
+        assert_eq!(member.say(&update).verdict(), (204, 0));
+    }
+    let answer = asks.ask(json!({ "op": "state" }));
+    assert_eq!((&answer["ok"], &answer["kind"]), (&json!(false), &json!("no")));
+    let state = asks.result(json!({ "op": "state", "node": "m1" }));
+    assert_eq!(state["entries"]["k0"], text.as_str());
+    let mut command = support::process::dsn();
+    command.arg("--control").arg(place.folder.path().join("a.sock")).args(["--json", "state"]);
+    let output = command.output().unwrap();
+    let all: Json = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<_> = all.as_array().unwrap().iter().map(|state| &state["node_id"]).collect();
+    assert_eq!(names, ["a", "m1", "m2"]);
+    assert_eq!(all[2]["entries"]["k15"], text.as_str());
+}
+
+/// A reader that does not read has 10 s for a line; the end of the node does not wait for it.
+#[test]
+fn a_watcher_that_hangs_does_not_hold_up_the_end() {
+    let place = Place4Nodes::new();
+    let (node, mut asks) = start(&place, "a", &[]);
+    let mut hangs = Socket::open(&place.folder.path().join("a.sock"));
+    hangs.result(json!({ "op": "watch" }));
+    for number in 0..30 {
+        let value = format!("{number} {}", "x".repeat(60_000));
+        asks.result(json!({ "op": "set", "entries": { "k": value } }));
+    }
+    let began = std::time::Instant::now();
+    node.stop();
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+}
+
 #[test]
 fn a_program_that_embeds_a_node_gets_events_and_learns_what_it_missed() {
     let place = Place4Nodes::new();

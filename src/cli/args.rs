@@ -1,10 +1,11 @@
 //! What can be typed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use dsn::config::RunArgs;
+use dsn::config::{RunArgs, not_empty, path_parser};
 
 /// A distributed state network: every machine owns a small key-value state, and every other
 /// machine holds a live copy of it.
@@ -12,7 +13,8 @@ use dsn::config::RunArgs;
 #[command(name = "dsn", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub(super) struct Arguments {
     /// Socket of the node to talk to [default: that of the only node under the data folder]
-    #[arg(long, value_name = "PATH", env = "DSN_CONTROL", global = true)]
+    #[arg(long, value_name = "PATH", env = "DSN_CONTROL", global = true,
+          value_parser = path_parser())]
     pub(super) control: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true)]
@@ -36,7 +38,7 @@ pub(super) struct Options {
 
 impl Arguments {
     pub(super) fn options(&self) -> Options {
-        Options { control: self.control.clone(), json: self.json, timeout: self.timeout }
+        Options { control: not_empty(self.control.clone()), json: self.json, timeout: self.timeout }
     }
 }
 
@@ -88,7 +90,7 @@ pub(super) enum Command {
     Set {
         /// KEY VALUE, or KEY=VALUE pairs, which are one change
         #[arg(required = true, allow_hyphen_values = true)]
-        pairs: Vec<String>,
+        pairs: Vec<OsString>,
     },
     /// Remove keys of the own state
     Unset {
@@ -107,7 +109,7 @@ pub(super) enum Command {
         node: String,
         /// What; - takes stdin
         #[arg(allow_hyphen_values = true)]
-        data: String,
+        data: OsString,
     },
     /// Take bytes that were sent to this node out of its inbox, oldest first
     Recv {
@@ -184,7 +186,7 @@ pub(super) enum WaitFor {
         /// Which
         key: String,
         /// The value to wait for; any if none is given
-        #[arg(allow_hyphen_values = true)]
-        value: Option<String>,
+        #[arg(allow_negative_numbers = true)]
+        value: Option<OsString>,
     },
 }

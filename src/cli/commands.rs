@@ -1,11 +1,13 @@
 //! The commands that talk to a running node, and `keygen`.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Read, Write, stdin, stdout};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dsn::control::{ControlClient, bytes_to_json};
-use dsn::credentials;
+use dsn::credentials::{self, CredentialsError};
 use dsn::protocol::DATA_BYTES_MAX;
 use dsn::protocol::identity::hex;
 use serde_json::{Map, Value as Json, json};
@@ -20,7 +22,13 @@ const STOP_TIME: Duration = Duration::from_secs(10);
 
 /// `dsn keygen`
 pub(super) fn keygen(file: &Path) -> Result<(), Fault> {
-    credentials::create_network_key(file)?;
+    credentials::create_network_key(file).map_err(|fault| match fault {
+        CredentialsError::Unusable { path, why } => Fault::Usage(format!(
+            "{} can't be made: {why}. Name another place: dsn keygen FILE",
+            path.display()
+        )),
+        other => other.into(),
+    })?;
     writeln!(stdout(), "made {}; copy it to every node of the network", file.display())?;
     Ok(())
 }
@@ -45,7 +53,7 @@ fn request_of(command: &Command) -> Result<Map<String, Json>, Fault> {
         Command::Unset { keys } => json!({ "op": "unset", "keys": keys }),
         Command::Ping { node } => json!({ "op": "ping", "node": node }),
         Command::Send { node, data } => {
-            let data = if data == "-" { read_stdin()? } else { data.clone().into_bytes() };
+            let data = value_of("send", data)?;
             json!({ "op": "send", "node": node, "data": bytes_to_json(&data) })
         }
         Command::Recv { follow, .. } => json!({ "op": "recv", "follow": follow, "ack": true }),
@@ -54,6 +62,7 @@ fn request_of(command: &Command) -> Result<Map<String, Json>, Fault> {
             json!({ "op": "wait_peers", "count": count })
         }
         Command::Wait { what: WaitFor::Key { node, key, value } } => {
+            let value = value.as_ref().map(|value| bytes_to_json(value.as_bytes()));
             json!({ "op": "wait_key", "node": node, "key": key, "value": value })
         }
         Command::Key { what } => key_request(what)?,
@@ -93,25 +102,57 @@ fn not_a_key(place: &str) -> Fault {
 }
 
 /// `KEY VALUE` or `KEY=VALUE …`: two words of which the first has no `=` are the former.
-fn entries_of(words: &[String]) -> Result<Map<String, Json>, Fault> {
+fn entries_of(words: &[OsString]) -> Result<Map<String, Json>, Fault> {
     if let [key, value] = words
-        && !key.contains('=')
+        && !key.as_bytes().contains(&b'=')
     {
-        let value = if value == "-" { read_stdin()? } else { value.clone().into_bytes() };
-        return Ok(Map::from_iter([(key.clone(), bytes_to_json(&value))]));
+        let value = value_of("set", value)?;
+        return Ok(Map::from_iter([(key_of(key.as_bytes())?, bytes_to_json(&value))]));
     }
     let mut entries = Map::new();
     for word in words {
-        let (key, value) = word.split_once('=').ok_or_else(|| {
-            Fault::Usage(format!(
+        let word = no_option("set", word)?.as_bytes();
+        let Some(at) = word.iter().position(|byte| *byte == b'=') else {
+            let word = String::from_utf8_lossy(word);
+            return Err(Fault::Usage(format!(
                 "{word:?} is not KEY=VALUE; use `dsn set KEY VALUE` for one key, `dsn set K1=V1 K2=V2` for several"
-            ))
-        })?;
-        if entries.insert(key.to_owned(), bytes_to_json(value.as_bytes())).is_some() {
+            )));
+        };
+        let (key, value) = word.split_at(at);
+        let (key, value) = (key_of(key)?, value.get(1..).unwrap_or_default());
+        if entries.contains_key(&key) {
             return Err(Fault::Usage(format!("the key {key:?} is given twice")));
         }
+        entries.insert(key, bytes_to_json(value));
     }
     Ok(entries)
+}
+
+fn key_of(bytes: &[u8]) -> Result<String, Fault> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| {
+        Fault::Usage(format!(
+            "the key {:?} is not UTF-8; only values can be any bytes",
+            String::from_utf8_lossy(bytes)
+        ))
+    })
+}
+
+/// A value as it was typed, all bytes of it; `-` takes stdin.
+fn value_of(command: &str, word: &OsStr) -> Result<Vec<u8>, Fault> {
+    if word == "-" { read_stdin() } else { Ok(no_option(command, word)?.as_bytes().to_vec()) }
+}
+
+/// A value may begin with `-`. One of our own options in its place is most likely a slip.
+fn no_option<'a>(command: &str, word: &'a OsStr) -> Result<&'a OsStr, Fault> {
+    let text = word.to_string_lossy();
+    let name = text.split('=').next().unwrap_or_default();
+    if !["--json", "--timeout", "--control"].contains(&name) {
+        return Ok(word);
+    }
+    Err(Fault::Usage(format!(
+        "{name} stands where a value is expected; options come first: dsn {name} … {command} …. For this very value \
+         use stdin (`-`)"
+    )))
 }
 
 /// All of stdin, which is bounded by the largest message.
@@ -144,7 +185,10 @@ impl Asking<'_> {
             Command::Leave | Command::Stop => return self.stop(&request),
             _ => {}
         }
-        let mut result = self.call(&request)?;
+        let mut result = match command {
+            Command::State { node: None } => self.all_states()?,
+            _ => self.call(&request)?,
+        };
         if let (Command::Peers { all: false }, Json::Array(peers)) = (command, &mut result) {
             peers.retain(|peer| !matches!(print::text(peer, "status"), "lost" | "left"));
         }
@@ -169,6 +213,24 @@ impl Asking<'_> {
     fn call(&mut self, request: &Json) -> Result<Json, Fault> {
         let timeout = self.options.timeout.saturating_add(GRACE);
         self.node.call(request, timeout).map_err(|failure| explain(failure, &self.path))
+    }
+
+    /// The states of all, one after the other: together they may be too long for a line.
+    fn all_states(&mut self) -> Result<Json, Fault> {
+        let own = self.call(&json!({ "op": "status" }))?;
+        let peers = self.call(&json!({ "op": "peers" }))?;
+        let peers = peers.as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut states = Vec::with_capacity(1 + peers.len());
+        for node in std::iter::once(&own).chain(peers) {
+            let node = print::text(node, "node_id");
+            match self.call(&json!({ "op": "state", "node": node })) {
+                Ok(state) => states.push(state),
+                // It was forgotten meanwhile.
+                Err(Fault::No(_)) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(Json::Array(states))
     }
 
     fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Json>, Fault> {
@@ -237,7 +299,7 @@ mod tests {
     use super::*;
 
     fn entries(words: &[&str]) -> Result<Json, ()> {
-        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
         entries_of(&words).map(Json::Object).map_err(|_| ())
     }
 
@@ -247,7 +309,16 @@ mod tests {
         assert_eq!(entries(&["url", "http://x/?a=b"]), Ok(json!({ "url": "http://x/?a=b" })));
         assert_eq!(entries(&["a=1", "b=x=y"]), Ok(json!({ "a": "1", "b": "x=y" })));
         assert_eq!(entries(&["a="]), Ok(json!({ "a": "" })));
-        for wrong in [&["a=1", "b"][..], &["a"], &["a", "b", "c"], &["a=1", "a=2"]] {
+        assert_eq!(entries(&["a", "-5"]), Ok(json!({ "a": "-5" })));
+        assert_eq!(entries(&["a=--json"]), Ok(json!({ "a": "--json" })));
+        for wrong in [
+            &["a=1", "b"][..],
+            &["a"],
+            &["a", "b", "c"],
+            &["a=1", "a=2"],
+            &["a", "--json"],
+            &["a=1", "--timeout=5s"],
+        ] {
             assert_eq!(entries(wrong), Err(()), "{wrong:?}");
         }
     }

@@ -133,10 +133,13 @@ fn find_socket(named: Option<PathBuf>) -> Result<PathBuf, Fault> {
     sockets.retain(|path| path.exists());
     sockets.sort();
     if sockets.len() > 1 {
-        // A node that was killed leaves its socket behind.
+        // A node that was killed leaves its socket behind. Where all are dead, any will do to say
+        // so.
         let living: Vec<PathBuf> =
             sockets.iter().filter(|path| ControlClient::connect(path).is_ok()).cloned().collect();
-        if living.len() == 1 {
+        if living.is_empty() {
+            sockets.truncate(1);
+        } else {
             sockets = living;
         }
     }

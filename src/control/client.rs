@@ -30,7 +30,12 @@ pub enum Failure {
 impl ControlClient {
     /// Connects to the socket of a node.
     pub fn connect(path: &Path) -> Result<Self, Failure> {
-        let writer = UnixStream::connect(path).map_err(Failure::NoNode)?;
+        let writer = UnixStream::connect(path).map_err(|why| {
+            Failure::NoNode(match why.kind() {
+                ErrorKind::InvalidInput => Error::new(why.kind(), "the path is too long"),
+                _ => why,
+            })
+        })?;
         let reader = writer.try_clone().map_err(Failure::NoNode)?;
         Ok(Self { reader: BufReader::new(reader), writer })
     }
@@ -47,7 +52,12 @@ impl ControlClient {
         self.writer.set_read_timeout(timeout).map_err(Failure::NoNode)?;
         let mut line = Vec::new();
         let mut limited = (&mut self.reader).take(LINE_BYTES_MAX);
-        limited.read_until(b'\n', &mut line).map_err(Failure::NoNode)?;
+        limited.read_until(b'\n', &mut line).map_err(|why| {
+            Failure::NoNode(match why.kind() {
+                ErrorKind::WouldBlock => Error::new(ErrorKind::TimedOut, "no answer came in time"),
+                _ => why,
+            })
+        })?;
         if line.is_empty() {
             return Ok(None);
         }

@@ -81,6 +81,11 @@ pub enum ControlError {
         /// The socket.
         path: PathBuf,
     },
+    /// Something else stands there.
+    NoSocket {
+        /// Where.
+        path: PathBuf,
+    },
     /// The system refused.
     Unusable {
         /// The socket.
@@ -98,6 +103,12 @@ impl fmt::Display for ControlError {
                 "a node runs already and answers at {}. Stop it with `dsn --control {} stop`, or name another socket \
                  with --control PATH",
                 path.display(),
+                path.display()
+            ),
+            Self::NoSocket { path } => write!(
+                formatter,
+                "the control socket can't be {}: something else is there, and is left as it is. Name another place \
+                 with --control PATH",
                 path.display()
             ),
             Self::Unusable { path, why } => write!(

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(5);
 /// How long a caller may take to read an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long answers that are under way may take when the node ends, which has to be within 2 s.
+const LAST_ANSWERS_TIME: Duration = Duration::from_millis(300);
 /// Stack of a connection's thread, bytes.
 const STACK_BYTES: usize = 256 * 1024;
 
@@ -56,6 +58,15 @@ struct Open {
     closed: bool,
 }
 
+impl Open {
+    fn shut(&self, how: Shutdown) {
+        for stream in self.streams.values() {
+            // One that is closed already is what is wanted.
+            let _ = stream.shutdown(how);
+        }
+    }
+}
+
 impl Connections {
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
@@ -77,7 +88,11 @@ impl ControlServer {
         match UnixStream::connect(path) {
             Ok(_) => return Err(ControlError::Taken { path: path.into() }),
             Err(why) if why.kind() == ErrorKind::NotFound => {}
+            // A file that is no socket refuses, too, and is not ours to remove.
             Err(why) if why.kind() == ErrorKind::ConnectionRefused => {
+                if !std::fs::symlink_metadata(path).map_err(unusable)?.file_type().is_socket() {
+                    return Err(ControlError::NoSocket { path: path.into() });
+                }
                 std::fs::remove_file(path).map_err(unusable)?;
             }
             Err(why) => return Err(unusable(why)),
@@ -109,12 +124,16 @@ impl ControlServer {
         let threads = {
             let mut open = self.connections.lock();
             open.closed = true;
-            for stream in open.streams.values() {
-                // Reading alone: an answer that is under way still goes out.
-                let _ = stream.shutdown(Shutdown::Read);
-            }
+            // Reading alone: an answer that is under way still goes out.
+            open.shut(Shutdown::Read);
             std::mem::take(&mut open.threads)
         };
+        let until = Instant::now() + LAST_ANSWERS_TIME;
+        while Instant::now() < until && !threads.iter().all(JoinHandle::is_finished) {
+            thread::park_timeout(Duration::from_millis(5));
+        }
+        // Whoever does not read must not hold up the end.
+        self.connections.lock().shut(Shutdown::Both);
         for thread in threads {
             join(thread);
         }
@@ -138,7 +157,9 @@ fn bind_private(path: &Path) -> std::io::Result<UnixListener> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push("~");
     let temporary = PathBuf::from(temporary);
-    let _ = std::fs::remove_file(&temporary);
+    if std::fs::symlink_metadata(&temporary).is_ok_and(|found| found.file_type().is_socket()) {
+        std::fs::remove_file(&temporary)?;
+    }
     let bound = UnixListener::bind(&temporary)?;
     std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))?;
     std::fs::rename(&temporary, path)?;
@@ -196,6 +217,13 @@ fn accept(listener: &UnixListener, connections: &Arc<Connections>, service: &Arc
 
 fn write_line(mut stream: &UnixStream, line: &Json) -> std::io::Result<()> {
     let mut text = line.to_string();
+    if text.len() as u64 >= LINE_BYTES_MAX {
+        let error = format!(
+            "the answer has {} bytes, a line has at most {LINE_BYTES_MAX}; ask for one node after the other",
+            text.len()
+        );
+        text = failure("no", error).to_string();
+    }
     text.push('\n');
     stream.write_all(text.as_bytes())
 }

@@ -62,7 +62,6 @@ pub struct RunningNode {
     senders: Arc<Senders>,
     /// Dropped to stop the threads.
     stop: Option<Sender<()>>,
-    lock: Option<File>,
 }
 
 /// What the control socket and the embedding program both reach.
@@ -130,10 +129,9 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
         threads: Vec::new(),
         senders,
         stop: Some(stop),
-        lock,
     };
     let keeper = Keeper::new(Arc::clone(&driver), journal, config.sync, credentials_folder);
-    running.spawn_threads(driver, queues, keeper, &stopped)?;
+    running.spawn_threads(driver, queues, (keeper, lock), &stopped)?;
     running.control = Some(ControlServer::start(&config.control, shared)?);
     Ok(running)
 }
@@ -252,7 +250,7 @@ impl RunningNode {
         &mut self,
         driver: Arc<Driver>,
         queues: Queues,
-        keeper: Keeper,
+        (keeper, lock): (Keeper, Option<File>),
         stopped: &Receiver<()>,
     ) -> Result<(), StartError> {
         for index in 0..DOUBTFUL_SENDERS {
@@ -266,7 +264,11 @@ impl RunningNode {
         }
         self.senders.add().map_err(StartError::NoThread)?;
         let (disk, stop) = (queues.disk, stopped.clone());
-        self.spawn("dsn-journal".into(), move || keeper.run(&disk, &stop))?;
+        self.spawn("dsn-journal".into(), move || {
+            // The folder is free when its writer has ended, and not before.
+            let _lock = lock;
+            keeper.run(&disk, &stop);
+        })?;
         let (senders, wake, stop) = (Arc::clone(&self.senders), queues.wake, stopped.clone());
         self.spawn("dsn-ticker".into(), move || tick(&driver, &senders, &wake, &stop))
     }
@@ -318,9 +320,6 @@ impl RunningNode {
         let Some(stop) = self.stop.take() else { return };
         self.shared.driver.begin_stop();
         drop(stop);
-        if let Some(control) = self.control.take() {
-            control.stop();
-        }
         let server = self.shared.server.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(server) = server {
             server.stop();
@@ -335,8 +334,7 @@ impl RunningNode {
                 log::error!("a thread of the node had panicked");
             }
         }
-        // Whoever asked over the socket to stop is waiting for its end: then all else is free.
-        self.lock = None;
+        // Last: whoever asked over the socket to stop takes its end as a sign that all else is free.
         if let Some(control) = self.control.take() {
             control.stop();
         }
