@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use serde_json::{Value as Json, json};
 use zeroize::Zeroizing;
 
@@ -31,13 +33,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(5);
 /// How long a caller may take to read an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the socket is looked after: whoever cleans up folders may remove it.
+const SOCKET_CHECK: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 /// Stack of a connection's thread, bytes.
 const STACK_BYTES: usize = 256 * 1024;
 
 /// The open control socket with its threads.
 pub struct ControlServer {
     path: PathBuf,
-    listener: UnixListener,
     accepts: Option<JoinHandle<()>>,
     connections: Arc<Connections>,
 }
@@ -50,6 +53,8 @@ struct Connections {
 
 #[derive(Default)]
 struct Open {
+    /// The one that accepts now.
+    listener: Option<UnixListener>,
     streams: HashMap<u64, UnixStream>,
     threads: Vec<JoinHandle<()>>,
     next: u64,
@@ -67,13 +72,7 @@ impl ControlServer {
     /// replaced.
     pub fn start(path: &Path, service: Arc<dyn Service>) -> Result<Self, ControlError> {
         let unusable = |why| ControlError::Unusable { path: path.into(), why };
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
-            && !folder.is_dir()
-        {
-            use std::os::unix::fs::DirBuilderExt;
-            let mut builder = std::fs::DirBuilder::new();
-            builder.recursive(true).mode(0o700).create(folder).map_err(unusable)?;
-        }
+        create_folder_of(path).map_err(unusable)?;
         match UnixStream::connect(path) {
             Ok(_) => return Err(ControlError::Taken { path: path.into() }),
             Err(why) if why.kind() == ErrorKind::NotFound => {}
@@ -84,13 +83,14 @@ impl ControlServer {
         }
         let listener = bind_private(path).map_err(unusable)?;
         let connections = Arc::<Connections>::default();
-        let (ours, shared) = (listener.try_clone().map_err(unusable)?, Arc::clone(&connections));
+        connections.lock().listener = Some(listener.try_clone().map_err(unusable)?);
+        let (place, shared) = (path.to_owned(), Arc::clone(&connections));
         let accepts = thread::Builder::new()
             .name("dsn-control".into())
             .stack_size(STACK_BYTES)
-            .spawn(move || accept(&ours, &shared, &service))
+            .spawn(move || accept(listener, &place, &shared, &service))
             .map_err(unusable)?;
-        Ok(Self { path: path.into(), listener, accepts: Some(accepts), connections })
+        Ok(Self { path: path.into(), accepts: Some(accepts), connections })
     }
 
     /// Ends all connections and threads, and removes the socket.
@@ -102,13 +102,18 @@ impl ControlServer {
         let Some(accepts) = self.accepts.take() else {
             return;
         };
-        let _ = std::fs::remove_file(&self.path);
-        // A shut down listener ends the accept that waits on it (Linux).
-        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+        {
+            let mut open = self.connections.lock();
+            open.closed = true;
+            let _ = std::fs::remove_file(&self.path);
+            // A shut down listener ends the accept that waits on it (Linux).
+            if let Some(listener) = &open.listener {
+                let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Both);
+            }
+        }
         join(accepts);
         let threads = {
             let mut open = self.connections.lock();
-            open.closed = true;
             for stream in open.streams.values() {
                 // Reading alone: an answer that is under way still goes out.
                 let _ = stream.shutdown(Shutdown::Read);
@@ -145,10 +150,56 @@ fn bind_private(path: &Path) -> std::io::Result<UnixListener> {
     Ok(bound)
 }
 
-fn accept(listener: &UnixListener, connections: &Arc<Connections>, service: &Arc<dyn Service>) {
+fn create_folder_of(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits for somebody to connect. Where nobody does for a while and the socket is gone, it is
+/// opened anew: else nobody could ever ask this node again.
+fn await_caller(listener: &mut UnixListener, path: &Path, connections: &Connections) {
+    let waits = poll(&mut [PollFd::new(&*listener, PollFlags::IN)], Some(&SOCKET_CHECK));
+    if waits != Ok(0) || path.symlink_metadata().is_ok() {
+        return;
+    }
+    let mut open = connections.lock();
+    if open.closed {
+        return;
+    }
+    let again = create_folder_of(path).and_then(|()| bind_private(path));
+    match again.and_then(|bound| Ok((bound.try_clone()?, bound))) {
+        Ok((kept, bound)) => {
+            log::warn!("the control socket {} was removed; it is there again", path.display());
+            open.listener = Some(kept);
+            let _ = bound.set_nonblocking(true);
+            *listener = bound;
+        }
+        // It is tried again; the fault of the disk is told by whoever writes to it.
+        Err(why) => log::debug!("the control socket can't be opened anew: {why}"),
+    }
+}
+
+fn accept(
+    mut listener: UnixListener,
+    path: &Path,
+    connections: &Arc<Connections>,
+    service: &Arc<dyn Service>,
+) {
+    // Never waited for without a look: a connection may be gone before it is accepted.
+    let _ = listener.set_nonblocking(true);
     loop {
+        await_caller(&mut listener, path, connections);
+        if connections.lock().closed {
+            return;
+        }
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
+            Err(why) if why.kind() == ErrorKind::WouldBlock => continue,
             // Shut down: the end. Anything else (no descriptor left) may pass.
             Err(why) if why.kind() == ErrorKind::InvalidInput => return,
             Err(why) => {
@@ -160,6 +211,8 @@ fn accept(listener: &UnixListener, connections: &Arc<Connections>, service: &Arc
                 continue;
             }
         };
+        // Linux does not hand this down from the listener; other systems may.
+        let _ = stream.set_nonblocking(false);
         let _ = stream.set_write_timeout(Some(WRITE_TIMEOUT));
         let mut open = connections.lock();
         open.threads.retain(|thread| !thread.is_finished());
