@@ -26,12 +26,26 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Longest time until a sync.
 const SYNC_MAX: Duration = Duration::from_secs(3600);
+/// Shortest one: below it a sync would cost more than it saves.
+const SYNC_MIN: Duration = Duration::from_millis(10);
 /// What stands for a data folder where the state is in memory alone.
 const IN_MEMORY: &str = "none";
 /// The default data folder; also where commands look for the node's socket.
 pub const DATA_FOLDER: &str = "data";
 /// The name of the control socket in the node's data folder.
 pub const SOCKET_NAME: &str = "control.sock";
+
+/// When changes are synced to disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncRule {
+    /// Each one before `set` returns, and at once.
+    Always,
+    /// Each one before `set` returns, but at most four times a second: changes that come close
+    /// together wait for a sync that they share.
+    Shared,
+    /// So long after `set` returned at the latest. A power cut may cost what was changed since.
+    Within(Duration),
+}
 
 /// How a node is to run.
 #[derive(Debug, Clone)]
@@ -51,8 +65,8 @@ pub struct Config {
     /// The folder of states; the node's own is a subfolder with its id. Without one the state is
     /// in memory alone.
     pub data: Option<PathBuf>,
-    /// How long a change may wait until it is synced to disk; zero: it is when `set` returns.
-    pub sync: Duration,
+    /// When changes are synced to disk.
+    pub sync: SyncRule,
     /// A file with the nodes that may be in the network and their public keys.
     pub allow: Option<PathBuf>,
     /// The control socket.
@@ -73,7 +87,7 @@ impl Config {
             network_key: "credentials/network.key".into(),
             credentials: "credentials".into(),
             data: Some(DATA_FOLDER.into()),
-            sync: Duration::ZERO,
+            sync: SyncRule::Always,
             allow: None,
             control,
             tick: TICK,
@@ -105,9 +119,9 @@ pub struct RunArgs {
     /// Folder of the node's state; `none` keeps it in memory alone [default: data]
     #[arg(long, value_name = "DIR", env = "DSN_DATA", value_parser = path_parser())]
     pub data: Option<PathBuf>,
-    /// How long a change may wait until it is on disk for certain: always (not at all), or such as
-    /// 5s, which wears out SD cards less [default: always]
-    #[arg(long, value_name = "DURATION", env = "DSN_SYNC")]
+    /// When a change is on disk for certain: `always` (when `set` returns), `shared` (the same, but
+    /// at most four syncs a second), or so long after it, such as 5s [default: always]
+    #[arg(long, value_name = "always|shared|DURATION", env = "DSN_SYNC")]
     pub sync: Option<String>,
     /// File with the nodes that may be in the network: `ID PUBLIC-KEY` a line [default: anybody
     /// with the network key]
@@ -286,13 +300,14 @@ fn parse_tick(text: &str) -> Result<Duration, ConfigError> {
     }
 }
 
-fn parse_sync(text: &str) -> Result<Duration, ConfigError> {
-    if text == "always" {
-        return Ok(Duration::ZERO);
-    }
-    match humantime::parse_duration(text) {
-        Ok(sync) if sync <= SYNC_MAX => Ok(sync),
-        _ => Err(ConfigError::Sync { text: text.to_owned() }),
+fn parse_sync(text: &str) -> Result<SyncRule, ConfigError> {
+    match text {
+        "always" => Ok(SyncRule::Always),
+        "shared" => Ok(SyncRule::Shared),
+        _ => match humantime::parse_duration(text) {
+            Ok(sync) if (SYNC_MIN..=SYNC_MAX).contains(&sync) => Ok(SyncRule::Within(sync)),
+            _ => Err(ConfigError::Sync { text: text.to_owned() }),
+        },
     }
 }
 
@@ -330,7 +345,7 @@ pub enum ConfigError {
         /// What was given.
         text: String,
     },
-    /// The time until a sync is neither `always` nor a duration.
+    /// The time of a sync is neither `always` nor `shared` nor a duration.
     Sync {
         /// What was given.
         text: String,
@@ -388,7 +403,7 @@ impl fmt::Display for ConfigError {
             Self::Sync { text } => {
                 write!(
                     formatter,
-                    "sync: {text:?} is neither always nor a duration up to 1h, such as 5s"
+                    "sync: {text:?} is neither always nor shared nor a duration from 10ms to 1h, such as 5s"
                 )
             }
             Self::NoSocket => write!(
@@ -451,6 +466,7 @@ mod tests {
         assert_eq!(config.network_key, Path::new("credentials/network.key"));
         assert_eq!(config.control, Path::new("data/pi/control.sock"));
         assert_eq!(config.tick, Duration::from_secs(3));
+        assert_eq!(config.sync, SyncRule::Always);
     }
 
     #[test]
@@ -494,6 +510,14 @@ mod tests {
         assert!(fault(|f| f.node_id = Some("../x".into())).contains("../x"));
         assert!(fault(|f| f.listen = Some("nowhere".into())).contains("nowhere"));
         assert!(fault(|f| f.tick = Some("1ms".into())).contains("100ms"));
+        for sync in ["never", "0s", "2h", "5"] {
+            let mut flags = RunArgs { sync: Some(sync.into()), ..RunArgs::default() };
+            let said = resolve(flags.clone(), None, "pi").unwrap_err().to_string();
+            assert!(said.contains(sync) && said.contains("shared"), "{said}");
+            flags.sync = Some("5s".into());
+            let config = resolve(flags, None, "pi").unwrap();
+            assert_eq!(config.sync, SyncRule::Within(Duration::from_secs(5)));
+        }
         assert!(fault(|f| f.bootstrap = vec!["x".into()]).contains("bootstrap"));
         assert!(fault(|f| f.data = Some("d".repeat(200).into())).contains("--control"));
         assert!(fault(|f| f.config = Some("/none".into())).contains("/none"));

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::durable;
 use crate::protocol::PEERS_MAX;
 use crate::protocol::address::Address;
-use crate::protocol::crypto::PrivateKey;
+use crate::protocol::crypto::{PrivateKey, Sha256};
 use crate::protocol::identity::{NodeId, PublicKey, hex, unhex};
 
 /// Largest key file, bytes: a file that is longer is not one of ours.
@@ -25,6 +25,14 @@ const NETWORK_KEYS_MAX: usize = 8;
 const KNOWN_PEERS_BYTES_MAX: u64 = 1024 * 1024;
 /// What stands before the secret in the file of the own key pair.
 const PKCS8_PREFIX: &str = "dsn-p256-pkcs8:";
+
+/// Hex digits of the checksum behind a known peer.
+const CHECKSUM_DIGITS: usize = 16;
+/// Most damaged lines that are told of.
+const BAD_LINES_MAX: usize = 10;
+/// The first line of the file of known peers.
+const KNOWN_PEERS_TITLE: &str =
+    "# The nodes met so far: id, public key, how it is known, address, checksum.";
 
 const NODE_KEY: &str = "node.key";
 const KNOWN_PEERS: &str = "known_peers";
@@ -200,37 +208,83 @@ pub struct KnownPeer {
     pub address: Option<Address>,
 }
 
-/// Reads the peers met before, and what was wrong with lines that were skipped.
-///
-/// One damaged line must not cost the others, so it is skipped and named.
+/// Reads the peers met before, and what was wrong with the file. One damaged line must not cost
+/// the others, so it is skipped and named, and the damaged file is set aside.
 pub fn load_known_peers(folder: &Path) -> Result<(Vec<KnownPeer>, Vec<String>), CredentialsError> {
     let path = folder.join(KNOWN_PEERS);
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(why) if why.kind() == ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
-        Err(why) => return Err(unusable(&path, why)),
+    let Some(found) =
+        durable::read(&path, KNOWN_PEERS_BYTES_MAX).map_err(|why| unusable(&path, why))?
+    else {
+        return Ok((Vec::new(), Vec::new()));
     };
-    let mut bytes = Vec::new();
-    file.take(KNOWN_PEERS_BYTES_MAX).read_to_end(&mut bytes).map_err(|why| unusable(&path, why))?;
-    let (mut peers, mut warnings) = (Vec::new(), Vec::new());
-    for (number, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        match parse_known_peer(line) {
-            Some(peer) if peers.len() < PEERS_MAX => peers.push(peer),
-            _ => warnings.push(format!(
-                "{}: line {} is not a known peer and was skipped; that node is met anew",
-                path.display(),
-                number + 1
-            )),
-        }
+    let (peers, bad_lines) = parse_known_peers(&found.bytes);
+    let mut warnings = Vec::new();
+    if let Some(why) = found.fault {
+        warnings.push(format!("parts of {} can't be read: {why}", path.display()));
+    }
+    if !bad_lines.is_empty() {
+        let lines: Vec<String> = bad_lines.iter().map(usize::to_string).collect();
+        warnings.push(format!(
+            "{} was damaged; {} peers were kept, {} skipped (line {}): nodes that stood there are met anew",
+            path.display(),
+            peers.len(),
+            lines.len(),
+            lines.join(", ")
+        ));
+    }
+    if !warnings.is_empty() {
+        warnings.push(mend_known_peers(folder, &path, &peers));
     }
     Ok((peers, warnings))
 }
 
+/// Sets the damaged file aside and writes what was whole.
+fn mend_known_peers(folder: &Path, path: &Path, peers: &[KnownPeer]) -> String {
+    let aside = durable::aside_name(path);
+    if let Err(why) = durable::keep_as(path, &aside) {
+        return format!("{} could not be kept as {}: {why}", path.display(), aside.display());
+    }
+    match save_known_peers(folder, peers) {
+        Ok(()) => format!("the damaged file is now {}", aside.display()),
+        Err(fault) => fault.to_string(),
+    }
+}
+
+/// The peers, and the numbers of the lines that are none: at most so many that they can be told.
+fn parse_known_peers(bytes: &[u8]) -> (Vec<KnownPeer>, Vec<usize>) {
+    let (mut peers, mut bad_lines) = (Vec::new(), Vec::new());
+    let text = String::from_utf8_lossy(bytes);
+    let mut is_last_whole = false;
+    for (number, line) in text.split('\n').enumerate() {
+        is_last_whole = line.is_empty();
+        if is_last_whole || line == KNOWN_PEERS_TITLE {
+            continue;
+        }
+        match parse_known_peer(line) {
+            Some(peer) if peers.len() < PEERS_MAX => peers.push(peer),
+            _ if bad_lines.len() < BAD_LINES_MAX => bad_lines.push(number + 1),
+            _ => {}
+        }
+    }
+    if !is_last_whole && bad_lines.is_empty() {
+        // The end of the line is missing, and with it who knows how many more.
+        bad_lines.push(text.split('\n').count());
+    }
+    (peers, bad_lines)
+}
+
+/// What stands behind a line, so that one wrong bit is noticed: a pinned key that is not the right
+/// one would lock its node out.
+fn line_checksum(line: &str) -> String {
+    let hash = hex(&Sha256::new(line.as_bytes()).finish());
+    hash.get(..CHECKSUM_DIGITS).unwrap_or_default().to_owned()
+}
+
 fn parse_known_peer(line: &str) -> Option<KnownPeer> {
+    let (line, checksum) = line.rsplit_once(' ')?;
+    if checksum != line_checksum(line) {
+        return None;
+    }
     let mut words = line.split_ascii_whitespace();
     let node_id = NodeId::new(words.next()?).ok()?;
     let public_key = PublicKey::from_hex(words.next()?)?;
@@ -249,13 +303,13 @@ fn parse_known_peer(line: &str) -> Option<KnownPeer> {
 /// Writes the peers met so far.
 pub fn save_known_peers(folder: &Path, peers: &[KnownPeer]) -> Result<(), CredentialsError> {
     use fmt::Write;
-    let mut text =
-        String::from("# The nodes met so far: id, public key, how it is known, address.\n");
+    let mut text = format!("{KNOWN_PEERS_TITLE}\n");
     for peer in peers {
         let address = peer.address.as_ref().map_or("-", Address::as_str);
         let trust = if peer.direct { "direct" } else { "hearsay" };
+        let line = format!("{} {} {trust} {address}", peer.node_id, peer.public_key.to_hex());
         // Writing to a String can't fail.
-        let _ = writeln!(text, "{} {} {trust} {address}", peer.node_id, peer.public_key.to_hex());
+        let _ = writeln!(text, "{line} {}", line_checksum(&line));
     }
     let path = folder.join(KNOWN_PEERS);
     durable::replace(&path, text.as_bytes()).map_err(|why| unusable(&path, why))
@@ -462,9 +516,79 @@ mod tests {
         assert_eq!(load_known_peers(folder.path()).unwrap(), (peers.to_vec(), vec![]));
         let path = folder.path().join(KNOWN_PEERS);
         let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(&path, [b"\xff\x00 x\n../x y direct -\n", text.as_bytes()].concat())
-            .unwrap();
+        let damaged = [b"\xff\x00 x\n../x y direct -\n", text.as_bytes()].concat();
+        std::fs::write(&path, &damaged).unwrap();
         let (loaded, warnings) = load_known_peers(folder.path()).unwrap();
         assert_eq!((loaded, warnings.len()), (peers.to_vec(), 2));
+        assert!(warnings[0].contains("(line 1, 2)"), "{warnings:?}");
+        assert!(warnings[1].contains("known_peers.damaged-1"), "{warnings:?}");
+        assert_eq!(std::fs::read(folder.path().join("known_peers.damaged-1")).unwrap(), damaged);
+        assert_eq!(load_known_peers(folder.path()).unwrap(), (peers.to_vec(), vec![]), "mended");
+    }
+
+    /// The file is cut, zeroed or changed at every offset: whatever is read is what was written,
+    /// and what is missing is told.
+    #[test]
+    fn damaged_known_peers_are_noticed_at_every_byte() {
+        let peers: Vec<KnownPeer> = ["ab", "b", "c"]
+            .iter()
+            .enumerate()
+            .map(|(at, name)| KnownPeer {
+                node_id: NodeId::new(name).unwrap(),
+                public_key: PublicKey([4 + u8::try_from(at).unwrap(); 65]),
+                direct: at != 1,
+                address: (at != 2).then(|| Address::new("10.0.0.1:8000").unwrap()),
+            })
+            .collect();
+        let folder = tempfile::tempdir().unwrap();
+        save_known_peers(folder.path(), &peers).unwrap();
+        let good = std::fs::read(folder.path().join(KNOWN_PEERS)).unwrap();
+        let body = KNOWN_PEERS_TITLE.len() + 1;
+        let damages: [fn(&mut Vec<u8>, usize); 5] = [
+            |bytes, at| bytes.truncate(at),
+            |bytes, at| bytes[at..].fill(0),
+            |bytes, at| bytes[at] ^= 1,
+            |bytes, at| bytes[at] ^= 0x20,
+            |bytes, at| bytes.insert(at, b' '),
+        ];
+        for (kind, damage) in damages.iter().enumerate() {
+            for at in 0..good.len() {
+                let mut bytes = good.clone();
+                damage(&mut bytes, at);
+                let (loaded, bad_lines) = parse_known_peers(&bytes);
+                assert!(loaded.iter().all(|peer| peers.contains(peer)), "{kind} at {at}");
+                let lost_one_line = kind < 2 || loaded.len() > usize::from(at < body);
+                assert!(lost_one_line, "{kind} at {at}: {loaded:?}");
+                // A cut between two lines looks like a shorter file.
+                let between = kind == 0 && (at == 0 || bytes.ends_with(b"\n"));
+                assert!(loaded.len() == 3 || between || !bad_lines.is_empty(), "{kind} at {at}");
+            }
+        }
+    }
+
+    /// A key file that lost bytes never becomes another key, and is never made anew.
+    #[test]
+    fn a_damaged_own_key_is_refused_at_every_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = load_or_create_pkcs8(folder.path()).unwrap();
+        let path = folder.path().join(NODE_KEY);
+        let text = std::fs::read(&path).unwrap();
+        let damages: [fn(&mut Vec<u8>, usize); 3] = [
+            |bytes, at| bytes.truncate(at),
+            |bytes, at| bytes[at..].fill(0),
+            |bytes, at| bytes[at] ^= 1,
+        ];
+        for damage in damages {
+            for at in 0..text.len() {
+                let mut bytes = text.clone();
+                damage(&mut bytes, at);
+                std::fs::write(&path, &bytes).unwrap();
+                match load_or_create_pkcs8(folder.path()) {
+                    Ok(key) => assert!(*key == *good || PrivateKey::from_pkcs8(&key).is_err()),
+                    Err(fault) => assert!(fault.to_string().contains("node.key"), "{fault}"),
+                }
+                assert_eq!(std::fs::read(&path).unwrap(), bytes, "it stays as it is");
+            }
+        }
     }
 }

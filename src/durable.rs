@@ -1,25 +1,102 @@
-//! Writing a file so that it is there, whole, after a power cut.
+//! Writing a file so that it is there, whole, after a power cut; reading what a bad disk still gives.
 
 use std::fs::{DirBuilder, File};
-use std::io::{Error, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{Error, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
 
 /// Mode of files that hold secrets or state: for the owner alone.
 pub const FILE_MODE: u32 = 0o600;
 /// Mode of their folders.
 pub const FOLDER_MODE: u32 = 0o700;
 
+/// What a disk loses at once when it loses something, bytes.
+const BLOCK_BYTES: u64 = 4096;
+/// Most blocks that are tried and can't be read: a dying disk may take seconds for each.
+const BAD_BLOCKS_MAX: usize = 16;
+/// Most damaged files that are kept beside a good one; then the last name is used again.
+const ASIDE_MAX: usize = 4;
+
 /// Makes a folder, and those above it, for the owner alone. One that is there stays as it is.
 pub fn create_private_folder(folder: &Path) -> Result<(), Error> {
     if folder.is_dir() {
         return Ok(());
     }
+    let new: Vec<&Path> = folder
+        .ancestors()
+        .take_while(|path| !path.as_os_str().is_empty() && !path.is_dir())
+        .collect();
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
-    match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent),
-        _ => Ok(()),
+    // The name of each new folder stands in the one above it.
+    new.into_iter().try_for_each(sync_folder_of)
+}
+
+/// What a file has in it.
+#[derive(Debug)]
+pub struct Content {
+    /// Its bytes; zeros where the disk did not give them.
+    pub bytes: Vec<u8>,
+    /// What the disk said where it did not.
+    pub fault: Option<Error>,
+}
+
+/// Reads a file, up to so many bytes; nothing where there is none. A block that the disk can't
+/// read does not cost the others.
+pub fn read(path: &Path, bytes_max: u64) -> Result<Option<Content>, Error> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(why) if why.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(why) => return Err(why),
+    };
+    let end = file.metadata()?.len().min(bytes_max);
+    let mut content = Content { bytes: Vec::new(), fault: None };
+    let (mut at, mut bad_blocks) = (0, 0);
+    let mut buffer = vec![0; 64 * 1024];
+    while at < end && bad_blocks < BAD_BLOCKS_MAX {
+        let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+        let into = buffer.get_mut(..wanted).unwrap_or_default();
+        match file.read_at(into, at) {
+            Ok(0) => break,
+            Ok(count) => {
+                content.bytes.extend_from_slice(into.get(..count).unwrap_or_default());
+                at += count as u64;
+            }
+            Err(why) if why.kind() == ErrorKind::Interrupted => {}
+            Err(why) if is_bad_block(&why) => {
+                bad_blocks += 1;
+                content.fault.get_or_insert(why);
+                at = ((at / BLOCK_BYTES + 1) * BLOCK_BYTES).min(end);
+                content.bytes.resize(usize::try_from(at).unwrap_or(usize::MAX), 0);
+            }
+            Err(why) => return Err(why),
+        }
     }
+    Ok(Some(content))
+}
+
+fn is_bad_block(why: &Error) -> bool {
+    let bad = [Errno::IO, Errno::BADMSG, Errno::UCLEAN].map(|errno| errno.raw_os_error());
+    why.raw_os_error().is_some_and(|code| bad.contains(&code))
+}
+
+/// The name under which a damaged file is kept: `NAME.damaged-1`, or a higher number.
+pub fn aside_name(path: &Path) -> PathBuf {
+    let name = |number: usize| path.with_extension(format!("damaged-{number}"));
+    let number = (1..ASIDE_MAX).find(|number| !name(*number).exists()).unwrap_or(ASIDE_MAX);
+    name(number)
+}
+
+/// Keeps a file under a second name, too, when it is about to be replaced. This needs no room and
+/// reads nothing, so it works on a disk that is full or half dead.
+pub fn keep_as(path: &Path, aside: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(aside) {
+        Err(why) if why.kind() != ErrorKind::NotFound => return Err(why),
+        _ => {}
+    }
+    std::fs::hard_link(path, aside)?;
+    sync_folder_of(aside)
 }
 
 /// Replaces a file in one step: afterwards the old or the new bytes are there, never a mixture.

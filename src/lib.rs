@@ -25,6 +25,6 @@ pub mod protocol;
 pub mod runtime;
 pub mod server;
 
-pub use config::Config;
+pub use config::{Config, SyncRule};
 pub use events::Subscription;
 pub use runtime::{RunningNode, StartError, start};

@@ -2,6 +2,7 @@
 
 mod client;
 mod json;
+mod listener;
 mod server;
 
 use std::fmt;
@@ -19,7 +20,7 @@ use crate::protocol::state::Change;
 
 pub use client::{ControlClient, Failure};
 pub use json::{bytes_from_json, bytes_to_json};
-pub use server::ControlServer;
+pub use listener::ControlServer;
 
 /// Longest line in either direction, bytes: 1 MiB of DATA in base64, or a state of as many bytes
 /// with every byte escaped, and room for the rest.

@@ -1,218 +1,36 @@
 //! The end of the socket that answers.
 
-use std::collections::HashMap;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::Shutdown;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 use zeroize::Zeroizing;
 
 use super::json;
-use super::{ControlError, KeyChange, LINE_BYTES_MAX, Service, bytes_from_json};
+use super::{KeyChange, LINE_BYTES_MAX, Service, bytes_from_json};
 use crate::protocol::identity::{NodeId, unhex};
 use crate::protocol::report::{Event, Refused};
 use crate::protocol::state::{Change, Key, Value};
 
-/// Most connections at a time: each has a thread.
-const CONNECTIONS_MAX: usize = 32;
 /// How long an operation may take where its caller does not say, ms.
 const TIMEOUT_DEFAULT_MS: u64 = 5_000;
 /// Longest time that an operation may take, ms: a day.
 const TIMEOUT_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 /// How often those who wait look whether their caller is still there.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long a caller that promised to acknowledge a message may take.
 const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(5);
-/// How long a caller may take to read an answer.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long answers that are under way may take when the node ends, which has to be within 2 s.
-const LAST_ANSWERS_TIME: Duration = Duration::from_millis(300);
-/// Stack of a connection's thread, bytes.
-const STACK_BYTES: usize = 256 * 1024;
 
-/// The open control socket with its threads.
-pub struct ControlServer {
-    path: PathBuf,
-    listener: UnixListener,
-    accepts: Option<JoinHandle<()>>,
-    connections: Arc<Connections>,
+/// Serves one connection until its end.
+pub(super) fn converse(stream: &UnixStream, service: &dyn Service) {
+    Conversation { stream, service }.run();
 }
 
-/// The connections, so that they can be ended.
-#[derive(Default)]
-struct Connections {
-    open: Mutex<Open>,
-}
-
-#[derive(Default)]
-struct Open {
-    streams: HashMap<u64, UnixStream>,
-    threads: Vec<JoinHandle<()>>,
-    next: u64,
-    closed: bool,
-}
-
-impl Open {
-    fn shut(&self, how: Shutdown) {
-        for stream in self.streams.values() {
-            // One that is closed already is what is wanted.
-            let _ = stream.shutdown(how);
-        }
-    }
-}
-
-impl Connections {
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ControlServer {
-    /// Opens the socket, for this user alone, and serves it. A socket file that a dead node left is
-    /// replaced.
-    pub fn start(path: &Path, service: Arc<dyn Service>) -> Result<Self, ControlError> {
-        let unusable = |why| ControlError::Unusable { path: path.into(), why };
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
-            && !folder.is_dir()
-        {
-            use std::os::unix::fs::DirBuilderExt;
-            let mut builder = std::fs::DirBuilder::new();
-            builder.recursive(true).mode(0o700).create(folder).map_err(unusable)?;
-        }
-        match UnixStream::connect(path) {
-            Ok(_) => return Err(ControlError::Taken { path: path.into() }),
-            Err(why) if why.kind() == ErrorKind::NotFound => {}
-            // A file that is no socket refuses, too, and is not ours to remove.
-            Err(why) if why.kind() == ErrorKind::ConnectionRefused => {
-                if !std::fs::symlink_metadata(path).map_err(unusable)?.file_type().is_socket() {
-                    return Err(ControlError::NoSocket { path: path.into() });
-                }
-                std::fs::remove_file(path).map_err(unusable)?;
-            }
-            Err(why) => return Err(unusable(why)),
-        }
-        let listener = bind_private(path).map_err(unusable)?;
-        let connections = Arc::<Connections>::default();
-        let (ours, shared) = (listener.try_clone().map_err(unusable)?, Arc::clone(&connections));
-        let accepts = thread::Builder::new()
-            .name("dsn-control".into())
-            .stack_size(STACK_BYTES)
-            .spawn(move || accept(&ours, &shared, &service))
-            .map_err(unusable)?;
-        Ok(Self { path: path.into(), listener, accepts: Some(accepts), connections })
-    }
-
-    /// Ends all connections and threads, and removes the socket.
-    pub fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        let Some(accepts) = self.accepts.take() else {
-            return;
-        };
-        let _ = std::fs::remove_file(&self.path);
-        // A shut down listener ends the accept that waits on it (Linux).
-        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
-        join(accepts);
-        let threads = {
-            let mut open = self.connections.lock();
-            open.closed = true;
-            // Reading alone: an answer that is under way still goes out.
-            open.shut(Shutdown::Read);
-            std::mem::take(&mut open.threads)
-        };
-        let until = Instant::now() + LAST_ANSWERS_TIME;
-        while Instant::now() < until && !threads.iter().all(JoinHandle::is_finished) {
-            thread::park_timeout(Duration::from_millis(5));
-        }
-        // Whoever does not read must not hold up the end.
-        self.connections.lock().shut(Shutdown::Both);
-        for thread in threads {
-            join(thread);
-        }
-    }
-}
-
-impl Drop for ControlServer {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-fn join(thread: JoinHandle<()>) {
-    if thread.join().is_err() {
-        log::error!("a thread of the control socket had panicked");
-    }
-}
-
-/// Binds under a name of its own first, so that the socket never stands there with another mode.
-fn bind_private(path: &Path) -> std::io::Result<UnixListener> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push("~");
-    let temporary = PathBuf::from(temporary);
-    if std::fs::symlink_metadata(&temporary).is_ok_and(|found| found.file_type().is_socket()) {
-        std::fs::remove_file(&temporary)?;
-    }
-    let bound = UnixListener::bind(&temporary)?;
-    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))?;
-    std::fs::rename(&temporary, path)?;
-    Ok(bound)
-}
-
-fn accept(listener: &UnixListener, connections: &Arc<Connections>, service: &Arc<dyn Service>) {
-    loop {
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            // Shut down: the end. Anything else (no descriptor left) may pass.
-            Err(why) if why.kind() == ErrorKind::InvalidInput => return,
-            Err(why) => {
-                log::warn!("the control socket can't accept: {why}");
-                if service.is_stopping() {
-                    return;
-                }
-                thread::park_timeout(LOOK_EVERY);
-                continue;
-            }
-        };
-        let _ = stream.set_write_timeout(Some(WRITE_TIMEOUT));
-        let mut open = connections.lock();
-        open.threads.retain(|thread| !thread.is_finished());
-        if open.closed {
-            return;
-        }
-        if open.streams.len() >= CONNECTIONS_MAX {
-            let error =
-                format!("{CONNECTIONS_MAX} programs talk to this node already; try again later");
-            let _ = write_line(&stream, &failure("no", error));
-            continue;
-        }
-        let Ok(kept) = stream.try_clone() else {
-            continue;
-        };
-        let number = open.next;
-        open.next += 1;
-        open.streams.insert(number, kept);
-        let (service, shared) = (Arc::clone(service), Arc::clone(connections));
-        let name = format!("dsn-control-{number}");
-        let thread = thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
-            Conversation { stream: &stream, service: &*service }.run();
-            shared.lock().streams.remove(&number);
-        });
-        match thread {
-            Ok(thread) => open.threads.push(thread),
-            Err(why) => {
-                open.streams.remove(&number);
-                log::warn!("no thread for the control socket: {why}");
-            }
-        }
-    }
+/// Says why nobody listens.
+pub(super) fn refuse(stream: &UnixStream, error: String) {
+    // Whoever called may have gone.
+    let _ = write_line(stream, &failure("no", error));
 }
 
 fn write_line(mut stream: &UnixStream, line: &Json) -> std::io::Result<()> {

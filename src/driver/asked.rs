@@ -20,7 +20,7 @@ impl Driver {
         let now = self.now();
         let inner = self.lock();
         let mut status = inner.node.status(listen, env!("CARGO_PKG_VERSION"), now);
-        status.degraded.extend(inner.disk_fault.clone());
+        status.degraded.extend(inner.disk_faults.iter().flatten().cloned());
         drop(inner);
         status.network_key = self.network_key_names().into_iter().next().unwrap_or_default();
         status

@@ -91,7 +91,16 @@ struct Inner {
     hub: Hub,
     waiting: HashMap<Ticket, Sender<Result<u64, Refused>>>,
     wake_at: u64,
-    disk_fault: Option<String>,
+    disk_faults: [Option<String>; 2],
+}
+
+/// What the node keeps on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// The own state.
+    State = 0,
+    /// Keys and addresses of the peers.
+    Peers = 1,
 }
 
 /// The clocks of this process.
@@ -121,7 +130,7 @@ impl Driver {
             hub: Hub::default(),
             waiting: HashMap::new(),
             wake_at: 0,
-            disk_fault: None,
+            disk_faults: [None, None],
         };
         let driver = Self {
             inner: Mutex::new(inner),
@@ -369,16 +378,21 @@ impl Driver {
         self.lock().node.known_peers()
     }
 
-    /// Notes that the disk failed, or that it works again.
-    pub fn note_disk(&self, fault: Option<String>) {
+    /// Notes that the disk failed, or that it works again. Each is logged once.
+    pub fn note_disk(&self, what: Kept, fault: Option<String>) {
         let mut inner = self.lock();
-        if inner.disk_fault != fault {
-            match &fault {
-                Some(why) => log::error!("{why}"),
-                None => log::info!("the disk takes changes again"),
-            }
-            inner.disk_fault = fault;
+        let Some(known) = inner.disk_faults.get_mut(what as usize) else {
+            return;
+        };
+        if *known == fault {
+            return;
         }
+        match (&fault, what) {
+            (Some(why), _) => log::error!("{why}"),
+            (None, Kept::State) => log::info!("the own state can be written again"),
+            (None, Kept::Peers) => log::info!("the known peers can be written again"),
+        }
+        *known = fault;
     }
 }
 

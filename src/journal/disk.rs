@@ -1,28 +1,33 @@
 //! What the journal asks of a disk: few enough calls that tests can make each of them fail.
 
 use std::fs::File;
-use std::io::{Error, ErrorKind, Read, Write};
+use std::io::{Error, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use crate::durable;
+use crate::durable::{self, Content};
 use crate::protocol::STATE_BYTES_MAX;
 
 /// Largest journal that is read, bytes: far above what it is rewritten at.
 const READ_BYTES_MAX: u64 = 64 * STATE_BYTES_MAX as u64;
 
+/// Why a file is not added to.
+const REMOVED: &str = "the file was removed or changed by somebody else";
+
 /// A disk, or something that fails like one.
 pub trait Disk {
     /// The bytes of a file; nothing where there is none.
-    fn read(&mut self, path: &Path) -> Result<Option<Vec<u8>>, Error>;
-    /// Adds bytes at the end of a file, made if need be.
-    fn append(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Error>;
+    fn read(&mut self, path: &Path) -> Result<Option<Content>, Error>;
+    /// Adds bytes at the end of a file that is this long; one of no bytes is made if need be.
+    fn append(&mut self, path: &Path, length: usize, bytes: &[u8]) -> Result<(), Error>;
     /// Waits until all that was added is on disk.
     fn sync(&mut self, path: &Path) -> Result<(), Error>;
-    /// Cuts a file.
+    /// Cuts the file that bytes were added to.
     fn truncate(&mut self, path: &Path, length: usize) -> Result<(), Error>;
     /// Replaces a file in one step.
     fn replace(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Error>;
+    /// Keeps a file under a second name, or these bytes of it where that can't be done.
+    fn keep_as(&mut self, path: &Path, aside: &Path, bytes: &[u8]) -> Result<(), Error>;
 }
 
 /// The disk of this host. The file stays open between writes.
@@ -47,34 +52,33 @@ impl RealDisk {
 }
 
 impl Disk for RealDisk {
-    fn read(&mut self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
-        match File::open(path) {
-            Ok(file) => {
-                let mut bytes = Vec::new();
-                file.take(READ_BYTES_MAX).read_to_end(&mut bytes)?;
-                Ok(Some(bytes))
-            }
-            Err(why) if why.kind() == ErrorKind::NotFound => Ok(None),
-            Err(why) => Err(why),
-        }
+    fn read(&mut self, path: &Path) -> Result<Option<Content>, Error> {
+        durable::read(path, READ_BYTES_MAX)
     }
 
-    fn append(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    fn append(&mut self, path: &Path, length: usize, bytes: &[u8]) -> Result<(), Error> {
+        if self.file.is_none() && length > 0 && !path.try_exists()? {
+            return Err(Error::new(ErrorKind::NotFound, REMOVED));
+        }
         let file = self.file(path)?;
-        if file.metadata()?.nlink() == 0 {
-            // Writing would succeed, to a file that nobody will ever read.
+        let found = file.metadata()?;
+        if found.nlink() == 0 || found.len() != length as u64 {
+            // Writing would succeed: to a file that nobody will ever read, or to one that lacks
+            // what was written before.
             self.file = None;
-            return Err(Error::new(ErrorKind::NotFound, "the file was removed"));
+            return Err(Error::new(ErrorKind::NotFound, REMOVED));
         }
         file.write_all(bytes)
     }
 
-    fn sync(&mut self, path: &Path) -> Result<(), Error> {
-        self.file(path)?.sync_data()
+    fn sync(&mut self, _: &Path) -> Result<(), Error> {
+        // One that is not open was synced when it was replaced.
+        self.file.as_mut().map_or(Ok(()), |file| file.sync_data())
     }
 
-    fn truncate(&mut self, path: &Path, length: usize) -> Result<(), Error> {
-        let file = self.file(path)?;
+    fn truncate(&mut self, _: &Path, length: usize) -> Result<(), Error> {
+        // One that is not open was not added to; a new one would be filled with zeros.
+        let file = self.file.as_mut().ok_or_else(|| Error::from(ErrorKind::NotFound))?;
         file.set_len(length as u64)?;
         file.sync_data()
     }
@@ -85,5 +89,10 @@ impl Disk for RealDisk {
             durable::create_private_folder(folder)?;
         }
         durable::replace(path, bytes)
+    }
+
+    fn keep_as(&mut self, path: &Path, aside: &Path, bytes: &[u8]) -> Result<(), Error> {
+        // Some file systems know one name for a file only.
+        durable::keep_as(path, aside).or_else(|_| durable::replace(aside, bytes))
     }
 }

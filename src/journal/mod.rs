@@ -31,8 +31,6 @@ const FILE_NAME: &str = "state.journal";
 const REWRITE_BYTES_MIN: usize = 128 * 1024;
 /// A file is rewritten when it has so many times the size of a snapshot.
 const REWRITE_FACTOR: usize = 4;
-/// Most damaged files that are set aside; then the oldest name is used again.
-const ASIDE_MAX: usize = 4;
 
 /// What was found on disk.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -88,11 +86,16 @@ impl Journal {
 impl<D: Disk> Journal<D> {
     fn open_on(mut disk: D, folder: &Path, syncs: bool) -> Result<(Self, Loaded), JournalError> {
         let path = folder.join(FILE_NAME);
-        let bytes = disk
-            .read(&path)
-            .map_err(|why| JournalError::new(&path, "read", why))?
-            .unwrap_or_default();
-        let (mut loaded, damaged) = replay(&bytes);
+        let found = disk.read(&path).map_err(|why| JournalError::new(&path, "read", why))?;
+        let (bytes, fault) = found.map(|found| (found.bytes, found.fault)).unwrap_or_default();
+        let (mut loaded, mut damaged) = replay(&bytes);
+        if let Some(why) = fault {
+            damaged = true;
+            let path = path.display();
+            loaded
+                .warnings
+                .push(format!("parts of {path} can't be read: {why}. Look after that disk"));
+        }
         let mut journal = Self {
             disk,
             length: bytes.len(),
@@ -129,13 +132,16 @@ impl<D: Disk> Journal<D> {
         for commit in commits {
             frame::encode_change(commit, &mut bytes);
         }
-        let mut written = self.disk.append(&self.path, &bytes);
-        if self.syncs && written.is_ok() {
-            written = self.disk.sync(&self.path);
+        if let Err(why) = self.disk.append(&self.path, self.length, &bytes) {
+            // Half a frame may stand at the end now. If it can be cut off, all is as it was, and
+            // the next change needs no more room than its own.
+            self.broken = self.disk.truncate(&self.path, self.length).is_err();
+            return Err(JournalError::new(&self.path, "written", why));
         }
-        if let Err(why) = written {
-            // Half a frame may stand at the end now, and after a failed sync nobody knows what is
-            // on disk. It is cut off if that can be done, and all of it is rewritten next time.
+        if self.syncs
+            && let Err(why) = self.disk.sync(&self.path)
+        {
+            // After a failed sync nobody knows what is on disk: all of it is rewritten next time.
             self.broken = true;
             let _ = self.disk.truncate(&self.path, self.length);
             return Err(JournalError::new(&self.path, "written", why));
@@ -154,6 +160,21 @@ impl<D: Disk> Journal<D> {
             self.broken = true;
             JournalError::new(&self.path, "written", why)
         })
+    }
+
+    /// Whether what is on disk is not what it should be.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Writes all of the state anew: after a fault, to see whether the disk is whole again.
+    pub fn repair(
+        &mut self,
+        entries: &Entries,
+        timestamp: u64,
+        left: bool,
+    ) -> Result<(), JournalError> {
+        self.rewrite(entries, timestamp, left)
     }
 
     /// The changes are durable already, so a failure costs nothing but room.
@@ -183,20 +204,18 @@ impl<D: Disk> Journal<D> {
         Ok(())
     }
 
-    /// Copies a damaged file to a name of its own, for whoever wants to look.
+    /// Keeps a damaged file under a name of its own, for whoever wants to look.
     fn set_aside(&mut self, bytes: &[u8], loaded: &Loaded) -> String {
-        let name = |number| self.path.with_file_name(format!("state.damaged-{number}"));
-        let number = (1..ASIDE_MAX).find(|number| !name(*number).exists()).unwrap_or(ASIDE_MAX);
-        let aside = name(number);
+        let aside = crate::durable::aside_name(&self.path);
         let kept = format!(
             "{} was damaged; {} keys up to version {} were kept",
             self.path.display(),
             loaded.entries.len(),
             loaded.timestamp
         );
-        match self.disk.replace(&aside, bytes) {
+        match self.disk.keep_as(&self.path, &aside, bytes) {
             Ok(()) => format!("{kept}, and the damaged file is now {}", aside.display()),
-            Err(why) => format!("{kept}; it could not be copied to {}: {why}", aside.display()),
+            Err(why) => format!("{kept}; it could not be kept as {}: {why}", aside.display()),
         }
     }
 }
@@ -283,8 +302,14 @@ impl fmt::Display for JournalError {
         write!(formatter, "the state in {path} can't be {what}: {why}. ")?;
         match why.kind() {
             std::io::ErrorKind::StorageFull => write!(formatter, "Make room on that disk"),
-            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                write!(formatter, "Give this user the right to write there, or use --data DIR")
+            std::io::ErrorKind::PermissionDenied => {
+                write!(formatter, "Give this user the right to it, or use --data DIR")
+            }
+            std::io::ErrorKind::ReadOnlyFilesystem => {
+                write!(formatter, "Mount that disk so that it can be written, or use --data DIR")
+            }
+            std::io::ErrorKind::NotFound => {
+                write!(formatter, "It is made anew soon; leave it there while the node runs")
             }
             _ => write!(formatter, "Look after that disk, or use --data DIR"),
         }

@@ -3,6 +3,8 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
+use crate::durable::Content;
+
 /// A disk in memory that fails at a chosen step: steps are the writes, syncs and renames that a
 /// real disk would do. A step that fails in the middle leaves a part of its bytes.
 #[derive(Debug, Default, Clone)]
@@ -10,13 +12,16 @@ struct FakeDisk {
     files: BTreeMap<PathBuf, Vec<u8>>,
     steps: usize,
     fail_at: Option<usize>,
+    /// A second step that fails.
+    fail_too_at: Option<usize>,
+    read_fault: bool,
     torn_to: usize,
 }
 
 impl FakeDisk {
     fn step(&mut self) -> bool {
         self.steps += 1;
-        self.fail_at != Some(self.steps)
+        self.fail_at != Some(self.steps) && self.fail_too_at != Some(self.steps)
     }
 }
 
@@ -25,11 +30,12 @@ fn broken_disk() -> Error {
 }
 
 impl Disk for FakeDisk {
-    fn read(&mut self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
-        Ok(self.files.get(path).cloned())
+    fn read(&mut self, path: &Path) -> Result<Option<Content>, Error> {
+        let fault = self.read_fault.then(|| Error::from_raw_os_error(5));
+        Ok(self.files.get(path).map(|bytes| Content { bytes: bytes.clone(), fault }))
     }
 
-    fn append(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    fn append(&mut self, path: &Path, _: usize, bytes: &[u8]) -> Result<(), Error> {
         let writes = self.step();
         let kept = if writes { bytes.len() } else { self.torn_to.min(bytes.len()) };
         self.files.entry(path.into()).or_default().extend_from_slice(&bytes[..kept]);
@@ -45,6 +51,15 @@ impl Disk for FakeDisk {
             return Err(broken_disk());
         }
         self.files.entry(path.into()).or_default().truncate(length);
+        Ok(())
+    }
+
+    fn keep_as(&mut self, path: &Path, aside: &Path, _: &[u8]) -> Result<(), Error> {
+        if !self.step() {
+            return Err(broken_disk());
+        }
+        let bytes = self.files.get(path).cloned().unwrap_or_default();
+        self.files.insert(aside.into(), bytes);
         Ok(())
     }
 
@@ -102,7 +117,7 @@ fn some_changes() -> Vec<Change> {
 }
 
 fn reopen(disk: FakeDisk) -> (Journal<FakeDisk>, Loaded) {
-    let disk = FakeDisk { fail_at: None, ..disk };
+    let disk = FakeDisk { fail_at: None, fail_too_at: None, read_fault: false, ..disk };
     Journal::open_on(disk, Path::new(FOLDER), true).unwrap()
 }
 
@@ -131,6 +146,79 @@ fn a_disk_that_fails_once_costs_nothing_acknowledged() {
             assert_eq!(loaded.timestamp, timestamp);
         }
     }
+}
+
+/// Two steps fail, wherever they are: among them the write, syncs and rename of a file that is
+/// rewritten after the first fault. What a refused change left on disk is mended with the next one.
+#[test]
+fn a_disk_that_fails_twice_costs_nothing_acknowledged() {
+    for first in 1..12 {
+        for second in first + 1..24 {
+            for torn_to in [0, 1, 30, 1000] {
+                let (fail_at, fail_too_at) = (Some(first), Some(second));
+                let disk = FakeDisk { fail_at, fail_too_at, torn_to, ..FakeDisk::default() };
+                let (mut journal, _) = Journal::open_on(disk, Path::new(FOLDER), true).unwrap();
+                let (mut entries, _) = write(&mut journal, &some_changes(), 10);
+                let last = change("last", Some("1"));
+                apply_change(&mut entries, &last);
+                // At most the two faults stand before it.
+                let commit = || Commit { change: &last, timestamp: 50, left: false };
+                let kept = (0..3).any(|_| journal.append(&[commit()], &entries).is_ok());
+                assert!(kept, "steps {first} and {second} torn to {torn_to}");
+                let (_, loaded) = reopen(journal.disk);
+                assert_eq!(loaded.entries, entries, "steps {first} and {second} torn to {torn_to}");
+                assert!(loaded.warnings.is_empty());
+            }
+        }
+    }
+}
+
+/// A file that is rewritten because it grew: each of the steps fails once.
+#[test]
+fn a_rewrite_that_fails_costs_nothing() {
+    let big = |n: usize| change("same", Some(&format!("{n}-{}", "v".repeat(20_000))));
+    let changes: Vec<Change> = (0..9).map(big).collect();
+    for fail_at in 1..40 {
+        for torn_to in [0, 1, 10_000] {
+            let disk = FakeDisk { fail_at: Some(fail_at), torn_to, ..FakeDisk::default() };
+            let (mut journal, _) = Journal::open_on(disk, Path::new(FOLDER), true).unwrap();
+            let (entries, timestamp) = write(&mut journal, &changes, 1);
+            let (_, loaded) = reopen(journal.disk);
+            assert_eq!((loaded.entries, loaded.timestamp), (entries, timestamp), "{fail_at}");
+        }
+    }
+}
+
+/// A full disk: what did not fit is cut off, and a change that fits is taken without the room that
+/// a rewrite of all would need.
+#[test]
+fn after_a_write_that_did_not_fit_a_smaller_one_is_appended() {
+    let (mut journal, _) = reopen(FakeDisk::default());
+    let (mut entries, _) = write(&mut journal, &some_changes(), 10);
+    journal.disk.fail_at = Some(journal.disk.steps + 1);
+    journal.disk.torn_to = 7;
+    let large = change("large", Some("v"));
+    let commit = Commit { change: &large, timestamp: 20, left: false };
+    assert!(journal.append(&[commit], &entries).is_err());
+    let (steps, small) = (journal.disk.steps, change("s", Some("1")));
+    apply_change(&mut entries, &small);
+    let commit = Commit { change: &small, timestamp: 21, left: false };
+    journal.append(&[commit], &entries).unwrap();
+    assert_eq!(journal.disk.steps, steps + 2, "a write and a sync");
+    assert_eq!(reopen(journal.disk).1.entries, entries);
+}
+
+/// A block that can't be read: the node starts with all other frames, says so, and keeps the file.
+#[test]
+fn a_disk_that_does_not_give_all_bytes_is_named_and_the_file_kept() {
+    let (mut journal, _) = reopen(FakeDisk::default());
+    let (entries, timestamp) = write(&mut journal, &some_changes(), 10);
+    let disk = FakeDisk { read_fault: true, ..journal.disk };
+    let good = disk.files[&path()].clone();
+    let (journal, loaded) = Journal::open_on(disk, Path::new(FOLDER), true).unwrap();
+    assert_eq!((loaded.entries, loaded.timestamp), (entries, timestamp));
+    assert!(loaded.warnings[0].contains("can't be read"), "{:?}", loaded.warnings);
+    assert_eq!(journal.disk.files[&Path::new(FOLDER).join("state.damaged-1")], good);
 }
 
 /// The power goes at each step, torn at every byte: what was acknowledged before is there.
@@ -246,6 +334,14 @@ fn on_a_real_disk_too_and_a_removed_file_is_noticed() {
     journal.append(&[commit()], &entries).unwrap();
     let (_, loaded) = Journal::open(&place, true).unwrap();
     assert_eq!((&loaded.entries, loaded.timestamp), (&entries, 50), "and it is there again");
+    // The file alone: it comes back whole, not as zeros of its old length.
+    std::fs::remove_file(place.join(FILE_NAME)).unwrap();
+    let commit = Commit { change: &more, timestamp: 51, left: false };
+    assert!(journal.append(&[commit], &entries).is_err(), "the file is gone");
+    assert!(!place.join(FILE_NAME).exists());
+    journal.repair(&entries, 50, false).unwrap();
+    let (_, loaded) = Journal::open(&place, true).unwrap();
+    assert_eq!((loaded.entries, loaded.timestamp), (entries, 50));
 }
 
 proptest! {

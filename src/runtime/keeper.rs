@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::{Receiver, never, select};
 
+use crate::config::SyncRule;
 use crate::credentials::{self, KnownPeer};
-use crate::driver::{DiskJob, Driver, SetJob};
+use crate::driver::{DiskJob, Driver, Kept, SetJob};
 use crate::journal::{Commit, Journal};
 use crate::protocol::report::Refused;
 use crate::protocol::state::{Change, Record};
@@ -18,64 +19,82 @@ const SAVE_PEERS_RETRY: Duration = Duration::from_secs(30);
 const SAVE_PEERS_DELAY: Duration = Duration::from_millis(200);
 /// Most changes that share one write to disk.
 const BATCH_MAX: usize = 256;
+/// Time between two writes where they are shared: four syncs a second are little for any card,
+/// and nobody waits for long.
+const SHARED_EVERY: Duration = Duration::from_millis(250);
+/// How long after a fault the disk is tried first.
+const REPAIR_FIRST: Duration = Duration::from_secs(2);
+/// The time doubles up to this one: each try may cost a card a write.
+const REPAIR_LAST: Duration = Duration::from_secs(30);
 
 /// The thread that owns the disk: changes that wait together share one write.
 pub(super) struct Keeper {
     driver: Arc<Driver>,
     /// Nothing where the state is in memory alone.
     journal: Option<Journal>,
-    /// How long changes may wait until they are synced; zero: they never wait.
-    sync: Duration,
-    /// When they are to be synced, if there are any.
+    rule: SyncRule,
+    /// Changes that wait for the next shared write, and when that is due.
+    held: Vec<DiskJob>,
+    held_due: Option<Instant>,
+    /// When the next shared write may be.
+    shared_from: Instant,
+    /// When what was written is to be synced, if it is not yet.
     sync_due: Option<Instant>,
+    /// When the disk is tried again after a fault, and how long the wait was.
+    repair_due: Option<Instant>,
+    repair_wait: Duration,
     credentials_folder: PathBuf,
-    /// Whether the known peers could not be written when that was tried last.
-    peers_failed: bool,
     /// When the known peers are to be written, if they are.
     peers_due: Option<Instant>,
 }
 
 impl Keeper {
+    /// Takes what was wrong with the disk at the start, if anything was.
     pub(super) fn new(
         driver: Arc<Driver>,
         journal: Option<Journal>,
-        sync: Duration,
+        rule: SyncRule,
         credentials_folder: PathBuf,
+        fault: Option<String>,
     ) -> Self {
-        Self {
+        let mut keeper = Self {
             driver,
             journal,
-            sync,
+            rule,
+            held: Vec::new(),
+            held_due: None,
+            shared_from: Instant::now(),
             sync_due: None,
+            repair_due: None,
+            repair_wait: Duration::ZERO,
             credentials_folder,
-            peers_failed: false,
             peers_due: None,
+        };
+        if let Some(why) = fault {
+            keeper.failed(why);
         }
+        keeper
     }
 
     pub(super) fn run(mut self, jobs: &Receiver<DiskJob>, stopped: &Receiver<()>) {
+        let nobody = never();
         loop {
-            let due = [self.peers_due, self.sync_due].into_iter().flatten().min();
+            let dues = [self.held_due, self.peers_due, self.sync_due, self.repair_due];
+            let due = dues.into_iter().flatten().min();
             let wait = due.map(|due| due.saturating_duration_since(Instant::now()));
             let timer = wait.map_or_else(crossbeam_channel::never, crossbeam_channel::after);
+            // More than one write takes waits in the queue, which has a bound of its own.
+            let open = if self.held.len() < BATCH_MAX { jobs } else { &nobody };
             select! {
-                recv(jobs) -> job => {
+                recv(open) -> job => {
                     let batch: Vec<DiskJob> =
                         job.into_iter().chain(jobs.try_iter().take(BATCH_MAX - 1)).collect();
-                    self.work_off(batch);
+                    self.take(batch);
                 }
-                recv(timer) -> _ => {
-                    let now = Instant::now();
-                    let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
-                    if is_due(self.peers_due) {
-                        self.save_peers();
-                    }
-                    if is_due(self.sync_due) {
-                        self.sync();
-                    }
-                }
+                recv(timer) -> _ => self.do_what_is_due(),
                 recv(stopped) -> _ => {
-                    self.work_off(jobs.try_iter().collect());
+                    self.held.extend(jobs.try_iter());
+                    self.work_off();
                     if self.peers_due.is_some() {
                         self.save_peers();
                     }
@@ -88,21 +107,62 @@ impl Keeper {
         }
     }
 
-    fn work_off(&mut self, batch: Vec<DiskJob>) {
-        let mut sets = Vec::new();
+    fn do_what_is_due(&mut self) {
+        let now = Instant::now();
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        if is_due(self.held_due) {
+            self.work_off();
+        }
+        if is_due(self.peers_due) {
+            self.save_peers();
+        }
+        if is_due(self.sync_due) {
+            self.sync();
+        }
+        if is_due(self.repair_due) {
+            self.repair();
+        }
+    }
+
+    /// Works jobs off at once, or holds them for the next shared write.
+    fn take(&mut self, batch: Vec<DiskJob>) {
         for job in batch {
             match job {
-                DiskJob::Set(set) => sets.push(set),
-                DiskJob::Republish => self.republish(),
-                DiskJob::SavePeers if self.peers_due.is_none() => {
-                    // A burst of joins is one write.
-                    self.peers_due = Some(Instant::now() + SAVE_PEERS_DELAY);
+                // A burst of joins is one write.
+                DiskJob::SavePeers => {
+                    self.peers_due.get_or_insert_with(|| Instant::now() + SAVE_PEERS_DELAY);
                 }
+                job => self.held.push(job),
+            }
+        }
+        let waits = self.rule == SyncRule::Shared
+            && self.journal.is_some()
+            && Instant::now() < self.shared_from;
+        if waits && !self.held.is_empty() {
+            self.held_due = Some(self.shared_from);
+        } else {
+            self.work_off();
+        }
+    }
+
+    fn work_off(&mut self) {
+        self.held_due = None;
+        let mut sets = Vec::new();
+        let mut republishes = false;
+        for job in std::mem::take(&mut self.held) {
+            match job {
+                DiskJob::Set(set) => sets.push(set),
+                DiskJob::Republish => republishes = true,
                 DiskJob::SavePeers => {}
             }
         }
+        let own = self.driver.own().head.timestamp;
         if !sets.is_empty() {
             self.set(&sets);
+        }
+        // Whatever was set is above all that peers hold already.
+        if republishes && self.driver.own().head.timestamp == own {
+            self.republish();
         }
     }
 
@@ -141,24 +201,39 @@ impl Keeper {
         if commits.is_empty() {
             return Ok(());
         }
+        self.shared_from = Instant::now() + SHARED_EVERY;
         let appended = match &mut self.journal {
             Some(journal) => journal.append(commits, &record.entries),
             None => Ok(()),
         };
         match appended {
             Ok(()) => {
-                if self.journal.is_some() && !self.sync.is_zero() && self.sync_due.is_none() {
-                    self.sync_due = Some(Instant::now() + self.sync);
+                if let (Some(_), SyncRule::Within(time)) = (&self.journal, self.rule) {
+                    self.sync_due.get_or_insert_with(|| Instant::now() + time);
                 }
-                self.driver.note_disk(None);
+                self.worked();
                 self.driver.publish(record);
                 Ok(())
             }
             Err(fault) => {
                 let why = fault.to_string();
-                self.driver.note_disk(Some(why.clone()));
+                self.failed(why.clone());
                 Err(Refused::NotDurable { why })
             }
+        }
+    }
+
+    fn worked(&mut self) {
+        self.repair_due = None;
+        self.repair_wait = Duration::ZERO;
+        self.driver.note_disk(Kept::State, None);
+    }
+
+    fn failed(&mut self, why: String) {
+        self.driver.note_disk(Kept::State, Some(why));
+        if self.repair_due.is_none() {
+            self.repair_wait = (self.repair_wait * 2).clamp(REPAIR_FIRST, REPAIR_LAST);
+            self.repair_due = Some(Instant::now() + self.repair_wait);
         }
     }
 
@@ -166,7 +241,19 @@ impl Keeper {
         let synced = self.journal.as_mut().map_or(Ok(()), Journal::sync);
         self.sync_due = None;
         if let Err(fault) = synced {
-            self.driver.note_disk(Some(fault.to_string()));
+            self.failed(fault.to_string());
+        }
+    }
+
+    /// Nobody has to change anything for the node to find that there is room again.
+    fn repair(&mut self) {
+        self.repair_due = None;
+        let own = self.driver.own();
+        let (timestamp, left) = (own.head.timestamp, own.head.left);
+        let journal = self.journal.as_mut();
+        match journal.map_or(Ok(()), |journal| journal.repair(&own.entries, timestamp, left)) {
+            Ok(()) => self.worked(),
+            Err(fault) => self.failed(fault.to_string()),
         }
     }
 
@@ -197,18 +284,8 @@ impl Keeper {
                 address: pin.address,
             })
             .collect();
-        self.peers_due = match credentials::save_known_peers(&self.credentials_folder, &known) {
-            Ok(()) => {
-                self.peers_failed = false;
-                None
-            }
-            Err(fault) => {
-                // Once: a card that is read-only stays so.
-                if !std::mem::replace(&mut self.peers_failed, true) {
-                    log::error!("{fault}");
-                }
-                Some(Instant::now() + SAVE_PEERS_RETRY)
-            }
-        };
+        let saved = credentials::save_known_peers(&self.credentials_folder, &known);
+        self.peers_due = saved.is_err().then(|| Instant::now() + SAVE_PEERS_RETRY);
+        self.driver.note_disk(Kept::Peers, saved.err().map(|fault| fault.to_string()));
     }
 }

@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::client::Client;
-use crate::config::Config;
+use crate::config::{Config, SyncRule};
 use crate::control::ControlServer;
 use crate::credentials::{self, KnownPeer};
 use crate::driver::{Driver, Queues, now_since};
@@ -84,18 +84,23 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
     let credentials_folder = config.credentials.join(config.node_id.as_str());
     let data_folder = config.data.as_ref().map(|data| data.join(config.node_id.as_str()));
     let (known, warnings) = credentials::load_known_peers(&credentials_folder)?;
-    let keys = network_keys(&config, !known.is_empty())?;
+    // Where peers were known once, this is not the first node, whatever is left of them.
+    let had_peers = !known.is_empty() || !warnings.is_empty();
+    let keys = network_keys(&config, had_peers)?;
     let pkcs8 = credentials::load_or_create_pkcs8(&credentials_folder)?;
     let private_key = PrivateKey::from_pkcs8(&pkcs8)
         .map_err(|fault| StartError::NotAKey { folder: credentials_folder.clone(), fault })?;
-    let lock = data_folder.as_deref().map(lock_folder).transpose()?;
-    let (mut journal, loaded) = match &data_folder {
-        Some(folder) => {
-            let (journal, loaded) = Journal::open(folder, config.sync.is_zero())?;
-            (Some(journal), loaded)
-        }
-        None => (None, Loaded::default()),
+    let (lock, mut fault) = match data_folder.as_deref().map(lock_folder).transpose()? {
+        Some((lock, fault)) => (lock, fault),
+        None => (None, None),
     };
+    let syncs = !matches!(config.sync, SyncRule::Within(_));
+    let opened = data_folder.as_deref().map(|folder| Journal::open(folder, syncs)).transpose()?;
+    let (mut journal, loaded) =
+        opened.map_or((None, Loaded::default()), |(journal, loaded)| (Some(journal), loaded));
+    if journal.as_ref().is_some_and(Journal::is_broken) {
+        fault = fault.or_else(|| loaded.warnings.last().cloned());
+    }
     for warning in warnings.iter().chain(&loaded.warnings) {
         log::warn!("{warning}");
     }
@@ -130,7 +135,7 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
         senders,
         stop: Some(stop),
     };
-    let keeper = Keeper::new(Arc::clone(&driver), journal, config.sync, credentials_folder);
+    let keeper = Keeper::new(Arc::clone(&driver), journal, config.sync, credentials_folder, fault);
     running.spawn_threads(driver, queues, (keeper, lock), &stopped)?;
     running.control = Some(ControlServer::start(&config.control, shared)?);
     Ok(running)
@@ -155,17 +160,32 @@ fn network_keys(config: &Config, has_known_peers: bool) -> Result<NetworkKeys, S
 }
 
 /// Two processes that write one journal would destroy it.
-fn lock_folder(folder: &Path) -> Result<File, StartError> {
+///
+/// A disk that can only be read (Linux makes one so after it failed) does not keep a node that has
+/// its state there from starting; gives what is wrong then.
+fn lock_folder(folder: &Path) -> Result<(Option<File>, Option<String>), StartError> {
     let failed = |why: std::io::Error| StartError::Folder { path: folder.into(), why };
     crate::durable::create_private_folder(folder).map_err(failed)?;
-    let lock = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(folder.join("lock"))
-        .map_err(failed)?;
+    let path = folder.join("lock");
+    let opened = File::options().create(true).truncate(false).write(true).open(&path);
+    let (lock, fault) = match opened {
+        Ok(lock) => (lock, None),
+        Err(why) if why.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+            let fault = Some(format!(
+                "the folder {} can't be written: {why}. No change can be kept; mount that disk so that it can be written, \
+                 or use --data DIR or --data none",
+                folder.display()
+            ));
+            match File::open(&path) {
+                Ok(lock) => (lock, fault),
+                // Nobody who could write there runs either.
+                Err(_) => return Ok((None, fault)),
+            }
+        }
+        Err(why) => return Err(failed(why)),
+    };
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => Ok((Some(lock), fault)),
         Err(std::fs::TryLockError::WouldBlock) => Err(StartError::Runs { folder: folder.into() }),
         Err(std::fs::TryLockError::Error(why)) => Err(failed(why)),
     }

@@ -66,6 +66,12 @@ impl Node {
                 seed.node_id = Some(answer.node_id.clone());
                 self.meet(&answer, address, now, actions);
                 self.poke(&answer.node_id, now, actions);
+                let refused = |peer: &super::Peer| peer.link.refused;
+                if self.peers.get(&answer.node_id).is_some_and(refused)
+                    && let Some(seed) = self.seeds.iter_mut().find(|seed| seed.address == *address)
+                {
+                    seed.last_fault = Some("it answers, but refuses this node".into());
+                }
             }
             Outcome::Failed(why) if seed.tries < TRIES => {
                 seed.attempt_at = now.mono_ms + RETRY_DELAY_MS;
@@ -155,7 +161,10 @@ impl Node {
             // Where it answered is tried first, whatever failed before.
             peer.failures = 0;
         }
-        self.heard(node_id, now, actions);
+        let refused = self.peers.get(node_id).is_some_and(|peer| peer.link.refused);
+        if !refused {
+            self.heard(node_id, now, actions);
+        }
     }
 
     fn on_peer_answer(
@@ -209,6 +218,7 @@ impl Node {
         match (call, outcome) {
             (Call::Hello { address }, Outcome::Nothing) => {
                 peer.link.connected = true;
+                peer.link.refused = false;
                 if peer.move_to(address) {
                     actions.push(Action::SavePeers);
                 }
@@ -224,7 +234,7 @@ impl Node {
                 }
                 self.heard(node_id, now, actions);
                 if let Some(twin) = pong.twin {
-                    self.note_own_twin(&twin, now, actions);
+                    self.note_own_twin(node_id, &twin, now, actions);
                 }
             }
             (Call::Peers, Outcome::Answered(Answer::Peers(answer))) => {
@@ -262,13 +272,20 @@ impl Node {
         }
     }
 
-    /// Others were called by another node with our id and our key.
-    fn note_own_twin(&mut self, twin: &Address, now: Now, actions: &mut Vec<Action>) {
+    /// A peer was called by another node with our id, and our key or another one.
+    fn note_own_twin(
+        &mut self,
+        peer: &NodeId,
+        twin: &Address,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
         let own_id = self.settings.node_id.clone();
         let key = key_fingerprint(&self.settings.public_key);
         let host = twin.as_str().rsplit_once(':').map_or(twin.as_str(), |(host, _)| host);
         let text = format!(
-            "two nodes run as {own_id} with one key, {key}: this one, and one that called from {host}; {TWIN_ADVICE}"
+            "two nodes run as {own_id}: this one with key {key}, and one that called {peer} from {host} (`dsn status` on \
+             {peer} says with which key); {TWIN_ADVICE}"
         );
         self.note_conflict(Conflict::about(&own_id, text, now), actions);
     }
@@ -404,6 +421,7 @@ impl Node {
             Call::Hello { address } => Some(address.clone()),
             _ => peer.address.clone(),
         };
+        peer.link.refused |= matches!(call, Call::Hello { .. });
         if reason == Reason::WrongReceiver {
             if let Some(address) = address {
                 self.drop_address(node_id, &address, now);

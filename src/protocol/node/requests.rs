@@ -194,8 +194,8 @@ impl Node {
             (Some(self.settings.public_key), "this node".to_owned())
         } else {
             let peer = self.peers.get(from)?;
-            let address = peer.address.as_ref().map_or("an unknown address", |a| a.as_str());
-            (peer.direct_key(), format!("known at {address}"))
+            let at = peer.address.as_ref().map_or("an unknown address", |a| a.as_str()).to_owned();
+            (peer.direct_key(), format!("known at {at}"))
         };
         let pinned = pinned?;
         let reason = match (self.is_me(from), pinned == hello.public_key) {
@@ -209,6 +209,10 @@ impl Node {
             key_fingerprint(&pinned)
         );
         self.note_conflict(Conflict::about(from, text.clone(), now), actions);
+        if let Some(peer) = self.peers.get_mut(from) {
+            // Our next answer to the one that is known tells it.
+            peer.link.twin = Some((place, now.mono_ms));
+        }
         Some(Reply::refuse(reason, text))
     }
 

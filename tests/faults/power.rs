@@ -1,0 +1,242 @@
+//! kill -9 at random moments, a thousand times and more.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use dsn::control::ControlClient;
+use serde_json::{Value as Json, json};
+
+use crate::support::process::dsn;
+use crate::support::{PATIENCE, Place4Nodes, eventually};
+
+/// Kills in the normal suite; `DSN_KILLS` asks for another number.
+const KILLS: usize = 1000;
+/// Programs that change the state of one node at the same time.
+const WRITERS: usize = 3;
+/// Longest life of a node, ms.
+const LIFE_MS: u64 = 60;
+/// Far more than a start takes.
+const START_MAX: Duration = Duration::from_secs(10);
+
+/// What one writer knows of its key.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Written {
+    /// The last number that was acknowledged, and the timestamp of its version.
+    acknowledged: u64,
+    timestamp: u64,
+    /// The last one that was asked for.
+    asked: u64,
+}
+
+/// A node that is killed again and again.
+struct Victim<'a> {
+    place: &'a Place4Nodes,
+    name: String,
+    sync: &'static str,
+    bootstrap: Option<&'a str>,
+    written: [Written; WRITERS],
+    starts: Vec<Duration>,
+    random: u64,
+}
+
+/// A process that is killed when it goes.
+struct Running {
+    child: Child,
+    control: PathBuf,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ask(control: &Path, request: &Json) -> Option<Json> {
+    ControlClient::connect(control).ok()?.call(request, PATIENCE).ok()
+}
+
+impl Victim<'_> {
+    fn below(&mut self, end: u64) -> u64 {
+        // xorshift: the moments only have to be many different ones.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % end
+    }
+
+    fn spawn(&self) -> Running {
+        let mut command: Command = self.place.run_command(&self.name, &[]);
+        command.args(["--listen", "127.0.0.1:0", "--sync", self.sync]);
+        command.args(self.bootstrap.iter().flat_map(|address| ["--bootstrap", *address]));
+        let log = self.place.path().join(format!("{}.log", self.name));
+        let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+        let child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let control = self.place.path().join(format!("data/{}/control.sock", self.name));
+        Running { child, control }
+    }
+
+    fn log_text(&self) -> String {
+        let log = self.place.path().join(format!("{}.log", self.name));
+        std::fs::read_to_string(log).unwrap_or_default()
+    }
+
+    /// Starts it and waits until it serves: no start may be refused, whatever was killed before.
+    fn start(&mut self) -> Running {
+        let began = Instant::now();
+        let mut running = self.spawn();
+        let mut line = String::new();
+        BufReader::new(running.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.starts_with("listening on "), "{}: {}", self.name, self.log_text());
+        // The socket is opened before the line is written.
+        assert!(ControlClient::connect(&running.control).is_ok(), "{}", self.log_text());
+        self.starts.push(began.elapsed());
+        running
+    }
+
+    /// Nothing acknowledged is lost, nothing is half there, nothing appears that nobody asked for.
+    fn check(&mut self, running: &Running) {
+        let state = ask(&running.control, &json!({ "op": "state", "node": self.name })).unwrap();
+        for (at, written) in self.written.iter_mut().enumerate() {
+            let number = |key: &str| {
+                let text = state["entries"][key].as_str().unwrap_or("0");
+                text.split('-').next().unwrap().parse::<u64>().unwrap()
+            };
+            let (found, twin) = (number(&format!("w{at}")), number(&format!("twin{at}")));
+            assert_eq!(found, twin, "{}: one change is there whole", self.name);
+            let expected = written.acknowledged..=written.asked;
+            assert!(expected.contains(&found), "{}: w{at} is {found}, not {written:?}", self.name);
+            assert!(state["timestamp"].as_u64().unwrap() >= written.timestamp, "{}", self.name);
+            *written = Written { acknowledged: found, asked: found, ..*written };
+        }
+        assert!(!self.log_text().contains("was damaged"), "{}", self.log_text());
+    }
+
+    /// Writes with several programs at once until it is killed.
+    fn write_until_killed(&mut self, mut running: Running, life: Duration) {
+        let control = running.control.clone();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for (at, written) in self.written.iter_mut().enumerate() {
+                let (control, over) = (&control, &over);
+                scope.spawn(move || {
+                    let Ok(mut node) = ControlClient::connect(control) else { return };
+                    while !over.load(Ordering::Relaxed) {
+                        written.asked += 1;
+                        let number = written.asked;
+                        // Long ones, so that the journal is often rewritten.
+                        let value = format!("{number}-{}", "x".repeat(1000 * at));
+                        let entries = BTreeMap::from([
+                            (format!("w{at}"), value),
+                            (format!("twin{at}"), number.to_string()),
+                        ]);
+                        let request = json!({ "op": "set", "entries": entries });
+                        let Ok(result) = node.call(&request, PATIENCE) else { return };
+                        written.acknowledged = number;
+                        written.timestamp = result["timestamp"].as_u64().unwrap();
+                    }
+                });
+            }
+            crate::tools::let_pass(life);
+            running.child.kill().unwrap();
+            running.child.wait().unwrap();
+            over.store(true, Ordering::Relaxed);
+        });
+    }
+
+    fn suffer(&mut self, kills: usize) {
+        for _ in 0..kills {
+            if self.below(5) == 0 {
+                // In the middle of a start.
+                let running = self.spawn();
+                crate::tools::let_pass(Duration::from_micros(self.below(20_000)));
+                drop(running);
+                continue;
+            }
+            let running = self.start();
+            self.check(&running);
+            let life = Duration::from_micros(self.below(LIFE_MS * 1000));
+            self.write_until_killed(running, life);
+        }
+    }
+}
+
+#[test]
+fn kill_9_at_any_moment_loses_nothing_and_no_start_is_refused() {
+    let kills = std::env::var("DSN_KILLS").ok().and_then(|text| text.parse().ok());
+    let kills = kills.unwrap_or(KILLS);
+    let place = Place4Nodes::new();
+    let witness = place.spawn_at("witness", "127.0.0.1:0", &[]);
+    // Without a power cut nothing depends on the sync, so `1h` loses nothing either.
+    let mut victims: Vec<Victim<'_>> = ["always", "always", "shared", "1h"]
+        .into_iter()
+        .enumerate()
+        .map(|(at, sync)| Victim {
+            place: &place,
+            name: format!("v{at}"),
+            sync,
+            bootstrap: Some(&witness.address),
+            written: [Written::default(); WRITERS],
+            starts: Vec::new(),
+            random: 0x9e37_79b9_7f4a_7c15 ^ u64::from(std::process::id()) << 8 ^ at as u64,
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        let share = kills.div_ceil(victims.len());
+        for victim in &mut victims {
+            scope.spawn(move || victim.suffer(share));
+        }
+    });
+    let mut starts: Vec<Duration> = Vec::new();
+    let mut changes = 0;
+    for victim in &mut victims {
+        let running = victim.start();
+        victim.check(&running);
+        starts.append(&mut victim.starts);
+        for (at, written) in victim.written.iter().enumerate() {
+            changes += written.acknowledged;
+            let (name, key) = (&victim.name, format!("twin{at}"));
+            let expected = written.acknowledged.to_string();
+            eventually("the witness has the last change", || {
+                written.acknowledged == 0
+                    || witness.ask(&["get", name, &key]).out.trim_end() == expected
+            });
+        }
+    }
+    starts.sort();
+    let (half, last) = (starts[starts.len() / 2], starts[starts.len() - 1]);
+    crate::tools::figure(&format!(
+        "{kills} kills, {changes} changes kept; start: p50 {half:?}, max {last:?}"
+    ));
+    assert!(last < START_MAX, "{last:?}");
+    assert!(changes > kills as u64, "{changes} changes: they were killed before they did anything");
+}
+
+/// A first start, in the middle of which keys are made.
+#[test]
+fn kill_9_while_keys_are_made_leaves_a_node_that_starts() {
+    let place = Place4Nodes::new();
+    for round in 0..60_u64 {
+        let folder = place.path().join(format!("r{round}"));
+        std::fs::create_dir(&folder).unwrap();
+        let run = || {
+            let mut command = dsn();
+            command.current_dir(&folder).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.args(["run", "--node-id", "new", "--listen", "127.0.0.1:0"]);
+            command.spawn().unwrap()
+        };
+        let mut first = run();
+        crate::tools::let_pass(Duration::from_micros(round * 300));
+        first.kill().unwrap();
+        first.wait().unwrap();
+        let mut second = Running { child: run(), control: folder.join("data/new/control.sock") };
+        let mut line = String::new();
+        BufReader::new(second.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.starts_with("listening on "), "round {round}: {line:?}");
+        assert!(ask(&second.control, &json!({ "op": "set", "entries": { "k": "v" } })).is_some());
+    }
+}
