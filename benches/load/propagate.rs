@@ -16,7 +16,7 @@ use crate::support::PATIENCE;
 #[derive(Debug)]
 pub(crate) struct Spread {
     pub(crate) all_ms: Vec<f64>,
-    /// Until `set` returned: on disk.
+    /// Until `set` returned: it is on disk by then, and on its way to the others.
     pub(crate) set_ms: Vec<f64>,
     /// CPU time of all nodes for a change, ms.
     pub(crate) cpu_ms: f64,
@@ -87,7 +87,11 @@ pub(crate) fn propagation(scale: &Scale) {
             percentile(&spread.all_ms, 99),
             "ms",
         );
-        rows.note(format!("of it until durable, {nodes} nodes: p50"), median(&spread.set_ms), "ms");
+        rows.note(
+            format!("of it until set returned, {nodes} nodes: p50"),
+            median(&spread.set_ms),
+            "ms",
+        );
     }
     rows.save();
 }

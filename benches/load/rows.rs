@@ -106,13 +106,54 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
-/// Prints all figures that were kept, those with a goal only, as one table.
+/// Prints all figures that were kept and have a goal as one table, and writes all that were kept
+/// as Markdown, for docs/benchmarks.md.
 pub(crate) fn print_table(names: &[&str]) {
     println!("\n{:<62} | {:<16} | {:<9} | met?", "figure", "value", "goal");
     println!("{}", "-".repeat(104));
+    let mut markdown = String::from("| figure | value | goal | met? |\n|---|---|---|---|\n");
     for results in names.iter().filter_map(|name| load(name)) {
-        for row in results.as_array().unwrap().iter().filter(|row| row["goal"].is_string()) {
-            println!("{}", line(row));
+        for row in results.as_array().unwrap() {
+            let line = line(row);
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            markdown += &format!("| {} |\n", cells.join(" | "));
+            if row["goal"].is_string() {
+                println!("{line}");
+            }
         }
     }
+    markdown += &growth_table().unwrap_or_default();
+    std::fs::create_dir_all(folder()).unwrap();
+    std::fs::write(folder().join("table.md"), markdown).unwrap();
+    println!("\nall of them as Markdown: {}", folder().join("table.md").display());
+}
+
+/// Figure 7 as Markdown.
+fn growth_table() -> Option<String> {
+    let points = load("growth-points")?;
+    let fields = [
+        "nodes",
+        "keys",
+        "p50_ms",
+        "p99_ms",
+        "updates_s",
+        "update_bytes",
+        "cpu_ms",
+        "requests",
+        "bytes",
+        "rss_mb",
+        "own_mb",
+    ];
+    let mut table = String::from(
+        "\n| nodes | keys | p50 ms | p99 ms | UPDATEs/s | bytes of one | CPU ms | requests | bytes | \
+         RSS MB | own MB |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for point in ["keys", "nodes"].iter().filter_map(|by| points[by].as_array()).flatten() {
+        let cells = fields.map(|field| match point[field].as_u64() {
+            Some(whole) => whole.to_string(),
+            None => number(point[field].as_f64().unwrap_or_default()),
+        });
+        table += &format!("| {} |\n", cells.join(" | "));
+    }
+    Some(table)
 }
