@@ -1,4 +1,4 @@
-//! Writing a file so that it is there, whole, after a power cut; reading what a bad disk still gives.
+//! Writing a file so that it is there after a power cut; reading what a bad disk still gives.
 
 use std::fs::{DirBuilder, File};
 use std::io::{Error, ErrorKind, Write};

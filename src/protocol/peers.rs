@@ -77,8 +77,8 @@ pub struct Link {
     pub data_in: u64,
     /// Which version of our own record the peer holds, as far as we know.
     pub own_held: Option<Fingerprint>,
-    /// Whether the peer refused our last HELLO: that it answers the first step of each does not make
-    /// it one that we can talk to.
+    /// Whether the peer refused our last HELLO: that it answers the first step of each does not
+    /// make it one that we can talk to.
     pub refused: bool,
     /// From where a twin of the peer called, and when it did last, ms.
     pub twin: Option<(Address, u64)>,

@@ -234,7 +234,7 @@ impl Node {
                 }
                 self.heard(node_id, now, actions);
                 if let Some(twin) = pong.twin {
-                    self.note_own_twin(node_id, &twin, now, actions);
+                    self.note_own_twin(&twin, now, actions);
                 }
             }
             (Call::Peers, Outcome::Answered(Answer::Peers(answer))) => {
@@ -273,19 +273,13 @@ impl Node {
     }
 
     /// A peer was called by another node with our id, and our key or another one.
-    fn note_own_twin(
-        &mut self,
-        peer: &NodeId,
-        twin: &Address,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) {
+    fn note_own_twin(&mut self, twin: &Address, now: Now, actions: &mut Vec<Action>) {
         let own_id = self.settings.node_id.clone();
         let key = key_fingerprint(&self.settings.public_key);
         let host = twin.as_str().rsplit_once(':').map_or(twin.as_str(), |(host, _)| host);
         let text = format!(
-            "two nodes run as {own_id}: this one with key {key}, and one that called {peer} from {host} (`dsn status` on \
-             {peer} says with which key); {TWIN_ADVICE}"
+            "two nodes run as {own_id}: this one with key {key}, and one that called from {host} (`dsn status` on the \
+             others says with which key); {TWIN_ADVICE}"
         );
         self.note_conflict(Conflict::about(&own_id, text, now), actions);
     }
