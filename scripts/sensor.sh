@@ -47,9 +47,12 @@ readings() {
     for zone in /sys/class/thermal/thermal_zone*; do
         if [ -r "$zone/temp" ] && reading=$(cat "$zone/temp" 2>/dev/null); then
             name=$(cat "$zone/type" 2>/dev/null || echo zone)
-            echo "$name $reading" | awk -v zone="${zone##*zone}" '{
-                gsub(/[^A-Za-z0-9_-]/, "_", $1)
-                printf "temperature_c/%s-%s=%.1f\n", zone, $1, $2 / 1000
+            # The reading first: a name may have blanks.
+            echo "$reading $name" | awk -v zone="${zone##*zone}" '{
+                reading = $1 / 1000
+                sub(/^[^ ]* /, "")
+                gsub(/[^A-Za-z0-9_-]/, "_")
+                printf "temperature_c/%s-%s=%.1f\n", zone, $0, reading
             }'
         fi
     done

@@ -354,7 +354,7 @@ impl RunningNode {
                 log::error!("a thread of the node had panicked");
             }
         }
-        // Last: whoever asked over the socket to stop takes its end as a sign that all else is free.
+        // Last: whoever asked over the socket to stop takes its end as a sign that all is free.
         if let Some(control) = self.control.take() {
             control.stop();
         }
