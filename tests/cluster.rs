@@ -237,7 +237,7 @@ fn a_card_that_was_cloned_is_named_on_all_sides() {
     for node in [&hub, &one, &two] {
         eventually("the twins are named", || {
             let says = node.json(&["status"])["degraded"].to_string();
-            says.contains("two nodes run as pi")
+            says.contains("two nodes run as pi with one key")
         });
     }
 }

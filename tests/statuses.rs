@@ -21,7 +21,7 @@ use dsn::protocol::patch::Patch;
 use dsn::protocol::report::PeerStatus;
 use dsn::protocol::state::{Change, Entries, Record, Value};
 use dsn::protocol::verdict::Reason;
-use dsn::protocol::wire::{Answer, Kind, Request, Update, Version, Want};
+use dsn::protocol::wire::{Answer, Hello, Kind, Request, Update, Version, Want};
 use support::{Heard, Member, Place4Nodes, exchange, id, key, network_keys, post, value};
 
 fn address(node: &RunningNode) -> SocketAddr {
@@ -169,6 +169,20 @@ fn hello_is_200_then_204_and_each_refusal_has_its_status() {
     assert_eq!(same_id.say(&hello).verdict(), refused(Reason::OtherKey));
     assert_eq!(everything(&node), before);
     assert_eq!(node.status().degraded.len(), 2, "{:?}", node.status().degraded);
+    node.stop();
+}
+
+/// An address with port 0 is none: passed on, it would make a whole list unreadable.
+#[test]
+fn a_hello_from_port_0_is_malformed() {
+    let place = Place4Nodes::new();
+    let node = place.start("a", &[]);
+    let mut member = Member::new("m", address(&node));
+    let hello = match member.hello() {
+        Request::Hello(hello) => Request::Hello(Hello { port: 0, ..hello }),
+        other => other,
+    };
+    all_refused(&node, &member, vec![(hello, Reason::Malformed)]);
     node.stop();
 }
 

@@ -9,7 +9,7 @@ use super::address::Address;
 use super::identity::{NodeId, PublicKey, Session};
 use super::report::PeerStatus;
 use super::state::{Fingerprint, Record};
-use super::wire::Version;
+use super::wire::{Twin, Version};
 
 /// How a public key came to be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,8 +80,8 @@ pub struct Link {
     /// Whether the peer refused our last HELLO: that it answers the first step of each does not
     /// make it one that we can talk to.
     pub refused: bool,
-    /// From where a twin of the peer called, and when it did last, ms.
-    pub twin: Option<(Address, u64)>,
+    /// A twin of the peer, and when it called last, ms.
+    pub twin: Option<(Twin, u64)>,
 }
 
 /// A request on its way.

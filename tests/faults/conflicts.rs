@@ -105,7 +105,7 @@ fn one_id_with_two_keys_is_named_by_all_and_nothing_flaps() {
     let places = [port(&one), port(&two)];
     all_name_it(&[&hub, &two], &["two nodes use the id pi", &old, &new, places[0], places[1]]);
     all_name_it(&[&hub, &two], &["dsn forget pi"]);
-    all_name_it(&[&one], &["two nodes run as pi", &old, "127.0.0.1", "on the others"]);
+    all_name_it(&[&one], &["two nodes run as pi", &old, &new, "127.0.0.1", "on the others"]);
     nothing_flaps(&[&hub, &one, &two]);
     assert_eq!(hub.status_of("pi"), "alive");
     one.told(&["set", "k", "mine"]);

@@ -276,7 +276,7 @@ class Member:
         status, said = self.signed("/ping", self.header() + bytes(16))
         assert status == 200, (status, said)
         reader = Reader(said)
-        view, twin = reader.take(16), reader.option(reader.text)
+        view, twin = reader.take(16), reader.option(lambda: (reader.text(), reader.take(65)))
         reader.end()
         return view, twin
 

@@ -10,7 +10,7 @@ use crate::protocol::identity::NodeId;
 use crate::protocol::peers::{Call, Retry, Trust};
 use crate::protocol::report::{Event, PeerStatus, Refused};
 use crate::protocol::verdict::Reason;
-use crate::protocol::wire::{Answer, HelloAnswer, KnownNode, PeersAnswer, Refusal};
+use crate::protocol::wire::{Answer, HelloAnswer, KnownNode, PeersAnswer, Refusal, Twin};
 
 /// Longest time between tries of a node that does not answer, ms: within it a healed network is
 /// whole again even if nobody calls first.
@@ -273,14 +273,22 @@ impl Node {
     }
 
     /// A peer was called by another node with our id, and our key or another one.
-    fn note_own_twin(&mut self, twin: &Address, now: Now, actions: &mut Vec<Action>) {
+    fn note_own_twin(&mut self, twin: &Twin, now: Now, actions: &mut Vec<Action>) {
         let own_id = self.settings.node_id.clone();
-        let key = key_fingerprint(&self.settings.public_key);
-        let host = twin.as_str().rsplit_once(':').map_or(twin.as_str(), |(host, _)| host);
-        let text = format!(
-            "two nodes run as {own_id}: this one with key {key}, and one that called from {host} (`dsn status` on the \
-             others says with which key); {TWIN_ADVICE}"
-        );
+        let own_key = key_fingerprint(&self.settings.public_key);
+        let address = twin.address.as_str();
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let text = if twin.public_key == self.settings.public_key {
+            format!(
+                "two nodes run as {own_id} with one key, {own_key}: this one, and one that called from {host}; {TWIN_ADVICE}"
+            )
+        } else {
+            format!(
+                "two nodes run as {own_id}: this one with key {own_key}, and one with key {} that called from {host} and was \
+                 refused; give it another id, or `dsn forget {own_id}` on the others if it is to take the place of this one",
+                key_fingerprint(&twin.public_key)
+            )
+        };
         self.note_conflict(Conflict::about(&own_id, text, now), actions);
     }
 

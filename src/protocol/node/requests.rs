@@ -15,7 +15,7 @@ use crate::protocol::report::{Event, Message, PeerStatus};
 use crate::protocol::state::{Head, Record};
 use crate::protocol::verdict::Reason;
 use crate::protocol::wire::{
-    Answer, Data, Header, Hello, HelloAnswer, KnownNode, PeersAnswer, Pong, Refusal, Request,
+    Answer, Data, Header, Hello, HelloAnswer, KnownNode, PeersAnswer, Pong, Refusal, Request, Twin,
     Update, Want,
 };
 use crate::protocol::{PEERS_MAX, PROTOCOL_VERSION};
@@ -140,10 +140,10 @@ impl Node {
         Reply::Nothing
     }
 
-    /// From where a twin of the node called lately.
-    fn twin_of(&self, node_id: &NodeId, now: Now) -> Option<Address> {
-        let (address, at) = self.peers.get(node_id)?.link.twin.as_ref()?;
-        (now.mono_ms.saturating_sub(*at) < CONFLICT_SHOWN_MS).then(|| address.clone())
+    /// A twin of the node that called lately.
+    fn twin_of(&self, node_id: &NodeId, now: Now) -> Option<Twin> {
+        let (twin, at) = self.peers.get(node_id)?.link.twin.as_ref()?;
+        (now.mono_ms.saturating_sub(*at) < CONFLICT_SHOWN_MS).then(|| twin.clone())
     }
 
     /// A session that a later one replaced is still in use: somebody runs with the same key.
@@ -159,7 +159,10 @@ impl Node {
         if !peer.link.superseded.contains(&session) {
             return None;
         }
-        peer.link.twin = Some((Address::of(caller.ip(), caller.port()), now.mono_ms));
+        if let Some(public_key) = peer.direct_key() {
+            let address = Address::of(caller.ip(), caller.port());
+            peer.link.twin = Some((Twin { address, public_key }, now.mono_ms));
+        }
         let other = peer.address.as_ref().map_or("elsewhere", |address| address.as_str());
         let key = peer.direct_key().map(|key| key_fingerprint(&key)).unwrap_or_default();
         let text = format!(
@@ -211,7 +214,8 @@ impl Node {
         self.note_conflict(Conflict::about(from, text.clone(), now), actions);
         if let Some(peer) = self.peers.get_mut(from) {
             // Our next answer to the one that is known tells it.
-            peer.link.twin = Some((place, now.mono_ms));
+            let twin = Twin { address: place, public_key: hello.public_key };
+            peer.link.twin = Some((twin, now.mono_ms));
         }
         Some(Reply::refuse(reason, text))
     }

@@ -209,8 +209,17 @@ pub struct Ping {
 pub struct Pong {
     /// The exclusive or of the fingerprints of all records held.
     pub view: Fingerprint,
-    /// From where another node with id and key of the sender called lately.
-    pub twin: Option<Address>,
+    /// Another node with the id of the sender that called lately.
+    pub twin: Option<Twin>,
+}
+
+/// Another node with the same id.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Twin {
+    /// From where it called.
+    pub address: Address,
+    /// Its public key.
+    pub public_key: PublicKey,
 }
 
 /// DATA.
@@ -359,6 +368,10 @@ pub fn decode_request(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Request>
     let message = match kind {
         Kind::Hello => {
             let (_min, _max, hello): (u16, u16, Hello) = decode(signed)?;
+            if hello.port == 0 {
+                // Nobody listens there, and an address with it is none.
+                return Err(Reason::Malformed);
+            }
             Request::Hello(hello)
         }
         Kind::Peers => Request::Peers(decode(signed)?),
