@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dsn::protocol::wire::Kind;
+use dsn::protocol::wire::{Hello, Kind, Request};
 use socket2::{Domain, Protocol, Socket, Type};
 use support::process::Process;
 use support::{Member, Place4Nodes, eventually};
@@ -358,6 +358,24 @@ fn attack(place: &Place4Nodes, node: &Process) {
     assert!(log < 64 * 1024, "the log has {log} bytes");
     assert!(!node.log_text().contains("panicked at src/"), "{}", node.log_text());
     drop(place.spawn_at("late", "127.0.0.1:0", &[&node.address]));
+}
+
+/// A conflict is told once; one that looks different each time is not told for ever.
+#[test]
+fn a_member_that_claims_an_id_again_and_again_does_not_fill_the_log() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    let address: SocketAddr = node.address.parse().unwrap();
+    let _first = Member::joined("m", address);
+    let mut liar = Member::new("m", address);
+    for port in 1..200 {
+        let Request::Hello(hello) = liar.hello() else { panic!("no HELLO") };
+        let claim = Request::Hello(Hello { port, ..hello });
+        assert_eq!(liar.say(&claim).verdict().0, 401);
+    }
+    let log = node.log_text();
+    let lines = log.lines().filter(|line| line.contains("two nodes use the id m")).count();
+    assert!((1..=16).contains(&lines), "{lines} lines");
 }
 
 fn raise_limit() {

@@ -220,6 +220,8 @@ pub struct Node {
     seeds: Vec<Seed>,
     inbox: Inbox,
     conflicts: VecDeque<Conflict>,
+    /// When conflicts were told of late, ms.
+    noted_at: Vec<u64>,
     /// The exclusive or of the fingerprints of all records held.
     view: Fingerprint,
     /// From where a peer saw us, for others to use where no address was given.
@@ -266,6 +268,7 @@ impl Node {
             peers: PeerTable::default(),
             inbox: Inbox::default(),
             conflicts: VecDeque::new(),
+            noted_at: Vec::new(),
             seen_at: None,
             random: fastrand::Rng::with_seed(random),
             flights: 0,

@@ -24,6 +24,12 @@ const CONFLICTS_MAX: usize = 16;
 /// that one that goes on does not blink.
 pub(super) const CONFLICT_SHOWN_MS: u64 = 90_000;
 
+/// Most conflicts that are told within [`NOTES_MS`]: a member that claims ids again and again can't
+/// fill the log.
+const NOTES_MAX: usize = 16;
+/// The time that [`NOTES_MAX`] is about, ms.
+const NOTES_MS: u64 = 60_000;
+
 impl Conflict {
     pub(super) fn about(node_id: &NodeId, text: String, now: Now) -> Self {
         Self { node_id: Some(node_id.clone()), text, seen_at: now.mono_ms }
@@ -133,7 +139,11 @@ impl Node {
         if self.conflicts.len() == CONFLICTS_MAX {
             self.conflicts.pop_front();
         }
-        actions.push(Action::Note(conflict.text.clone()));
+        self.noted_at.retain(|at| conflict.seen_at.saturating_sub(*at) < NOTES_MS);
+        if self.noted_at.len() < NOTES_MAX {
+            self.noted_at.push(conflict.seen_at);
+            actions.push(Action::Note(conflict.text.clone()));
+        }
         self.conflicts.push_back(conflict);
     }
 
