@@ -99,6 +99,7 @@ impl Victim<'_> {
     }
 
     /// Nothing acknowledged is lost, nothing is half there, nothing appears that nobody asked for.
+    /// The end of the journal may be torn: Linux ends a write of a killed process between pages.
     fn check(&mut self, running: &Running) {
         let state = ask(&running.control, &json!({ "op": "state", "node": self.name })).unwrap();
         for (at, written) in self.written.iter_mut().enumerate() {
@@ -113,7 +114,6 @@ impl Victim<'_> {
             assert!(state["timestamp"].as_u64().unwrap() >= written.timestamp, "{}", self.name);
             *written = Written { acknowledged: found, asked: found, ..*written };
         }
-        assert!(!self.log_text().contains("was damaged"), "{}", self.log_text());
     }
 
     /// Writes with several programs at once until it is killed.
