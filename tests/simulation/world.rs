@@ -43,6 +43,9 @@ pub struct Faults {
     pub slow: u32,
     /// Directed pairs of hosts that nothing passes.
     pub cut: BTreeSet<(usize, usize)>,
+    /// Directed pairs of hosts of which the first may not call the second, as behind a firewall
+    /// that refuses; its answers pass.
+    pub forbidden: BTreeSet<(usize, usize)>,
 }
 
 struct Disk {
@@ -475,7 +478,10 @@ impl World {
             }
             return;
         };
-        if let Some(delay) = self.passes(host, receiver) {
+        if self.faults.forbidden.contains(&(host, receiver)) {
+            let answer = Err("not allowed".into());
+            self.schedule(2, host, Event::Come { flight, answer });
+        } else if let Some(delay) = self.passes(host, receiver) {
             let run = self.hosts[host].run;
             let arrive = Event::Arrive { from: Some(host), to, caller, bytes, flight, run };
             self.schedule(delay, receiver, arrive);
@@ -703,6 +709,17 @@ impl World {
             }
         }
         self.say(|| format!("split {left:?} from {right:?}"));
+    }
+
+    /// Ends one split; others last.
+    pub fn mend(&mut self, left: &[usize], right: &[usize]) {
+        for &a in left {
+            for &b in right {
+                self.faults.cut.remove(&(a, b));
+                self.faults.cut.remove(&(b, a));
+            }
+        }
+        self.say(|| format!("{left:?} and {right:?} see each other again"));
     }
 
     pub fn heal(&mut self) {
