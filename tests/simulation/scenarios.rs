@@ -193,6 +193,26 @@ fn the_dead_are_lost_soon_and_come_back_with_their_state() {
     assert!(holds(&world, 7, 7, "k", "before"));
 }
 
+/// Once a hint had led to a node, its back-off never began: the others tried it at every tick for
+/// ever, and each try held one of the few senders for those that may not answer.
+#[test]
+fn the_dead_are_tried_ever_more_rarely() {
+    let mut world = network(21, 6);
+    world.run_for(MINUTE_MS);
+    world.kill(5);
+    world.run_for(5 * MINUTE_MS);
+    let hellos = |world: &World| world.hosts.iter().map(|host| host.hellos).sum::<u64>();
+    let before = hellos(&world);
+    world.run_for(10 * MINUTE_MS);
+    let per_host = (hellos(&world) - before) / 5;
+    assert!(
+        (10..=60).contains(&per_host),
+        "{per_host} tries in ten minutes, of each of the others"
+    );
+    world.start(5);
+    whole_within(&mut world, HEALING_MAX_MS);
+}
+
 #[test]
 fn an_idle_network_is_quiet() {
     for count in [8, 32] {

@@ -10,7 +10,7 @@ use dsn::protocol::node::{Action, Node, Now, Outcome, Outgoing, Pin, Reply, Sett
 use dsn::protocol::peers::Ticket;
 use dsn::protocol::report::{Event as Told, PeerStatus};
 use dsn::protocol::state::{Change, Entries, Key, Record, Value, next_timestamp};
-use dsn::protocol::wire::ProgramVersion;
+use dsn::protocol::wire::{Kind, ProgramVersion};
 
 use super::checks::History;
 use super::wire::{
@@ -80,6 +80,7 @@ pub struct Host {
     disk: Disk,
     running: Option<Running>,
     pub sent: u64,
+    pub hellos: u64,
 }
 
 #[derive(Clone)]
@@ -167,6 +168,7 @@ impl World {
             disk: Disk { record: None, pins: Vec::new(), fails: false },
             running: None,
             sent: 0,
+            hellos: 0,
         };
         Self {
             now_ms: 1_000,
@@ -458,6 +460,7 @@ impl World {
         let key = self.hosts[host].key;
         let bytes = encode_request(&key, tag, &outgoing.request);
         self.hosts[host].sent += 1;
+        self.hosts[host].hellos += u64::from(bytes.kind == Kind::Hello);
         if twice {
             self.check(Err(format!("boundedness: two flights from n{host} to {target:?}")));
         }
