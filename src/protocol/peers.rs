@@ -239,6 +239,8 @@ impl Peer {
             self.hints.push_front(hint);
             self.has_new_hint = false;
         }
+        // A hint that led to the node is its address now, and no hint that waits to be tried.
+        self.has_new_hint &= !self.hints.is_empty();
     }
 
     /// Where others should look for it.

@@ -98,7 +98,8 @@ fn act(world: &mut World) {
                 world.everyone().into_iter().partition(|_| world.random.bool());
             world.split(&left, &right);
         }
-        79..=80 => drop(world.faults.cut.insert((host, other))),
+        79 => drop(world.faults.cut.insert((host, other))),
+        80 => drop(world.faults.forbidden.insert((host, other))),
         81..=83 => world.heal(),
         84..=85 => {
             let (loss, slow) = (world.random.u32(0..300), world.random.u32(0..200));

@@ -81,31 +81,92 @@ fn halves_go_on_and_become_one_again() {
 }
 
 #[test]
+fn splits_may_overlap() {
+    let mut world = network(20, 6);
+    let all = world.everyone();
+    // A ring: each sees its two neighbours only.
+    let far = |a: usize, b: usize| ![0, 1, 5].contains(&((a + 6 - b) % 6));
+    let pairs = all.iter().flat_map(|a| all.iter().map(|b| (*a, *b)));
+    world.faults.cut.extend(pairs.filter(|(a, b)| far(*a, *b)));
+    for (wait_ms, value) in [(0, "as they are cut"), (MINUTE_MS, "in a ring")] {
+        world.run_for(wait_ms);
+        flows_to_all(&mut world, value);
+    }
+    assert_eq!(world.status(0, 3), Some(PeerStatus::Lost));
+    world.heal();
+    whole_within(&mut world, HEALING_MAX_MS);
+    // Two splits at one time, of which one ends before the other.
+    world.split(&[0, 1, 2], &[3, 4, 5]);
+    world.split(&[0, 3], &[1, 2, 4, 5]);
+    world.run_for(MINUTE_MS);
+    for (host, other) in [(1, 2), (4, 5)] {
+        world.set(host, "k", "both");
+        let heard = world.run_until(2_000, |world| holds(world, other, host, "k", "both"));
+        assert!(heard.is_some(), "each part goes on");
+    }
+    world.set(0, "k", "alone");
+    for (left, right) in [([0], &[3][..]), ([1], &[4, 5]), ([2], &[4, 5])] {
+        world.mend(&left, right);
+    }
+    let parts =
+        world.run_until(HEALING_MAX_MS, |world| world.agree(&[0, 3]) && world.agree(&[1, 2, 4, 5]));
+    assert!(parts.is_some(), "one split is over");
+    assert!(!holds(&world, 1, 0, "k", "alone"), "the other one is not");
+    world.heal();
+    whole_within(&mut world, HEALING_MAX_MS);
+}
+
+/// All change their state; all others hold that soon, whoever can speak to whom.
+fn flows_to_all(world: &mut World, value: &str) {
+    let all = world.everyone();
+    for host in &all {
+        world.set(*host, "k", value);
+    }
+    let flows = world.run_until(HEALING_MAX_MS, |world| {
+        all.iter().all(|host| all.iter().all(|other| holds(world, *host, *other, "k", value)))
+    });
+    assert!(flows.is_some(), "{value}");
+    unbroken(world);
+}
+
+#[test]
 fn state_flows_through_a_bridge() {
     let mut world = network(4, 7);
     // Three and three that do not see each other, and one that both see.
     world.split(&[0, 1, 2], &[4, 5, 6]);
     world.run_for(MINUTE_MS);
-    world.set(0, "k", "far");
-    let flows =
-        world.run_until(60_000, |world| (4..7).all(|host| holds(world, host, 0, "k", "far")));
-    assert!(flows.is_some(), "through the bridge");
-    unbroken(&world);
+    flows_to_all(&mut world, "far");
+    // The bridge is cut from one half, and comes back.
+    world.split(&[3], &[4, 5, 6]);
+    world.run_for(MINUTE_MS);
+    world.set(0, "k", "meanwhile");
+    world.set(5, "k", "meanwhile");
+    world.run_for(MINUTE_MS);
+    assert!(!holds(&world, 5, 0, "k", "meanwhile") && !holds(&world, 0, 5, "k", "meanwhile"));
+    world.mend(&[3], &[4, 5, 6]);
+    let flows = world.run_until(HEALING_MAX_MS, |world| {
+        (4..7).all(|host| holds(world, host, 0, "k", "meanwhile"))
+            && (0..3).all(|host| holds(world, host, 5, "k", "meanwhile"))
+    });
+    assert!(flows.is_some(), "through the bridge again");
+    world.heal();
+    whole_within(&mut world, HEALING_MAX_MS);
 }
 
 #[test]
 fn one_way_links_keep_nobody_from_the_state() {
-    let mut world = network(5, 5);
-    world.faults.cut.extend([(0, 1), (2, 3), (3, 4), (4, 1)]);
-    world.run_for(MINUTE_MS);
-    for host in 0..5 {
-        world.set(host, "k", "one way");
+    let pairs = [(0, 1), (2, 3), (3, 4), (4, 1)];
+    for silent in [true, false] {
+        let mut world = network(5, 5);
+        // What goes one way vanishes, or nobody may call that way.
+        let faults = &mut world.faults;
+        if silent { &mut faults.cut } else { &mut faults.forbidden }.extend(pairs);
+        flows_to_all(&mut world, "at once");
+        world.run_for(MINUTE_MS);
+        flows_to_all(&mut world, "later");
+        world.heal();
+        whole_within(&mut world, HEALING_MAX_MS);
     }
-    let flows = world.run_until(60_000, |world| {
-        (0..5).all(|host| (0..5).all(|other| holds(world, host, other, "k", "one way")))
-    });
-    assert!(flows.is_some());
-    unbroken(&world);
 }
 
 #[test]
@@ -132,6 +193,26 @@ fn the_dead_are_lost_soon_and_come_back_with_their_state() {
     assert!(holds(&world, 7, 7, "k", "before"));
 }
 
+/// Once a hint had led to a node, its back-off never began: the others tried it at every tick for
+/// ever, and each try held one of the few senders for those that may not answer.
+#[test]
+fn the_dead_are_tried_ever_more_rarely() {
+    let mut world = network(21, 6);
+    world.run_for(MINUTE_MS);
+    world.kill(5);
+    world.run_for(5 * MINUTE_MS);
+    let hellos = |world: &World| world.hosts.iter().map(|host| host.hellos).sum::<u64>();
+    let before = hellos(&world);
+    world.run_for(10 * MINUTE_MS);
+    let per_host = (hellos(&world) - before) / 5;
+    assert!(
+        (10..=60).contains(&per_host),
+        "{per_host} tries in ten minutes, of each of the others"
+    );
+    world.start(5);
+    whole_within(&mut world, HEALING_MAX_MS);
+}
+
 #[test]
 fn an_idle_network_is_quiet() {
     for count in [8, 32] {
@@ -152,13 +233,17 @@ fn a_node_that_moves_while_it_runs_is_found_again() {
     world.move_to(3, 200);
     world.set(3, "k", "moved");
     whole_within(&mut world, HEALING_MAX_MS);
-    // And one that moves while others sleep.
-    world.hang(4, 40_000);
-    world.hang(5, 40_000);
-    world.run_for(1_000);
-    world.move_to(2, 300);
-    world.run_for(40_000);
-    whole_within(&mut world, HEALING_MAX_MS);
+    // And one that moves while others sleep: two of them, then all.
+    for (round, asleep) in [&[4, 5][..], &[0, 1, 3, 4, 5]].into_iter().enumerate() {
+        for host in asleep {
+            world.hang(*host, 30_000);
+        }
+        world.run_for(5_000);
+        world.move_to(2, 300 + round);
+        world.set(2, "k", &format!("moved {round}"));
+        world.run_for(25_000);
+        whole_within(&mut world, HEALING_MAX_MS);
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use dsn::protocol::peers::Ticket;
 use dsn::protocol::report::{Event as Told, PeerStatus};
 use dsn::protocol::state::{Change, Entries, Key, Record, Value, next_timestamp};
 use dsn::protocol::verdict::Reason;
-use dsn::protocol::wire::{ProgramVersion, Request};
+use dsn::protocol::wire::{Kind, ProgramVersion, Request};
 
 use super::checks::History;
 use super::wire::{
@@ -44,6 +44,9 @@ pub struct Faults {
     pub slow: u32,
     /// Directed pairs of hosts that nothing passes.
     pub cut: BTreeSet<(usize, usize)>,
+    /// Directed pairs of hosts of which the first may not call the second, as behind a firewall
+    /// that refuses; its answers pass.
+    pub forbidden: BTreeSet<(usize, usize)>,
 }
 
 struct Disk {
@@ -78,6 +81,7 @@ pub struct Host {
     disk: Disk,
     running: Option<Running>,
     pub sent: u64,
+    pub hellos: u64,
 }
 
 #[derive(Clone)]
@@ -168,6 +172,7 @@ impl World {
             disk: Disk { record: None, pins: Vec::new(), fails: false },
             running: None,
             sent: 0,
+            hellos: 0,
         };
         Self {
             now_ms: 1_000,
@@ -467,6 +472,7 @@ impl World {
         if let Request::Update(update) = &outgoing.request {
             self.patches += update.patches.len() as u64;
         }
+        self.hosts[host].hellos += u64::from(bytes.kind == Kind::Hello);
         if twice {
             self.check(Err(format!("boundedness: two flights from n{host} to {target:?}")));
         }
@@ -487,7 +493,10 @@ impl World {
             }
             return;
         };
-        if let Some(delay) = self.passes(host, receiver) {
+        if self.faults.forbidden.contains(&(host, receiver)) {
+            let answer = Err("not allowed".into());
+            self.schedule(2, host, Event::Come { flight, answer });
+        } else if let Some(delay) = self.passes(host, receiver) {
             let run = self.hosts[host].run;
             let arrive = Event::Arrive { from: Some(host), to, caller, bytes, flight, run };
             self.schedule(delay, receiver, arrive);
@@ -718,6 +727,17 @@ impl World {
             }
         }
         self.say(|| format!("split {left:?} from {right:?}"));
+    }
+
+    /// Ends one split; others last.
+    pub fn mend(&mut self, left: &[usize], right: &[usize]) {
+        for &a in left {
+            for &b in right {
+                self.faults.cut.remove(&(a, b));
+                self.faults.cut.remove(&(b, a));
+            }
+        }
+        self.say(|| format!("{left:?} and {right:?} see each other again"));
     }
 
     pub fn heal(&mut self) {
