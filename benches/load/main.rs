@@ -94,7 +94,7 @@ fn main() {
             measure(scale);
         }
     }
-    if !quick && (wanted.is_empty() || wanted.contains(&"growth")) {
+    if !quick && (wanted.is_empty() || wanted.contains(&"table")) {
         plot::write();
     }
 }

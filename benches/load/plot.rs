@@ -10,7 +10,7 @@ use super::rows::{load, number};
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 250.0;
 const LEFT: f64 = 76.0;
-const RIGHT: f64 = 20.0;
+const RIGHT: f64 = 40.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 46.0;
 const COLOURS: [&str; 2] = ["#1b6ca8", "#c8553d"];
@@ -118,19 +118,18 @@ fn draw(svg: &mut String, panel: &Panel, points: &[Value], field: &str, what: &s
     let (middle, below) = (f64::midpoint(LEFT, WIDTH - RIGHT), HEIGHT - BOTTOM + 34.0);
     writeln!(svg, "<text x=\"{middle}\" y=\"{below}\" text-anchor=\"middle\">{what}</text>")
         .unwrap();
-    for ((name, label), colour) in panel.lines.iter().zip(COLOURS) {
-        line(svg, &x, &y, &across, &values(points, name), (label, colour));
+    for (at, ((name, label), colour)) in panel.lines.iter().zip(COLOURS).enumerate() {
+        line(svg, &x, &y, &across, &values(points, name), colour);
+        let right = WIDTH - RIGHT - 80.0 * (panel.lines.len() - 1 - at) as f64;
+        writeln!(
+            svg,
+            "<text x=\"{right}\" y=\"20\" text-anchor=\"end\" fill=\"{colour}\">{label}</text>"
+        )
+        .unwrap();
     }
 }
 
-fn line(
-    svg: &mut String,
-    x: &Axis,
-    y: &Axis,
-    across: &[f64],
-    up: &[f64],
-    (label, colour): (&str, &str),
-) {
+fn line(svg: &mut String, x: &Axis, y: &Axis, across: &[f64], up: &[f64], colour: &str) {
     let places: Vec<(f64, f64)> =
         across.iter().zip(up).map(|(across, up)| (x.at(*across), y.at(*up))).collect();
     let path: Vec<String> = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
@@ -148,14 +147,6 @@ fn line(
              font-size=\"10\">{}</text>",
             y - 6.0,
             number(*value)
-        )
-        .unwrap();
-    }
-    if let (false, Some((x, y))) = (label.is_empty(), places.last()) {
-        let (x, y) = (x - 8.0, y + 14.0);
-        writeln!(
-            svg,
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"end\" fill=\"{colour}\">{label}</text>"
         )
         .unwrap();
     }
