@@ -2,8 +2,8 @@
 //! for a long time, while all promises are checked (`scripts/soak.sh`).
 //!
 //! `DSN_SOAK_MINUTES=n cargo test --release --test soak -- --nocapture` runs for n minutes;
-//! without it, some twenty seconds. `SEED=n` makes the faults of a run that had this seed again; when
-//! exactly they meet the nodes is up to the machine.
+//! without it, some twenty seconds. `SEED=n` makes the faults of a run that had this seed again;
+//! when exactly they meet the nodes is up to the machine.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

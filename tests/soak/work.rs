@@ -18,6 +18,8 @@ const VALUE_BYTES_MAX: usize = 1500;
 const ANSWER_TIME: Duration = PATIENCE;
 /// More than an inbox holds.
 const BURST: u64 = 300;
+/// One message in so many is such a burst.
+const BURST_EVERY: u8 = 100;
 
 /// Starts all workers of a node.
 pub fn employ(world: &Arc<World>, at: usize, pace: Duration) {
@@ -257,7 +259,7 @@ fn send(
             continue;
         }
         let to = (at + 1 + rng.usize(..world.count() - 1)) % world.count();
-        if rng.u8(..200) == 0 {
+        if rng.u8(..BURST_EVERY) == 0 {
             burst(world, at, to, number, &mut node)?;
         } else {
             let _ = send_one(world, at, to, number, &mut node)?;
