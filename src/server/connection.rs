@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+use rustix::event::epoll::EventFlags;
+
 use super::head::{HEAD_BYTES_MAX, Head, Parsed, parse_request};
 
 /// What a connection is doing.
@@ -58,6 +60,8 @@ pub(super) struct Connection {
     pub(super) has_place: bool,
     /// Which kind of place: one of the members' or of the strangers'.
     pub(super) place: usize,
+    /// What it is watched for.
+    pub(super) watched_for: EventFlags,
     head: Option<Head>,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -77,6 +81,7 @@ impl Connection {
             trusted: false,
             has_place: false,
             place: 0,
+            watched_for: EventFlags::IN,
             head: None,
             input: Vec::new(),
             output: Vec::new(),

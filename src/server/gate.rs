@@ -279,6 +279,9 @@ impl Gate {
             State::Waiting | State::Asked => {
                 if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
                     self.close(token);
+                } else {
+                    // It has more to say already: it is looked at again when its turn comes.
+                    self.set_interest(token);
                 }
             }
         }
@@ -296,14 +299,12 @@ impl Gate {
                 if let Some(queue) = self.long.get_mut(class) {
                     queue.push_back(token);
                 }
-                self.set_interest(token);
             }
             Progress::Whole => {
                 connection.state = State::Asked;
                 if let Some(queue) = self.asked.get_mut(class) {
                     queue.push_back(token);
                 }
-                self.set_interest(token);
             }
         }
     }
@@ -366,8 +367,13 @@ impl Gate {
             }
             LineProgress::Broken => return self.restart_backend(),
         }
-        let Some(line) = self.lines.get(at) else { return };
-        let flags = if line.has_more_to_write() {
+        let Some(line) = self.lines.get_mut(at) else { return };
+        let wants_room = line.has_more_to_write();
+        if wants_room == line.watched_for_room {
+            return;
+        }
+        line.watched_for_room = wants_room;
+        let flags = if wants_room {
             epoll::EventFlags::IN | epoll::EventFlags::OUT
         } else {
             epoll::EventFlags::IN
@@ -413,13 +419,18 @@ impl Gate {
         self.set_interest(token);
     }
 
-    fn set_interest(&self, token: u64) {
-        let Some(connection) = self.connections.get(&token) else { return };
+    /// Watches a connection for what it waits for, where that is another thing than before: most
+    /// requests come and are answered without a change.
+    fn set_interest(&mut self, token: u64) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
         let flags = match connection.state {
             State::Reading | State::Closing => epoll::EventFlags::IN,
             State::Writing => epoll::EventFlags::OUT,
             State::Waiting | State::Asked => epoll::EventFlags::empty(),
         };
+        if std::mem::replace(&mut connection.watched_for, flags) == flags {
+            return;
+        }
         let data = epoll::EventData::new_u64(token);
         let _ = epoll::modify(&self.epoll, &connection.stream, data, flags);
     }

@@ -1,6 +1,6 @@
 //! A connection to tiny_http: one request after the other.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IoSlice, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 
@@ -19,6 +19,8 @@ pub(super) struct Line {
     answer: Option<InnerAnswer>,
     /// For whom, and with which method.
     serves: Option<(u64, String)>,
+    /// Whether it is watched for room to write.
+    pub(super) watched_for_room: bool,
 }
 
 /// What became of a request.
@@ -47,6 +49,7 @@ impl Line {
             input: Vec::new(),
             answer: None,
             serves: None,
+            watched_for_room: false,
         }
     }
 
@@ -72,8 +75,13 @@ impl Line {
 
     /// Writes and reads what can be.
     pub(super) fn advance(&mut self) -> LineProgress {
+        let wrote = self.has_more_to_write();
         if self.write().is_err() {
             return LineProgress::Broken;
+        }
+        if wrote && self.input.is_empty() {
+            // Nobody answers so soon; an event says when.
+            return LineProgress::Partial;
         }
         loop {
             if let Some(progress) = self.look() {
@@ -91,16 +99,24 @@ impl Line {
         }
     }
 
+    /// Writes as much as is taken: head and body together.
     fn write(&mut self) -> Result<(), ErrorKind> {
-        for (bytes, written) in self.output.iter().zip(&mut self.written) {
-            while let Some(rest) = bytes.get(*written..).filter(|rest| !rest.is_empty()) {
-                match self.stream.write(rest) {
-                    Ok(0) => return Err(ErrorKind::WriteZero),
-                    Ok(count) => *written += count,
-                    Err(why) if why.kind() == ErrorKind::WouldBlock => return Ok(()),
-                    Err(why) if why.kind() == ErrorKind::Interrupted => {}
-                    Err(why) => return Err(why.kind()),
+        while self.has_more_to_write() {
+            let [head, body] = &self.output;
+            let [of_head, of_body] = self.written;
+            let rest = [
+                IoSlice::new(head.get(of_head..).unwrap_or_default()),
+                IoSlice::new(body.get(of_body..).unwrap_or_default()),
+            ];
+            match self.stream.write_vectored(&rest) {
+                Ok(0) => return Err(ErrorKind::WriteZero),
+                Ok(count) => {
+                    let head_part = count.min(head.len() - of_head);
+                    self.written = [of_head + head_part, of_body + count - head_part];
                 }
+                Err(why) if why.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(why) if why.kind() == ErrorKind::Interrupted => {}
+                Err(why) => return Err(why.kind()),
             }
         }
         Ok(())

@@ -106,8 +106,8 @@ fn change(world: &World, at: usize, rng: &mut fastrand::Rng) -> (Json, u64, Cont
     let mut content = world.sets.content(at);
     let counter = world.sets.next_counter(at);
     let key = format!("k{}", rng.usize(..KEYS));
-    // A removal keeps the counter. Behind a change that came to nothing it would be an older one, and
-    // versions would not stand in the order of their counters.
+    // A removal keeps the counter. Behind a change that came to nothing it would be an older one,
+    // and versions would not stand in the order of their counters.
     let follows = counter_of(&content) == Some(counter - 1);
     if follows && rng.u8(..10) == 0 && content.remove(&key).is_some() {
         return (json!({ "op": "unset", "keys": [key] }), counter - 1, content);
