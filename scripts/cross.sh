@@ -1,5 +1,6 @@
 #!/bin/sh
-# Release binaries for boards and servers: static, so they need nothing beside them.
+# Release binaries for boards and servers: static, so they need nothing beside them, wherever that can
+# be had.
 #
 #   scripts/cross.sh [BOARD…]      builds for: aarch64 armv7 armv6 x86-64 (all of them if none is named)
 #   scripts/cross.sh --check FILE BOARD     checks a binary that is there already
@@ -33,8 +34,9 @@ usage() {
 }
 
 # The ways to build for a board, the best one first: rust target, C compiler (ring needs one, and it
-# links), its package in Debian. musl comes first, as it makes a static binary that asks nobody for
-# anything. glibc is linked statically too: docs/install.md says what is lost.
+# links), its package in Debian. musl comes first: it makes a static binary that asks nobody for anything.
+# glibc is not linked statically: such a binary loads the name services of the host, and ends at once
+# where these are of another version. That was seen with mDNS, which a Raspberry Pi has.
 ways_of() {
     case $1 in
         aarch64) say aarch64-unknown-linux-musl:aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu ;;
@@ -42,8 +44,9 @@ ways_of() {
             say armv7-unknown-linux-musleabihf:arm-linux-gnueabihf-gcc:gcc-arm-linux-gnueabihf
             say armv7-unknown-linux-gnueabihf:arm-linux-gnueabihf-gcc:gcc-arm-linux-gnueabihf
             ;;
-        # Debian's C library for armhf is ARMv7 code, that for armel is not: it passes floats in
-        # other registers, which nobody notices in a static binary.
+        # Debian's C library for armhf is ARMv7 code, that for armel is not. It passes floats in other
+        # registers, which nobody notices in a static binary; it looks for name services of its own
+        # kind, and a host for armhf has none.
         armv6)
             say arm-unknown-linux-musleabihf:arm-linux-gnueabihf-gcc:gcc-arm-linux-gnueabihf
             say arm-unknown-linux-gnueabi:arm-linux-gnueabi-gcc:gcc-arm-linux-gnueabi
@@ -102,10 +105,14 @@ build() {
     fi
 }
 
+# Whether a file for the target uses the C library of the host.
+is_shared() { case $target in *-gnu | *-gnueabihf) ;; *) false ;; esac }
+
 compile() {
     upper=$(say "$target" | tr 'a-z-' 'A-Z_')
     lower=$(say "$target" | tr '-' '_')
     flags='-C target-feature=+crt-static'
+    if is_shared; then flags='-C target-feature=-crt-static'; fi
     (
         cd "$here"
         export "CC_$lower=$compiler" "CARGO_TARGET_${upper}_LINKER=$compiler"
@@ -140,8 +147,7 @@ check() {
     segments=$(readelf -lW "$1")
     dynamic=$(readelf -dW "$1")
     say "$header" | grep -q "Machine:.*$machine\$" || bad="$bad; it is not for $machine"
-    if say "$segments" | grep -q INTERP; then bad="$bad; it wants an interpreter"; fi
-    if say "$dynamic" | grep -q NEEDED; then bad="$bad; it wants libraries"; fi
+    check_libraries "$1" "$2"
     if say "$dynamic" | grep -q TEXTREL; then bad="$bad; its code is changed when it is loaded"; fi
     if say "$segments" | grep GNU_STACK | grep -q 'RWE'; then bad="$bad; its stack can be executed"; fi
     if [ $machine = ARM ]; then check_arm "$1" "$2"; fi
@@ -149,6 +155,35 @@ check() {
         complain "$1 can't be given to $2:${bad#;}"
         return 1
     fi
+}
+
+# The latest glibc that a file may want: Debian 12 and Raspberry Pi OS of 2023 have 2.36.
+glibc_max=2.36
+
+# Static files want nothing. Others (their names say so) want the C library of the host and no more.
+check_libraries() {
+    interpreter=$(say "$segments" | sed -n 's/.*program interpreter: \(.*\)]/\1/p')
+    libraries=$(say "$dynamic" | sed -n 's/.*(NEEDED).*\[\(.*\)]/\1/p' | sort | tr '\n' ' ')
+    case $1 in *-gnu | *-gnueabihf) ;; *)
+        [ -z "$interpreter" ] || bad="$bad; it wants the interpreter $interpreter"
+        [ -z "$libraries" ] || bad="$bad; it wants libraries: $libraries"
+        return 0
+        ;;
+    esac
+    case $2:$interpreter in
+        armv7:/lib/ld-linux-armhf.so.3 | x86-64:/lib64/ld-linux-x86-64.so.2) ;;
+        *) bad="$bad; it wants the interpreter ${interpreter:-none}" ;;
+    esac
+    for library in $libraries; do
+        case $library in
+            libc.so.6 | libgcc_s.so.1 | libm.so.6 | ld-linux-armhf.so.3 | ld-linux-x86-64.so.2) ;;
+            *) bad="$bad; it wants the library $library" ;;
+        esac
+    done
+    glibc=$(readelf -VW "$1" | grep -o 'GLIBC_[0-9.]*' | cut -d _ -f 2 | sort -V | tail -n 1)
+    say "$1 wants: ${libraries}with glibc $glibc or later"
+    [ "$(printf '%s\n' "$glibc" $glibc_max | sort -V | tail -n 1)" = $glibc_max ] ||
+        bad="$bad; it wants glibc $glibc, later than $glibc_max"
 }
 
 # The version of ARM. ring carries code for ARMv7 that it uses where the processor has it, and that
@@ -170,7 +205,7 @@ start() {
     case $board:$(uname -m) in
         aarch64:aarch64 | armv7:armv7l | armv6:armv6l | x86-64:x86_64) runner='' ;;
         aarch64:*) runner=qemu-aarch64-static ;;
-        armv7:*) runner='qemu-arm-static -cpu cortex-a7' ;;
+        armv7:*) runner='qemu-arm-static -cpu cortex-a7 -L /usr/arm-linux-gnueabihf' ;;
         armv6:*) runner='qemu-arm-static -cpu arm1176' ;;
         *) runner=qemu-x86_64-static ;;
     esac
