@@ -15,9 +15,11 @@ pub struct Process {
     stdout: BufReader<ChildStdout>,
 }
 
-/// The binary with an environment that names no node.
+/// The binary with an environment that names no node. `DSN_TEST_BIN` names another one, such as
+/// the static one of a release.
 pub fn dsn() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dsn"));
+    let other = std::env::var_os("DSN_TEST_BIN");
+    let mut command = Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_dsn").into()));
     for (name, _) in std::env::vars() {
         if name.starts_with("DSN_") || name == "RUST_LOG" {
             command.env_remove(name);
