@@ -120,7 +120,7 @@ impl From<Error> for Fault {
 /// The socket of a node that was installed as a service (scripts/systemd).
 const SERVICE_SOCKET: &str = "/run/dsn/control.sock";
 
-/// The socket that was named, or that of the only node under the data folder, or that of the service.
+/// The socket that was named, that of the only node under the data folder, or that of the service.
 fn find_socket(named: Option<PathBuf>) -> Result<PathBuf, Fault> {
     if let Some(path) = named {
         return Ok(path);
