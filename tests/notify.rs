@@ -1,4 +1,5 @@
-//! What a service manager hears of a node: that it serves, that it is well while it is, that it stops.
+//! What a service manager hears of a node: that it serves, that it is well while it is, that it
+//! stops.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

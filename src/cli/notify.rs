@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use dsn::runtime::Pulse;
 
-/// So many looks fit into the time after which the service manager gives up: one that was in vain is
-/// no reason to be ended.
+/// So many looks fit into the time after which the service manager gives up: one that was in vain
+/// is no reason to be ended.
 const LOOKS: u32 = 3;
 /// Least time between looks.
 const LOOK_TIME_MIN: Duration = Duration::from_millis(100);
