@@ -1,5 +1,5 @@
-//! What sealing costs beside signing, on the host that it runs on. Not a test of every day: it wants
-//! an optimised build and a quiet host.
+//! What sealing costs beside signing, on the host that it runs on. Not a test of every day: it
+//! wants an optimised build and a quiet host.
 //!
 //!   cargo test --release --test sizing -- --ignored --nocapture
 //!   RUSTFLAGS='--cfg aes_backend="soft"' cargo test … does it without AES instructions
