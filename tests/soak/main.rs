@@ -39,6 +39,8 @@ use world::{STEADY, World, pause};
 const LAG_MAX: Duration = Duration::from_secs(15);
 /// How long a node works until its memory, threads and descriptors are what they stay.
 const WARM: Duration = Duration::from_secs(300);
+/// The shortest run of which both ends are compared.
+const SHORTEST_COMPARED: Duration = Duration::from_secs(60);
 /// Most lines of a log that are shown after a failure.
 const LOG_LINES: usize = 25;
 /// How much longer than it should the whole may take before it is ended.
@@ -326,6 +328,12 @@ fn verdict(world: &World, plan: &Plan, calms: &[(Duration, Vec<figures::Usage>)]
     for (at, (was, now)) in then.1.iter().zip(&last.1).enumerate() {
         let kind = if at < STEADY { "never ended" } else { "ended at times" };
         println!("soak:   n{at} ({kind}): {was} -> {now}");
+    }
+    // A tenth of thirty threads is three: within seconds as many senders come and go. Caps of all
+    // of them are checked all the time.
+    if plan.total < SHORTEST_COMPARED {
+        println!("soak: the run is too short to compare what is used at its ends");
+        return;
     }
     // Before five minutes are over the heap still grows into the work that it is given.
     let with_memory = plan.total >= 2 * WARM;
