@@ -50,15 +50,11 @@ fuzz_target!(|data: &[u8]| {
         let now = Now { wall_us: mono_ms * 1000, mono_ms };
         let mut actions = Vec::new();
         if let Ok(mut decoded) = wire::decode_request(kind, payload) {
-            if let Request::Update(update) = &mut decoded.message {
-                // As the driver does, outside its lock.
-                for patch in std::mem::take(&mut update.patches) {
-                    match node.base_of(&patch) {
-                        Some(base) => update.records.extend(base.patched(&patch).map(Arc::new)),
-                        None => update.patches.push(patch),
-                    }
-                }
-            }
+            // As the driver does, outside its lock; what does not fit never reaches the rules.
+            let fits = match &mut decoded.message {
+                Request::Update(update) => update.make_whole(|patch| node.base_of(patch)).is_ok(),
+                _ => true,
+            };
             let signer = match &decoded.message {
                 Request::Hello(hello) => Some(hello.public_key),
                 Request::Peers(peers) => node.direct_key_of(&peers.header.from),
@@ -73,7 +69,7 @@ fuzz_target!(|data: &[u8]| {
                 }
                 _ => signer == Some(PublicKey([4; 65])),
             };
-            if !forged {
+            if fits && !forged {
                 actions = node.on_request(Authentic::new(decoded.message, signer), caller, now).1;
             }
         }

@@ -58,7 +58,7 @@ impl Driver {
             Request::Ping(ping) => self.lock().node.direct_key_of(&ping.header.from),
             Request::Data(data) => self.lock().node.direct_key_of(&data.header.from),
             Request::Update(update) => {
-                self.apply_patches(update)?;
+                update.make_whole(|patch| self.lock().node.base_of(patch))?;
                 self.check_records(&update.records)?;
                 None
             }

@@ -24,7 +24,7 @@ use crate::protocol::peers::Ticket;
 use crate::protocol::report::{Event, Refused};
 use crate::protocol::state::{Change, Entries, Head, Record, Signature};
 use crate::protocol::verdict::Reason;
-use crate::protocol::wire::{self, Update};
+use crate::protocol::wire;
 use crate::protocol::{PEERS_MAX, SEEDS_MAX};
 
 /// Most sends that can wait: one for each target, by the rule of one flight a target.
@@ -264,18 +264,6 @@ impl Driver {
             let lacks = self.lock().node.lacks(record);
             if lacks && !is_signed_by_owner(record) {
                 return Err(Reason::BadSignature);
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes whole records of the partial ones whose base is held.
-    fn apply_patches(&self, update: &mut Update) -> Result<(), Reason> {
-        for patch in std::mem::take(&mut update.patches) {
-            let base = self.lock().node.base_of(&patch);
-            match base {
-                Some(base) => update.records.push(Arc::new(base.patched(&patch)?)),
-                None => update.patches.push(patch),
             }
         }
         Ok(())

@@ -181,12 +181,15 @@ fn same<T>(left: Option<&Arc<T>>, right: Option<&Arc<T>>) -> bool {
     }
 }
 
+/// What a key with its value, or its removal, counts, bytes.
+pub(super) fn entry_bytes(key: &Key, value: Option<&Value>) -> usize {
+    key.as_str().len() + value.map_or(0, |value| value.as_bytes().len()) + ENTRY_OVERHEAD_BYTES
+}
+
 /// How many keys, and what they count, bytes.
 fn weight(entries: &[(Key, Value)]) -> (usize, usize) {
-    let bytes = |(key, value): &(Key, Value)| {
-        key.as_str().len() + value.as_bytes().len() + ENTRY_OVERHEAD_BYTES
-    };
-    (entries.len(), entries.iter().map(bytes).sum())
+    let bytes = entries.iter().map(|(key, value)| entry_bytes(key, Some(value)));
+    (entries.len(), bytes.sum())
 }
 
 fn changed(old: &[(Key, Value)], change: &BucketChange<'_>) -> Box<[(Key, Value)]> {

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
-use super::ENTRY_OVERHEAD_BYTES;
+use super::entries::entry_bytes;
 use super::identity::PublicKey;
 use super::state::{Change, Fingerprint, Head, Record, Signature, check_limits};
 use super::verdict::Reason;
@@ -103,13 +103,7 @@ impl Changes {
 }
 
 fn change_bytes(change: &Change) -> usize {
-    let value_bytes = |value: &Option<_>| {
-        value.as_ref().map_or(0, |it: &super::state::Value| it.as_bytes().len())
-    };
-    change
-        .iter()
-        .map(|(key, value)| key.as_str().len() + value_bytes(value) + ENTRY_OVERHEAD_BYTES)
-        .sum()
+    change.iter().map(|(key, value)| entry_bytes(key, value.as_ref())).sum()
 }
 
 #[cfg(test)]

@@ -81,12 +81,7 @@ pub fn open_request(node: &Node, bytes: &RequestBytes) -> Result<Authentic, Reas
         Request::Ping(ping) => node.direct_key_of(&ping.header.from),
         Request::Data(data) => node.direct_key_of(&data.header.from),
         Request::Update(update) => {
-            for patch in std::mem::take(&mut update.patches) {
-                match node.base_of(&patch) {
-                    Some(base) => update.records.push(Arc::new(base.patched(&patch)?)),
-                    None => update.patches.push(patch),
-                }
-            }
+            update.make_whole(|patch| node.base_of(patch))?;
             let bad = |record: &&Arc<Record>| node.lacks(record) && !is_signed_by_owner(record);
             if update.records.iter().any(|record| bad(&record)) {
                 return Err(Reason::BadSignature);

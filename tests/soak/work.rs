@@ -1,7 +1,7 @@
 //! Those who work with the nodes all the time, a thread each, and check what they are shown.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dsn::control::{ControlClient, Failure};
@@ -57,6 +57,16 @@ fn next_run(world: &World, at: usize, over: u64) -> Option<u64> {
     }
 }
 
+/// Whether it is a time of rest, which whoever works then says and waits through.
+fn rests(world: &World, is_idle: &AtomicBool) -> bool {
+    let quiet = world.is_quiet();
+    is_idle.store(quiet, Ordering::SeqCst);
+    if quiet {
+        pause(Duration::from_millis(20));
+    }
+    quiet
+}
+
 // --- sets ---------------------------------------------------------------------------------------
 
 fn write_all(world: &World, at: usize, mut rng: fastrand::Rng, pace: Duration) {
@@ -86,10 +96,7 @@ fn write(
         world.fail("durability", at, &what);
     }
     while !world.is_stopped() && world.run(at) == run {
-        let quiet = world.is_quiet();
-        world.nodes[at].writer_is_idle.store(quiet, Ordering::SeqCst);
-        if quiet {
-            pause(Duration::from_millis(20));
+        if rests(world, &world.nodes[at].writer_is_idle) {
             continue;
         }
         let (question, counter, content) = change(world, at, rng);
@@ -252,10 +259,7 @@ fn send(
 ) -> Result<(), Failure> {
     let mut node = world.connect(at)?;
     while !world.is_stopped() && world.run(at) == run {
-        let quiet = world.is_quiet();
-        world.nodes[at].sender_is_idle.store(quiet, Ordering::SeqCst);
-        if quiet {
-            pause(Duration::from_millis(20));
+        if rests(world, &world.nodes[at].sender_is_idle) {
             continue;
         }
         let to = (at + 1 + rng.usize(..world.count() - 1)) % world.count();

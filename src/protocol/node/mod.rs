@@ -375,7 +375,7 @@ impl Node {
     }
 
     /// The record that a patch is made of, if it is held: the caller works out the new one
-    /// ([`Record::patched`]) and puts it in the place of the patch.
+    /// ([`super::wire::Update::make_whole`]).
     pub fn base_of(&self, patch: &Patch) -> Option<Arc<Record>> {
         let held = self.peers.get(&patch.head.node_id)?.record.as_ref()?;
         (held.fingerprint == patch.base).then(|| Arc::clone(held))

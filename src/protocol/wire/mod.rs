@@ -186,6 +186,25 @@ pub struct Update {
     pub wants: Vec<Want>,
 }
 
+impl Update {
+    /// Puts whole records in the place of the partial ones whose base is held; the others stay. A
+    /// patch that does not fit its base is the reason to refuse all of it.
+    ///
+    /// `base_of` is [`super::node::Node::base_of`]: whoever has a lock holds it in there alone.
+    pub fn make_whole(
+        &mut self,
+        base_of: impl Fn(&Patch) -> Option<Arc<Record>>,
+    ) -> Result<(), Reason> {
+        for patch in std::mem::take(&mut self.patches) {
+            match base_of(&patch) {
+                Some(base) => self.records.push(Arc::new(base.patched(&patch)?)),
+                None => self.patches.push(patch),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A wish for a newer version than the one held.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
 pub struct Want {
