@@ -203,13 +203,6 @@ impl World {
         let mut command = self.place.run_command(&node.id, &seeds);
         command.args(["--listen", &self.listen(at).to_string()]);
         command.args(["--advertise", &self.net.addresses[at].to_string()]);
-        // glibc keeps what was freed in up to 16 arenas and a cache of each thread, and these fill
-        // for an hour: 12 MB grew to 16 MB while the node held 0.6 MB all the time. A leak would
-        // not be seen in that. So glibc is told to keep one heap; musl does so, and ignores this.
-        if std::env::var_os("DSN_SOAK_MALLOC").is_none_or(|it| it != "default") {
-            command.env("MALLOC_ARENA_MAX", "1");
-            command.env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");
-        }
         let started = self.place.spawn(command, &node.id);
         self.net.pids[at].store(started.child.id(), Ordering::SeqCst);
         *process = Some(started);
