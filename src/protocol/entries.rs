@@ -4,7 +4,6 @@
 //! The shape is that of the digest ([`super::digest`]): 16 groups of 16 buckets, a key in the
 //! bucket of the first byte of its hash, sorted by key within it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -97,14 +96,16 @@ impl Entries {
         &self,
         changes: impl IntoIterator<Item = (&'a Key, Option<&'a Value>)>,
     ) -> Self {
-        let mut by_bucket: BTreeMap<u8, BucketChange<'a>> = BTreeMap::new();
-        for (key, value) in changes {
-            let bucket = by_bucket.entry(digest::bucket_of(key.as_str())).or_default();
-            bucket.insert(key, value);
-        }
+        let mut all: Vec<KeyChange<'a>> = changes
+            .into_iter()
+            .map(|(key, value)| KeyChange { bucket: digest::bucket_of(key.as_str()), key, value })
+            .collect();
+        // Of several changes of one key the last one counts: after this it comes first.
+        all.reverse();
+        all.sort_by_key(|change| (change.bucket, change.key));
+        all.dedup_by_key(|change| change.key);
         let mut next = self.clone();
-        let changes: Vec<(u8, BucketChange<'a>)> = by_bucket.into_iter().collect();
-        for of_group in changes.chunk_by(|left, right| left.0 >> 4 == right.0 >> 4) {
+        for of_group in all.chunk_by(|left, right| left.bucket >> 4 == right.bucket >> 4) {
             next.change_group(of_group);
         }
         let groups = (0u8..).zip(&next.groups);
@@ -136,32 +137,41 @@ impl Entries {
         bucket_in(group, number & 15)
     }
 
-    fn change_group(&mut self, changes: &[(u8, BucketChange<'_>)]) {
-        let Some((number, _)) = changes.first() else { return };
-        let Some(group) = self.groups.get_mut(usize::from(number >> 4)) else { return };
-        let mut buckets: BTreeMap<u8, Arc<Bucket>> =
-            group.iter().flat_map(|group| group.buckets.iter().cloned()).collect();
-        for (number, change) in changes {
-            let low = number & 15;
-            let old = buckets.remove(&low);
-            let entries = changed(entries_of(old.as_ref()), change);
-            let (before, after) = (weight(entries_of(old.as_ref())), weight(&entries));
+    fn change_group(&mut self, changes: &[KeyChange<'_>]) {
+        let Some(first) = changes.first() else { return };
+        let Some(group) = self.groups.get_mut(usize::from(first.bucket >> 4)) else { return };
+        let old = group.as_ref().map_or(&[][..], |group| &group.buckets);
+        let mut buckets = Vec::with_capacity(old.len() + changes.len());
+        let mut rest = old.iter().peekable();
+        for of_bucket in changes.chunk_by(|left, right| left.bucket == right.bucket) {
+            let low = of_bucket.first().map_or(0, |change| change.bucket & 15);
+            while let Some(kept) = rest.next_if(|(number, _)| *number < low) {
+                buckets.push(kept.clone());
+            }
+            let old = entries_of(rest.next_if(|(number, _)| *number == low).map(|(_, it)| it));
+            let entries = changed(old, of_bucket);
+            let (before, after) = (weight(old), weight(&entries));
             self.keys = self.keys - before.0 + after.0;
             self.bytes = self.bytes - before.1 + after.1;
             if !entries.is_empty() {
                 let hash = digest::bucket(&entries);
-                buckets.insert(low, Arc::new(Bucket { hash, entries }));
+                buckets.push((low, Arc::new(Bucket { hash, entries })));
             }
         }
+        buckets.extend(rest.cloned());
         *group = (!buckets.is_empty()).then(|| {
             let hash = digest::group(buckets.iter().map(|(low, bucket)| (*low, &bucket.hash)));
-            Arc::new(Group { hash, buckets: buckets.into_iter().collect() })
+            Arc::new(Group { hash, buckets: buckets.into() })
         });
     }
 }
 
-/// What changes in one bucket.
-type BucketChange<'a> = BTreeMap<&'a Key, Option<&'a Value>>;
+/// What happens to one key.
+struct KeyChange<'a> {
+    bucket: u8,
+    key: &'a Key,
+    value: Option<&'a Value>,
+}
 
 fn bucket_in(group: Option<&Group>, low: u8) -> Option<&Arc<Bucket>> {
     let buckets = &group?.buckets;
@@ -192,10 +202,13 @@ fn weight(entries: &[(Key, Value)]) -> (usize, usize) {
     (entries.len(), bytes.sum())
 }
 
-fn changed(old: &[(Key, Value)], change: &BucketChange<'_>) -> Box<[(Key, Value)]> {
-    let kept = old.iter().filter(|(key, _)| !change.contains_key(key)).cloned();
-    let set = change.iter().filter_map(|(key, value)| Some(((*key).clone(), (*value)?.clone())));
-    let mut entries: Vec<(Key, Value)> = kept.chain(set).collect();
+/// The entries of a bucket after changes, which are in the order of their keys.
+fn changed(old: &[(Key, Value)], changes: &[KeyChange<'_>]) -> Box<[(Key, Value)]> {
+    let mut entries = Vec::with_capacity(old.len() + changes.len());
+    let is_kept = |key: &Key| changes.binary_search_by(|change| change.key.cmp(key)).is_err();
+    entries.extend(old.iter().filter(|(key, _)| is_kept(key)).cloned());
+    let set = changes.iter().filter_map(|change| Some((change.key.clone(), change.value?.clone())));
+    entries.extend(set);
     entries.sort_unstable_by(|left, right| left.0.cmp(&right.0));
     entries.into()
 }
@@ -250,7 +263,7 @@ impl fmt::Debug for Entries {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
@@ -281,6 +294,13 @@ mod tests {
         let expected =
             Difference { key: key("key-7"), old: Some(value("v")), new: Some(value("w")) };
         assert_eq!(many.differences(&next), [expected]);
+    }
+
+    #[test]
+    fn of_two_values_for_one_key_the_last_one_counts() {
+        let twice = Entries::from([(key("k"), value("1")), (key("k"), value("2"))]);
+        assert_eq!(twice, Entries::from([(key("k"), value("2"))]));
+        assert_eq!(twice.len(), 1);
     }
 
     proptest! {

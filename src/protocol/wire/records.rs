@@ -93,10 +93,12 @@ fn typed_entries(entries: &[(&str, &[u8])]) -> Result<Entries, Reason> {
     if entries.len() > KEYS_MAX {
         return Err(Reason::LimitExceeded);
     }
-    let typed = |(key, value): &(&str, &[u8])| Ok((Key::new(key)?, Value::new(value)?));
-    let entries = entries.iter().map(typed).collect::<Result<Vec<_>, _>>();
-    let entries: Entries =
-        entries.map_err(|_: InvalidEntry| Reason::LimitExceeded)?.into_iter().collect();
+    let limit = |_: InvalidEntry| Reason::LimitExceeded;
+    let mut typed = Vec::with_capacity(entries.len());
+    for (key, value) in entries {
+        typed.push((Key::new(key).map_err(limit)?, Value::new(value).map_err(limit)?));
+    }
+    let entries: Entries = typed.into_iter().collect();
     check_limits(&entries).map_err(|_| Reason::LimitExceeded)?;
     Ok(entries)
 }
