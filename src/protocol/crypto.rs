@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use aes::Aes256;
-use ctr::Ctr128BE;
-use ctr::cipher::{KeyIvInit, StreamCipher};
+use dsn_keystream::apply_keystream;
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair,
@@ -97,7 +95,7 @@ impl DerivedKeys {
     }
 
     fn apply_keystream(&self, nonce: &[u8; NONCE_BYTES], bytes: &mut [u8]) {
-        Ctr128BE::<Aes256>::new((&*self.encryption).into(), nonce.into()).apply_keystream(bytes);
+        apply_keystream(&self.encryption, nonce, bytes);
     }
 }
 
