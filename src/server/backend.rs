@@ -1,21 +1,21 @@
 //! tiny_http with its workers, behind the gate.
 //!
 //! It listens on an abstract Unix socket. The gate connects a few times, then nobody can connect
-//! any more: so tiny_http has a fixed number of connections and threads, and sees only whole
-//! requests.
+//! any more: so tiny_http has a fixed number of connections and threads, and sees only heads
+//! that were written here.
 
 use std::io::{Cursor, Error};
 use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tiny_http::{Header, Method, StatusCode};
 
-use super::head::{CALLER, SEAL, TRUSTED};
+use super::head::{CALLER, LINE, SEAL, TRUSTED};
 use super::{Handler, Request, Response, join, spawn};
 
 /// Workers, and connections to tiny_http: signatures are checked here, and small hosts have up to
@@ -29,6 +29,25 @@ pub(super) struct Service {
     pub(super) paths: &'static [&'static str],
 }
 
+/// Bodies on their way from the gate to the workers, one place for each connection. They go past
+/// tiny_http: over its sockets each byte would be copied twice more, and held twice.
+#[derive(Clone, Default)]
+pub(super) struct Bodies(Arc<[Mutex<Vec<u8>>; WORKERS]>);
+
+impl Bodies {
+    /// Leaves the body of the request that is asked over a connection next.
+    pub(super) fn put(&self, line: usize, body: Vec<u8>) {
+        if let Some(place) = self.0.get(line) {
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = body;
+        }
+    }
+
+    fn take(&self, line: usize) -> Option<Vec<u8>> {
+        let mut place = self.0.get(line)?.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(std::mem::take(&mut *place))
+    }
+}
+
 /// A tiny_http server with its workers and all connections to it.
 pub(super) struct Backend {
     server: Arc<tiny_http::Server>,
@@ -37,8 +56,8 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    /// Starts one; gives the connections to it.
-    pub(super) fn start(service: &Service) -> Result<(Self, Vec<UnixStream>), Error> {
+    /// Starts one; gives the connections to it, and the places for bodies.
+    pub(super) fn start(service: &Service) -> Result<(Self, Vec<UnixStream>, Bodies), Error> {
         let name: u128 = random_name()?;
         let address = std::os::unix::net::SocketAddr::from_abstract_name(name.to_le_bytes())?;
         let listener = UnixListener::bind_addr(&address)?;
@@ -52,22 +71,23 @@ impl Backend {
         rustix::net::shutdown(&listener, rustix::net::Shutdown::Both)?;
         let server = tiny_http::Server::from_listener(listener, None)
             .map_err(|fault| Error::other(fault.to_string()))?;
+        let bodies = Bodies::default();
         let mut backend =
             Self { server: Arc::new(server), ended: Arc::default(), workers: Vec::new() };
         for index in 0..WORKERS {
             let (server, ended) = (Arc::clone(&backend.server), Arc::clone(&backend.ended));
-            let service = service.clone();
+            let (service, bodies) = (service.clone(), bodies.clone());
             let work = move || {
                 while !ended.load(Ordering::SeqCst) {
                     // An error is the end of the accept loop, which has done its work.
                     if let Ok(request) = server.recv() {
-                        service.serve(request);
+                        service.serve(request, &bodies);
                     }
                 }
             };
             backend.workers.push(spawn(format!("dsn-worker-{index}"), work)?);
         }
-        Ok((backend, streams))
+        Ok((backend, streams, bodies))
     }
 }
 
@@ -94,8 +114,8 @@ fn random_name() -> Result<u128, Error> {
 }
 
 impl Service {
-    fn serve(&self, mut request: tiny_http::Request) {
-        let response = self.decide(&mut request);
+    fn serve(&self, request: tiny_http::Request, bodies: &Bodies) {
+        let response = self.decide(&request, bodies);
         let seal = response.seal.iter().map(|seal| (SEAL, seal.as_str()));
         let trusted = response.trusted.then_some((TRUSTED, "1"));
         let allow = (response.status == 405).then_some(("Allow", "POST"));
@@ -112,17 +132,17 @@ impl Service {
         let _ = request.respond(http);
     }
 
-    fn decide(&self, request: &mut tiny_http::Request) -> Response {
+    fn decide(&self, request: &tiny_http::Request, bodies: &Bodies) -> Response {
         let status = |status| Response { status, ..Response::default() };
-        let caller = request.headers().iter().find(|header| header.field.equiv(CALLER));
-        let Some(peer) = caller.and_then(|it| it.value.as_str().parse::<SocketAddr>().ok()) else {
+        let header = |name: &'static str| {
+            let header = request.headers().iter().find(|header| header.field.equiv(name))?;
+            Some(header.value.as_str())
+        };
+        let peer = header(CALLER).and_then(|it| it.parse::<SocketAddr>().ok());
+        let body = header(LINE).and_then(|it| bodies.take(it.parse().ok()?));
+        let (Some(peer), Some(body)) = (peer, body) else {
             return status(500);
         };
-        let mut body = Vec::with_capacity(request.body_length().unwrap_or(0));
-        // The gate has bounded the length, and has all of it.
-        if request.as_reader().read_to_end(&mut body).is_err() {
-            return status(500);
-        }
         if !self.paths.contains(&request.url()) {
             return status(404);
         }

@@ -63,6 +63,7 @@ pub(super) struct Connection {
     /// What it is watched for.
     pub(super) watched_for: EventFlags,
     head: Option<Head>,
+    /// The beginning of a head; behind a whole head its body, and what came after that.
     input: Vec<u8>,
     output: Vec<u8>,
     written: usize,
@@ -93,7 +94,7 @@ impl Connection {
 
     /// Whether a request has begun.
     pub(super) fn has_begun(&self) -> bool {
-        !self.input.is_empty()
+        self.head.is_some() || !self.input.is_empty()
     }
 
     /// Reads what is there of one request, and no more.
@@ -102,14 +103,12 @@ impl Connection {
             if let Some(progress) = self.look(body_bytes_max) {
                 return progress;
             }
-            let wanted = match &self.head {
-                None => HEAD_BYTES_MAX.saturating_sub(self.input.len()),
-                Some(head) => (head.bytes + head.body_bytes).saturating_sub(self.input.len()),
-            };
-            let began = self.input.is_empty();
+            let most = self.head.as_ref().map_or(HEAD_BYTES_MAX, |head| head.body_bytes);
+            let wanted = most.saturating_sub(self.input.len());
+            let begins = !self.has_begun();
             match read_some(&self.stream, &mut self.input, wanted.min(CHUNK_BYTES)) {
                 Ok(0) => return Progress::Gone,
-                Ok(_) if began => self.since = now,
+                Ok(_) if begins => self.since = now,
                 Ok(_) => {}
                 Err(why) if why.kind() == ErrorKind::WouldBlock => return Progress::Partial,
                 Err(why) if why.kind() == ErrorKind::Interrupted => {}
@@ -120,18 +119,20 @@ impl Connection {
 
     /// What the bytes that are there amount to; nothing where more are needed.
     fn look(&mut self, body_bytes_max: usize) -> Option<Progress> {
-        if self.head.is_none() && self.has_begun() {
+        if self.head.is_none() && !self.input.is_empty() {
             match parse_request(&self.input, body_bytes_max) {
                 Parsed::Incomplete => {}
                 Parsed::Bad => return Some(Progress::Bad),
                 Parsed::Head(head) => {
                     self.keep_alive = head.keep_alive;
+                    // Little has come behind it yet: now the body needs no copy of its own.
+                    self.input.drain(..head.bytes);
                     self.head = Some(head);
                 }
             }
         }
         let head = self.head.as_ref()?;
-        if self.input.len() >= head.bytes + head.body_bytes {
+        if self.input.len() >= head.body_bytes {
             Some(Progress::Whole)
         } else if head.body_bytes > SHORT_BYTES_MAX && !self.has_place {
             Some(Progress::Long)
@@ -140,13 +141,12 @@ impl Connection {
         }
     }
 
-    /// Takes out a whole request: its head, and the bytes of which the body is the end. What came
-    /// behind it stays.
+    /// Takes out a whole request: its head and its body. What came behind it stays.
     pub(super) fn take_request(&mut self) -> Option<(Head, Vec<u8>)> {
         let head = self.head.take()?;
-        let rest = self.input.split_off(head.bytes + head.body_bytes);
-        let bytes = std::mem::replace(&mut self.input, rest);
-        Some((head, bytes))
+        let rest = self.input.split_off(head.body_bytes);
+        let body = std::mem::replace(&mut self.input, rest);
+        Some((head, body))
     }
 
     /// Begins to write an answer; the connection ends behind it unless it is kept.

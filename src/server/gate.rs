@@ -1,5 +1,5 @@
 //! The gate: one thread that takes all connections of the port, reads whole requests within limits
-//! of length, number and time, and passes them to tiny_http.
+//! of length, number and time, and passes their heads to tiny_http, their bodies to its workers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::{Error, ErrorKind};
@@ -163,10 +163,10 @@ impl Gate {
 
     /// Starts tiny_http, and connects to it.
     fn start_backend(&mut self) -> Result<(), Error> {
-        let (backend, streams) = Backend::start(&self.service)?;
-        for (token, stream) in (FIRST_LINE..).zip(streams) {
+        let (backend, streams, bodies) = Backend::start(&self.service)?;
+        for ((at, token), stream) in (FIRST_LINE..).enumerate().zip(streams) {
             watch(&self.epoll, &stream, token, epoll::EventFlags::IN)?;
-            self.lines.push(Line::new(stream));
+            self.lines.push(Line::new(at, bodies.clone(), stream));
         }
         self.backend = Some(backend);
         Ok(())
@@ -341,10 +341,10 @@ impl Gate {
                 };
                 let Some(connection) = self.connections.get_mut(&token) else { continue };
                 let peer = connection.peer;
-                let Some((head, bytes)) = connection.take_request() else { continue };
+                let Some((head, body)) = connection.take_request() else { continue };
                 release_place(connection, &mut self.places);
                 if let Some(line) = self.lines.get_mut(at) {
-                    line.ask(token, &head, peer, bytes);
+                    line.ask(token, &head, peer, body);
                 }
                 self.advance_line(at);
             }

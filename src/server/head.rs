@@ -84,17 +84,19 @@ fn find<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a [u8]> {
     headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
 }
 
-/// The head that tiny_http gets.
-pub(super) fn inner_request(head: &Head, caller: SocketAddr) -> Vec<u8> {
+/// What tiny_http gets: a head alone, as the body goes past it ([`super::backend::Bodies`]).
+pub(super) fn inner_request(head: &Head, caller: SocketAddr, line: usize) -> Vec<u8> {
     format!(
-        "{} {} HTTP/1.1\r\nHost: dsn\r\n{CALLER}: {caller}\r\nContent-Length: {}\r\n\r\n",
-        head.method, head.path, head.body_bytes
+        "{} {} HTTP/1.1\r\nHost: dsn\r\n{CALLER}: {caller}\r\n{LINE}: {line}\r\n\r\n",
+        head.method, head.path
     )
     .into_bytes()
 }
 
 /// Names the caller between the gate and the workers.
 pub(super) const CALLER: &str = "Dsn-Caller";
+/// Names the connection that the request came over, between the gate and the workers.
+pub(super) const LINE: &str = "Dsn-Line";
 /// Says that a member sent the request, between the workers and the gate.
 pub(super) const TRUSTED: &str = "Dsn-Trusted";
 /// Carries the seal of a 204.

@@ -1,9 +1,10 @@
 //! A connection to tiny_http: one request after the other.
 
-use std::io::{ErrorKind, IoSlice, Write};
+use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 
+use super::backend::Bodies;
 use super::connection::read_some;
 use super::head::{Head, InnerAnswer, inner_request, parse_answer};
 
@@ -11,10 +12,13 @@ use super::head::{Head, InnerAnswer, inner_request, parse_answer};
 const CHUNK_BYTES: usize = 64 * 1024;
 
 pub(super) struct Line {
+    /// Its number, and where it leaves bodies.
+    at: usize,
+    bodies: Bodies,
     stream: UnixStream,
-    /// Head and body of the request, of which so much is written.
-    output: [Vec<u8>; 2],
-    written: [usize; 2],
+    /// Head of the request, of which so much is written.
+    output: Vec<u8>,
+    written: usize,
     input: Vec<u8>,
     answer: Option<InnerAnswer>,
     /// For whom, and with which method.
@@ -41,11 +45,13 @@ pub(super) enum LineProgress {
 }
 
 impl Line {
-    pub(super) fn new(stream: UnixStream) -> Self {
+    pub(super) fn new(at: usize, bodies: Bodies, stream: UnixStream) -> Self {
         Self {
+            at,
+            bodies,
             stream,
-            output: Default::default(),
-            written: [0; 2],
+            output: Vec::new(),
+            written: 0,
             input: Vec::new(),
             answer: None,
             serves: None,
@@ -62,15 +68,16 @@ impl Line {
         self.serves.as_ref().map(|(token, _)| *token)
     }
 
-    /// Takes a request: its head, and the bytes of which the body is the end.
-    pub(super) fn ask(&mut self, token: u64, head: &Head, caller: SocketAddr, bytes: Vec<u8>) {
+    /// Takes a request.
+    pub(super) fn ask(&mut self, token: u64, head: &Head, caller: SocketAddr, body: Vec<u8>) {
         self.serves = Some((token, head.method.clone()));
-        self.written = [0, head.bytes];
-        self.output = [inner_request(head, caller), bytes];
+        self.written = 0;
+        self.output = inner_request(head, caller, self.at);
+        self.bodies.put(self.at, body);
     }
 
     pub(super) fn has_more_to_write(&self) -> bool {
-        self.output.iter().zip(self.written).any(|(bytes, written)| written < bytes.len())
+        self.written < self.output.len()
     }
 
     /// Writes and reads what can be.
@@ -99,21 +106,12 @@ impl Line {
         }
     }
 
-    /// Writes as much as is taken: head and body together.
+    /// Writes as much as is taken.
     fn write(&mut self) -> Result<(), ErrorKind> {
-        while self.has_more_to_write() {
-            let [head, body] = &self.output;
-            let [of_head, of_body] = self.written;
-            let rest = [
-                IoSlice::new(head.get(of_head..).unwrap_or_default()),
-                IoSlice::new(body.get(of_body..).unwrap_or_default()),
-            ];
-            match self.stream.write_vectored(&rest) {
+        while let Some(rest) = self.output.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match self.stream.write(rest) {
                 Ok(0) => return Err(ErrorKind::WriteZero),
-                Ok(count) => {
-                    let head_part = count.min(head.len() - of_head);
-                    self.written = [of_head + head_part, of_body + count - head_part];
-                }
+                Ok(count) => self.written += count,
                 Err(why) if why.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(why) if why.kind() == ErrorKind::Interrupted => {}
                 Err(why) => return Err(why.kind()),
@@ -145,8 +143,8 @@ impl Line {
         let answer = self.answer.take()?;
         let body = self.input.split_off(answer.bytes);
         self.input = Vec::new();
-        self.output = Default::default();
-        self.written = [0; 2];
+        self.output = Vec::new();
+        self.written = 0;
         self.serves = None;
         Some(LineProgress::Answered { token, answer, body })
     }
