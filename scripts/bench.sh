@@ -8,6 +8,9 @@
 # Figures: updates messages propagation python start memory durable idle growth, and parts (what
 # signatures, envelopes and messages cost by themselves). What they mean: docs/benchmarks.md.
 #
+# Measured is the static binary, which is what scripts/cross.sh ships, wherever it can be built; else the
+# one of `cargo build --release`, which is said. DSN_TEST_BIN names another one.
+#
 # The comparison with the Python package needs python3 with venv, and its registry or a mirror; the
 # package goes into a temporary folder. Without them it is left out, and that is said.
 # DSN_BENCH_PYTHON names a Python that has the package already.
@@ -92,6 +95,25 @@ if [ -n "$quick" ]; then
     cargo bench --locked --profile dev --bench parts -- --sample-count 1 --sample-size 1
     exit 0
 fi
+
+# The one for this host that asks nobody for anything.
+build_static() {
+    case $(uname -m) in
+        x86_64) board=x86-64 ;;
+        aarch64) board=aarch64 ;;
+        *) return 1 ;;
+    esac
+    scripts/cross.sh "$board" >"$folder/cross.log" 2>&1 || return 1
+    for file in dist/dsn-*-"$(uname -m)"-unknown-linux-musl; do
+        [ -x "$file" ] || return 1
+        DSN_TEST_BIN=$here/$file
+        export DSN_TEST_BIN
+    done
+}
+if [ -z "${DSN_TEST_BIN-}" ] && ! build_static; then
+    say "measured is the binary of cargo build, as there is no static one: scripts/cross.sh says why"
+fi
+say "measured is ${DSN_TEST_BIN-the binary of cargo build}"
 
 if [ -n "$parts" ] || [ -z "$figures" ]; then
     cargo bench --locked --bench parts

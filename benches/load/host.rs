@@ -11,12 +11,12 @@ use super::network::{Control, Network, let_pass};
 use super::rows::{Goal, Rows};
 use super::stats::{median, ms, own_mb, percentile, rate, rss_mb, threads};
 use crate::support::Place4Nodes;
-use crate::support::process::dsn;
+use crate::support::process::{binary, dsn};
 
 /// Figure 5: time to start and to join.
 pub(crate) fn start(scale: &Scale) {
     let mut rows = Rows::new("start");
-    let size = std::fs::metadata(env!("CARGO_BIN_EXE_dsn")).unwrap().len();
+    let size = std::fs::metadata(binary()).unwrap().len();
     rows.add("the binary", size as f64 / 1e6, "MB", Goal::AtMost(2.5));
     let place = Place4Nodes::new();
     let mut times = Vec::new();

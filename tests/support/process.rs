@@ -15,11 +15,15 @@ pub struct Process {
     stdout: BufReader<ChildStdout>,
 }
 
-/// The binary with an environment that names no node. `DSN_TEST_BIN` names another one, such as
-/// the static one of a release.
-pub fn dsn() -> Command {
+/// The binary. `DSN_TEST_BIN` names another one, such as the static one of a release.
+pub fn binary() -> PathBuf {
     let other = std::env::var_os("DSN_TEST_BIN");
-    let mut command = Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_dsn").into()));
+    other.unwrap_or_else(|| env!("CARGO_BIN_EXE_dsn").into()).into()
+}
+
+/// The binary with an environment that names no node.
+pub fn dsn() -> Command {
+    let mut command = Command::new(binary());
     for (name, _) in std::env::vars() {
         if name.starts_with("DSN_") || name == "RUST_LOG" {
             command.env_remove(name);
