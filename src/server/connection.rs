@@ -43,8 +43,9 @@ pub(super) enum Progress {
 pub(super) const SHORT_BYTES_MAX: usize = 16 * 1024;
 /// How much is thrown away at the end of a connection, bytes, so that the answer is not lost.
 const THROWN_AWAY_MAX: usize = 256 * 1024;
-/// How much is read at a time, bytes.
-const CHUNK_BYTES: usize = 64 * 1024;
+/// How much is read at a time, bytes, and so the room that a body gets before it has come: from
+/// members, and from strangers, of which many may begin bodies that they never end.
+const CHUNK_BYTES: [usize; 2] = [64 * 1024, 4 * 1024];
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -105,8 +106,9 @@ impl Connection {
             }
             let most = self.head.as_ref().map_or(HEAD_BYTES_MAX, |head| head.body_bytes);
             let wanted = most.saturating_sub(self.input.len());
+            let chunk = if self.trusted { CHUNK_BYTES[0] } else { CHUNK_BYTES[1] };
             let begins = !self.has_begun();
-            match read_some(&self.stream, &mut self.input, wanted.min(CHUNK_BYTES)) {
+            match read_some(&self.stream, &mut self.input, wanted.min(chunk)) {
                 Ok(0) => return Progress::Gone,
                 Ok(_) if begins => self.since = now,
                 Ok(_) => {}

@@ -8,8 +8,8 @@ use super::backend::Bodies;
 use super::connection::read_some;
 use super::head::{Head, InnerAnswer, inner_request, parse_answer};
 
-/// How much of an answer is read at a time, bytes.
-const CHUNK_BYTES: usize = 64 * 1024;
+/// How much of an answer is read before its length is known, bytes: most are shorter.
+const CHUNK_BYTES: usize = 4 * 1024;
 
 pub(super) struct Line {
     /// Its number, and where it leaves bodies.
