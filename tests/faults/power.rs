@@ -1,6 +1,6 @@
 //! kill -9 at random moments, a thousand times and more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use dsn::control::ControlClient;
 use serde_json::{Value as Json, json};
 
-use crate::support::process::dsn;
+use crate::support::process::{dsn, run_with};
 use crate::support::{PATIENCE, Place4Nodes, eventually};
+use crate::tools::{has_strace, under_strace};
 
 /// Kills in the normal suite; `DSN_KILLS` asks for another number.
 const KILLS: usize = 1000;
@@ -239,4 +240,69 @@ fn kill_9_while_keys_are_made_leaves_a_node_that_starts() {
         assert!(line.starts_with("listening on "), "round {round}: {line:?}");
         assert!(ask(&second.control, &json!({ "op": "set", "entries": { "k": "v" } })).is_some());
     }
+}
+
+/// The names that a line of strace makes, where they have to outlive a power cut: with all their
+/// folders, from the folder of the process.
+fn new_name(line: &str) -> Option<PathBuf> {
+    let call = line.split_whitespace().nth(1)?;
+    let is_new = ["mkdir", "link", "rename"].iter().any(|name| call.starts_with(name))
+        || call.starts_with("openat(") && line.contains("O_CREAT");
+    let name = line.rsplit('"').nth(1)?;
+    // A lock, a socket, and a file that gets its own name later are made anew after a start.
+    let passes = ["lock", ".sock", ".sock~", ".new"].iter().any(|end| name.ends_with(end));
+    (is_new && !passes && !line.contains(" = -1 ")).then(|| name.into())
+}
+
+/// A file is only there after a power cut when the folder that holds its name was synced, too: for
+/// keys, the journal, and the journal that was rewritten, before the change is acknowledged.
+#[test]
+fn each_new_name_is_synced_before_a_change_is_acknowledged() {
+    if !has_strace() {
+        return;
+    }
+    let place = Place4Nodes::new();
+    let seen = place.path().join("strace");
+    let mut command = place.run_command("s", &[]);
+    command.args(["--listen", "127.0.0.1:0"]);
+    // With a question mark: not every processor has these.
+    let what = "trace=fsync,openat,?mkdir,mkdirat,?link,linkat,?rename,?renameat,renameat2";
+    let node = place.spawn(under_strace(&command, &["-y", "-e", what], &seen), "s");
+    let folder = place.path().canonicalize().unwrap();
+    let check = || {
+        let text = std::fs::read_to_string(&seen).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let mut made = BTreeSet::new();
+        for (at, line) in lines.iter().enumerate() {
+            let Some(name) = new_name(line) else { continue };
+            // Opened again, a file has its name already.
+            if !made.insert(name.clone()) && line.contains("openat(") {
+                continue;
+            }
+            let parent = folder.join(&name).parent().unwrap().to_owned();
+            let sync = format!("<{}>", parent.display());
+            let is_synced = |line: &&str| line.contains(" fsync(") && line.contains(&sync);
+            assert!(lines[at..].iter().any(is_synced), "{} is not synced: {text}", name.display());
+        }
+        made
+    };
+    node.told(&["set", "k", "v"]);
+    check();
+    // Enough for the journal to be rewritten, which is the only rename.
+    for number in 0..4 {
+        let value = format!("{number}").repeat(60_000);
+        let said = run_with(&mut node.command(&["set", "large", "-"]), value.as_bytes());
+        assert_eq!(said.code, 0, "{said:?}");
+    }
+    let made = check();
+    let text = std::fs::read_to_string(&seen).unwrap();
+    let is_rename = |line: &str| line.contains(" rename") && line.contains("state.journal.new");
+    assert!(text.lines().any(is_rename), "it was rewritten");
+    // The network key was there before.
+    for name in
+        ["credentials/s", "credentials/s/node.key", "data", "data/s", "data/s/state.journal"]
+    {
+        assert!(made.contains(Path::new(name)), "{name} is not among {made:?}");
+    }
+    node.kill();
 }
