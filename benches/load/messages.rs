@@ -129,9 +129,14 @@ pub(crate) fn messages(scale: &Scale) {
     for bytes in [1 << 10, 64 << 10] {
         let what = format!("DATA of {} KB", bytes >> 10);
         let call = move |caller: Caller| caller.data_call(bytes);
-        message(scale, &mut rows, &what, call, |caller| {
+        let one = |caller: &mut Caller| {
             let data = caller.member.data(1, &vec![0; bytes]);
             caller.exchange(&data)
+        };
+        message(scale, &mut rows, &what, call, one);
+        message(scale, &mut rows, &format!("{what} and back"), call, |caller| {
+            let (request, _) = one(caller);
+            (request, request)
         });
     }
     rows.save();
