@@ -1,6 +1,7 @@
 //! Heads of requests and answers, read within limits: pure. What a stranger writes goes no further
 //! than this; tiny_http gets a head that was written here.
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 
 /// Longest head of a request, bytes: ours have less than 200.
@@ -86,12 +87,18 @@ fn find<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a [u8]> {
 
 /// What tiny_http gets: a head alone, as the body goes past it ([`super::backend::Bodies`]).
 pub(super) fn inner_request(head: &Head, caller: SocketAddr, line: usize) -> Vec<u8> {
-    format!(
-        "{} {} HTTP/1.1\r\nHost: dsn\r\n{CALLER}: {caller}\r\n{LINE}: {line}\r\n\r\n",
+    let mut text = String::with_capacity(INNER_BYTES + head.method.len() + head.path.len());
+    // Writing to a String can't fail.
+    let _ = write!(
+        text,
+        "{} {} HTTP/1.1\r\n{CALLER}: {caller}\r\n{LINE}: {line}\r\n\r\n",
         head.method, head.path
-    )
-    .into_bytes()
+    );
+    text.into_bytes()
 }
+
+/// Room for all but method and path, bytes: a long IPv6 address has 58.
+const INNER_BYTES: usize = 128;
 
 /// Names the caller between the gate and the workers.
 pub(super) const CALLER: &str = "Dsn-Caller";
@@ -115,8 +122,8 @@ pub(super) struct InnerAnswer {
     allow: bool,
 }
 
-/// Reads the head of an answer to a request with this method; `Err` where it is none.
-pub(super) fn parse_answer(bytes: &[u8], method: &str) -> Result<Option<InnerAnswer>, ()> {
+/// Reads the head of an answer; `Err` where it is none. That to a HEAD has no body.
+pub(super) fn parse_answer(bytes: &[u8], to_head: bool) -> Result<Option<InnerAnswer>, ()> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut answer = httparse::Response::new(&mut headers);
     let length = match answer.parse(bytes) {
@@ -125,7 +132,7 @@ pub(super) fn parse_answer(bytes: &[u8], method: &str) -> Result<Option<InnerAns
         Err(_) => return Err(()),
     };
     let status = answer.code.ok_or(())?;
-    let has_body = status != 204 && method != "HEAD";
+    let has_body = status != 204 && !to_head;
     let announced = body_length(answer.headers).ok_or(())?;
     let seal = find(answer.headers, SEAL).map(|seal| String::from_utf8_lossy(seal).into_owned());
     Ok(Some(InnerAnswer {
@@ -138,14 +145,20 @@ pub(super) fn parse_answer(bytes: &[u8], method: &str) -> Result<Option<InnerAns
     }))
 }
 
-/// The head that the caller gets.
+/// Room for the head of an answer but its seal, bytes.
+const OUTER_BYTES: usize = 128;
+
+/// The head that the caller gets, with room behind it for the body.
 pub(super) fn outer_answer(answer: &InnerAnswer, keep_alive: bool) -> Vec<u8> {
-    let mut text = format!("HTTP/1.1 {} {}\r\n", answer.status, phrase(answer.status));
+    let seal = answer.seal.as_deref().unwrap_or_default();
+    let mut text = String::with_capacity(OUTER_BYTES + seal.len() + answer.body_bytes);
+    // Writing to a String can't fail.
+    let _ = write!(text, "HTTP/1.1 {} {}\r\n", answer.status, phrase(answer.status));
     if answer.status != 204 {
-        text += &format!("Content-Length: {}\r\n", answer.body_bytes);
+        let _ = write!(text, "Content-Length: {}\r\n", answer.body_bytes);
     }
-    if let Some(seal) = &answer.seal {
-        text += &format!("{SEAL}: {seal}\r\n");
+    if answer.seal.is_some() {
+        let _ = write!(text, "{SEAL}: {seal}\r\n");
     }
     if answer.allow {
         text += "Allow: POST\r\n";
@@ -232,19 +245,19 @@ mod tests {
     fn an_answer_is_written_anew() {
         let text =
             b"HTTP/1.1 204 No Content\r\nServer: x\r\nDsn-Seal: abc\r\nDsn-Trusted: 1\r\n\r\n";
-        let answer = parse_answer(text, "POST").unwrap().unwrap();
+        let answer = parse_answer(text, false).unwrap().unwrap();
         assert!(answer.trusted && answer.body_bytes == 0 && answer.bytes == text.len());
         let outer = String::from_utf8(outer_answer(&answer, true)).unwrap();
         assert_eq!(outer, "HTTP/1.1 204 No Content\r\nDsn-Seal: abc\r\n\r\n");
-        assert!(parse_answer(&text[..20], "POST").unwrap().is_none());
-        assert!(parse_answer(b"nonsense\r\n\r\n", "POST").is_err());
+        assert!(parse_answer(&text[..20], false).unwrap().is_none());
+        assert!(parse_answer(b"nonsense\r\n\r\n", false).is_err());
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in collection::vec(any::<u8>(), 0..500)) {
             let _ = parse_request(&bytes, 1000);
-            let _ = parse_answer(&bytes, "POST");
+            let _ = parse_answer(&bytes, false);
         }
     }
 }

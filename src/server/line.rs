@@ -21,8 +21,8 @@ pub(super) struct Line {
     written: usize,
     input: Vec<u8>,
     answer: Option<InnerAnswer>,
-    /// For whom, and with which method.
-    serves: Option<(u64, String)>,
+    /// For whom, and whether it is a HEAD.
+    serves: Option<(u64, bool)>,
     /// Whether it is watched for room to write.
     pub(super) watched_for_room: bool,
 }
@@ -65,12 +65,12 @@ impl Line {
 
     /// For whom it works.
     pub(super) fn serves(&self) -> Option<u64> {
-        self.serves.as_ref().map(|(token, _)| *token)
+        self.serves.map(|(token, _)| token)
     }
 
     /// Takes a request.
     pub(super) fn ask(&mut self, token: u64, head: &Head, caller: SocketAddr, body: Vec<u8>) {
-        self.serves = Some((token, head.method.clone()));
+        self.serves = Some((token, head.method == "HEAD"));
         self.written = 0;
         self.output = inner_request(head, caller, self.at);
         self.bodies.put(self.at, body);
@@ -125,12 +125,12 @@ impl Line {
         if self.input.is_empty() {
             return None;
         }
-        let Some((token, method)) = &self.serves else {
+        let Some((token, to_head)) = self.serves else {
             // Nobody asked for anything.
             return Some(LineProgress::Broken);
         };
         if self.answer.is_none() {
-            match parse_answer(&self.input, method) {
+            match parse_answer(&self.input, to_head) {
                 Ok(answer) => self.answer = answer,
                 Err(()) => return Some(LineProgress::Broken),
             }
@@ -139,10 +139,11 @@ impl Line {
         if self.input.len() < whole {
             return None;
         }
-        let token = *token;
         let answer = self.answer.take()?;
         let body = self.input.split_off(answer.bytes);
-        self.input = Vec::new();
+        self.input.clear();
+        // Its room is for the next answer, unless this one was long.
+        self.input.shrink_to(CHUNK_BYTES);
         self.output = Vec::new();
         self.written = 0;
         self.serves = None;
