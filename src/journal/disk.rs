@@ -26,6 +26,8 @@ pub trait Disk {
     fn truncate(&mut self, path: &Path, length: usize) -> Result<(), Error>;
     /// Replaces a file in one step.
     fn replace(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Error>;
+    /// How long a file is; nothing where that can't be told.
+    fn length(&mut self, path: &Path) -> Option<usize>;
     /// Keeps a file under a second name, or these bytes of it where that can't be done.
     fn keep_as(&mut self, path: &Path, aside: &Path, bytes: &[u8]) -> Result<(), Error>;
 }
@@ -48,6 +50,24 @@ impl RealDisk {
             self.file = Some(file);
         }
         self.file.as_mut().ok_or_else(|| Error::from(ErrorKind::NotFound))
+    }
+}
+
+impl RealDisk {
+    /// Whether the open file is the one of this name.
+    fn has_name(&self, path: &Path) -> bool {
+        let open = self.file.as_ref().and_then(|file| file.metadata().ok());
+        let named = std::fs::metadata(path).ok();
+        open.zip(named)
+            .is_some_and(|(open, named)| (open.dev(), open.ino()) == (named.dev(), named.ino()))
+    }
+}
+
+#[cfg(test)]
+impl RealDisk {
+    /// Whether there is a file that a sync would sync.
+    pub(super) fn is_open(&self) -> bool {
+        self.file.is_some()
     }
 }
 
@@ -84,11 +104,19 @@ impl Disk for RealDisk {
     }
 
     fn replace(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
-        self.file = None;
         if let Some(folder) = path.parent() {
             durable::create_private_folder(folder)?;
         }
-        durable::replace(path, bytes)
+        let replaced = durable::replace(path, bytes);
+        // One that has its name still is synced later, with what was added to it.
+        if !self.has_name(path) {
+            self.file = None;
+        }
+        replaced
+    }
+
+    fn length(&mut self, path: &Path) -> Option<usize> {
+        std::fs::metadata(path).ok()?.len().try_into().ok()
     }
 
     fn keep_as(&mut self, path: &Path, aside: &Path, bytes: &[u8]) -> Result<(), Error> {

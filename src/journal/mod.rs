@@ -179,11 +179,11 @@ impl<D: Disk> Journal<D> {
 
     /// The changes are durable already, so a failure costs nothing but room.
     fn compact(&mut self, entries: &Entries, last: &Commit<'_>) {
-        let was_broken = self.broken;
         if let Err(fault) = self.rewrite(entries, last.timestamp, last.left) {
             log::warn!("the journal could not be made smaller: {fault}");
-            self.broken = was_broken;
             self.rewrite_at = self.length * 2;
+            // Where it is another file already, only its folder could not be synced.
+            self.broken = self.disk.length(&self.path) != Some(self.length);
         }
     }
 

@@ -238,8 +238,12 @@ impl Keeper {
     }
 
     fn sync(&mut self) {
-        let synced = self.journal.as_mut().map_or(Ok(()), Journal::sync);
         self.sync_due = None;
+        // What can't be added to is not synced either: it is written anew.
+        if self.journal.as_ref().is_some_and(Journal::is_broken) {
+            return self.repair();
+        }
+        let synced = self.journal.as_mut().map_or(Ok(()), Journal::sync);
         if let Err(fault) = synced {
             self.failed(fault.to_string());
         }

@@ -266,7 +266,7 @@ fn each_new_name_is_synced_before_a_change_is_acknowledged() {
     let mut command = place.run_command("s", &[]);
     command.args(["--listen", "127.0.0.1:0"]);
     // With a question mark: not every processor has these.
-    let what = "trace=fsync,openat,?mkdir,mkdirat,?link,linkat,?rename,?renameat,renameat2";
+    let what = "trace=sendto,fsync,openat,?mkdir,mkdirat,?link,linkat,?rename,?renameat,renameat2";
     let node = place.spawn(under_strace(&command, &["-y", "-e", what], &seen), "s");
     let folder = place.path().canonicalize().unwrap();
     let check = || {
@@ -281,14 +281,19 @@ fn each_new_name_is_synced_before_a_change_is_acknowledged() {
             }
             let parent = folder.join(&name).parent().unwrap().to_owned();
             let sync = format!("<{}>", parent.display());
-            let is_synced = |line: &&str| line.contains(" fsync(") && line.contains(&sync);
-            assert!(lines[at..].iter().any(is_synced), "{} is not synced: {text}", name.display());
+            let is_answer = |line: &str| line.contains(r#""{\"ok\":true"#);
+            let is_sync = |line: &str| {
+                line.contains(" fsync(") && line.contains(&sync) && !line.contains(" = -1 ")
+            };
+            let mut before_answer = lines[at..].iter().take_while(|line| !is_answer(line));
+            let is_synced = before_answer.any(|line| is_sync(line));
+            assert!(is_synced, "{} is not synced: {text}", name.display());
         }
         made
     };
     node.told(&["set", "k", "v"]);
     check();
-    // Enough for the journal to be rewritten, which is the only rename.
+    // Enough for the journal to be rewritten.
     for number in 0..4 {
         let value = format!("{number}").repeat(60_000);
         let said = run_with(&mut node.command(&["set", "large", "-"]), value.as_bytes());
@@ -298,6 +303,7 @@ fn each_new_name_is_synced_before_a_change_is_acknowledged() {
     let text = std::fs::read_to_string(&seen).unwrap();
     let is_rename = |line: &str| line.contains(" rename") && line.contains("state.journal.new");
     assert!(text.lines().any(is_rename), "it was rewritten");
+    assert_eq!(text.matches(r#""{\"ok\":true"#).count(), 5, "each answer was seen");
     // The network key was there before.
     for name in
         ["credentials/s", "credentials/s/node.key", "data", "data/s", "data/s/state.journal"]
