@@ -112,9 +112,11 @@ compile() {
     upper=$(say "$target" | tr 'a-z-' 'A-Z_')
     lower=$(say "$target" | tr '-' '_')
     flags='-C target-feature=+crt-static'
-    # Their own start-up code unpacks the addresses to fill in: 60 KB of 2.5 MB. A linker that can't
-    # pack them warns and goes on; glibc before 2.36 could not unpack them.
-    flags="$flags -C link-arg=-Wl,-z,pack-relative-relocs"
+    # The musl that comes with Rust 1.93 and later unpacks the addresses that are filled in at the
+    # start: 60 KB of 2.5 MB. A linker that can't pack them warns and goes on.
+    case $target:$(rustc --version | sed -n 's/^rustc 1\.\([0-9]*\)\..*/\1/p') in
+        *-musl*:9[3-9] | *-musl*:[1-9][0-9][0-9]) flags="$flags -C link-arg=-Wl,-z,pack-relative-relocs" ;;
+    esac
     if is_shared; then flags='-C target-feature=-crt-static'; fi
     (
         cd "$here"

@@ -43,8 +43,8 @@ pub(super) enum Progress {
 pub(super) const SHORT_BYTES_MAX: usize = 16 * 1024;
 /// How much is thrown away at the end of a connection, bytes, so that the answer is not lost.
 const THROWN_AWAY_MAX: usize = 256 * 1024;
-/// How much is read at a time, bytes, and so the room that a body gets before it has come: from
-/// members, and from strangers, of which many may begin bodies that they never end.
+/// How much is read at a time, bytes, and so the room that is made for what has not come yet: for
+/// members, and for strangers, of which many may begin bodies that they never end.
 const CHUNK_BYTES: [usize; 2] = [64 * 1024, 4 * 1024];
 
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl Connection {
         self.head.is_some() || !self.input.is_empty()
     }
 
-    /// Reads what is there of one request, and no more.
+    /// Reads what is there of one request; what came behind it stays in the buffer.
     pub(super) fn read(&mut self, body_bytes_max: usize, now: Instant) -> Progress {
         loop {
             if let Some(progress) = self.look(body_bytes_max) {
@@ -208,7 +208,7 @@ impl Connection {
 #[derive(Debug)]
 pub(super) struct Gone;
 
-/// Appends what is there, as far as there is room for this many bytes.
+/// Appends what is there, and makes room for this many bytes before; there may be more.
 pub(super) fn read_some(
     from: &impl AsFd,
     to: &mut Vec<u8>,

@@ -390,8 +390,7 @@ impl Gate {
             forget_stranger(&mut self.strangers, from, token);
         }
         let keeps = connection.is_kept();
-        let mut bytes = super::head::outer_answer(answer, keeps);
-        bytes.extend_from_slice(body);
+        let bytes = super::head::outer_answer(answer, keeps, body);
         connection.answer(bytes, keeps, Instant::now());
         self.write(token);
     }

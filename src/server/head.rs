@@ -148,10 +148,10 @@ pub(super) fn parse_answer(bytes: &[u8], to_head: bool) -> Result<Option<InnerAn
 /// Room for the head of an answer but its seal, bytes.
 const OUTER_BYTES: usize = 128;
 
-/// The head that the caller gets, with room behind it for the body.
-pub(super) fn outer_answer(answer: &InnerAnswer, keep_alive: bool) -> Vec<u8> {
+/// What the caller gets: a head that was written here, and the body.
+pub(super) fn outer_answer(answer: &InnerAnswer, keep_alive: bool, body: &[u8]) -> Vec<u8> {
     let seal = answer.seal.as_deref().unwrap_or_default();
-    let mut text = String::with_capacity(OUTER_BYTES + seal.len() + answer.body_bytes);
+    let mut text = String::with_capacity(OUTER_BYTES + seal.len() + body.len());
     // Writing to a String can't fail.
     let _ = write!(text, "HTTP/1.1 {} {}\r\n", answer.status, phrase(answer.status));
     if answer.status != 204 {
@@ -167,14 +167,16 @@ pub(super) fn outer_answer(answer: &InnerAnswer, keep_alive: bool) -> Vec<u8> {
         text += "Connection: close\r\n";
     }
     text += "\r\n";
-    text.into_bytes()
+    let mut bytes = text.into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
 }
 
 /// An answer without a body, behind which the connection is closed.
 pub(super) fn last_answer(status: u16) -> Vec<u8> {
     let answer =
         InnerAnswer { status, bytes: 0, body_bytes: 0, trusted: false, seal: None, allow: false };
-    outer_answer(&answer, false)
+    outer_answer(&answer, false, &[])
 }
 
 fn phrase(status: u16) -> &'static str {
@@ -247,7 +249,7 @@ mod tests {
             b"HTTP/1.1 204 No Content\r\nServer: x\r\nDsn-Seal: abc\r\nDsn-Trusted: 1\r\n\r\n";
         let answer = parse_answer(text, false).unwrap().unwrap();
         assert!(answer.trusted && answer.body_bytes == 0 && answer.bytes == text.len());
-        let outer = String::from_utf8(outer_answer(&answer, true)).unwrap();
+        let outer = String::from_utf8(outer_answer(&answer, true, b"")).unwrap();
         assert_eq!(outer, "HTTP/1.1 204 No Content\r\nDsn-Seal: abc\r\n\r\n");
         assert!(parse_answer(&text[..20], false).unwrap().is_none());
         assert!(parse_answer(b"nonsense\r\n\r\n", false).is_err());

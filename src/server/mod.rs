@@ -133,14 +133,15 @@ pub fn fuzz_heads(bytes: &[u8]) {
     if let head::Parsed::Head(head) = head::parse_request(bytes, 1000) {
         assert!(head.bytes <= bytes.len() && head.body_bytes <= 1000);
         let inner = head::inner_request(&head, ([127, 0, 0, 1], 1).into(), 0);
-        let again = head::parse_request(&inner, 1000);
-        assert!(
-            matches!(again, head::Parsed::Head(it) if it.path == head.path && it.body_bytes == 0)
-        );
+        // The lines that the gate adds may make it longer than a stranger's may be.
+        if inner.len() <= head::HEAD_BYTES_MAX {
+            let again = head::parse_request(&inner, 1000);
+            assert!(matches!(again, head::Parsed::Head(it) if it.path == head.path));
+        }
     }
     if let Ok(Some(answer)) = head::parse_answer(bytes, false) {
         assert!(answer.bytes <= bytes.len());
-        head::outer_answer(&answer, true);
+        head::outer_answer(&answer, true, &[]);
     }
 }
 
