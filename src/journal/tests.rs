@@ -180,6 +180,12 @@ fn some_changes() -> Vec<Change> {
     ]
 }
 
+/// More than a file may have before it is rewritten.
+fn big_changes() -> Vec<Change> {
+    let big = |n: usize| change("same", Some(&format!("{n}-{}", "v".repeat(20_000))));
+    (0..9).map(big).collect()
+}
+
 fn reopen(disk: FakeDisk) -> (Journal<FakeDisk>, Loaded) {
     let disk =
         FakeDisk { fail_at: None, fail_too_at: None, off_at: None, read_fault: false, ..disk };
@@ -241,8 +247,7 @@ fn a_disk_that_fails_twice_costs_nothing_acknowledged() {
 /// A file that is rewritten because it grew: each of the steps fails once.
 #[test]
 fn a_rewrite_that_fails_costs_nothing() {
-    let big = |n: usize| change("same", Some(&format!("{n}-{}", "v".repeat(20_000))));
-    let changes: Vec<Change> = (0..9).map(big).collect();
+    let changes = big_changes();
     for fail_at in 1..40 {
         for torn_to in [0, 1, 10_000] {
             let disk = FakeDisk { fail_at: Some(fail_at), torn_to, ..FakeDisk::default() };
@@ -258,12 +263,11 @@ fn a_rewrite_that_fails_costs_nothing() {
 /// now, and the next change goes there as if nothing had been.
 #[test]
 fn a_rewrite_that_half_fails_refuses_nothing_later() {
-    let big = |n: usize| change("same", Some(&format!("{n}-{}", "v".repeat(20_000))));
     for fail_at in 1..40 {
         let disk = FakeDisk { fail_at: Some(fail_at), ..FakeDisk::default() };
         let (mut journal, _) = Journal::open_on(disk, Path::new(FOLDER), true).unwrap();
         let mut entries = Entries::new();
-        for (change, timestamp) in (0..12).map(big).zip(1..) {
+        for (change, timestamp) in big_changes().into_iter().zip(1..) {
             apply_change(&mut entries, &change);
             let commit = Commit { change: &change, timestamp, left: false };
             if let Err(fault) = journal.append(&[commit], &entries) {
@@ -363,9 +367,7 @@ fn a_power_cut_at_any_step_loses_nothing_acknowledged() {
 /// was never acknowledged, or was written again.
 #[test]
 fn a_failed_step_and_then_a_power_cut_lose_nothing_acknowledged() {
-    // Nine of these are more than a file may have before it is rewritten.
-    let big = |n: usize| change("same", Some(&format!("{n}-{}", "v".repeat(20_000))));
-    let big: Vec<Change> = (0..9).map(big).collect();
+    let big = big_changes();
     let some = some_changes();
     let rows = (1..=5).map(|count| &some[..count]).chain((6..=9).map(|count| &big[..count]));
     for (changes, syncs) in rows.flat_map(|row| [(row, true), (row, false)]) {
