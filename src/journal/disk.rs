@@ -27,7 +27,7 @@ pub trait Disk {
     /// Replaces a file in one step.
     fn replace(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Error>;
     /// How long a file is; nothing where that can't be told.
-    fn length(&mut self, path: &Path) -> Option<usize>;
+    fn length(&self, path: &Path) -> Option<usize>;
     /// Keeps a file under a second name, or these bytes of it where that can't be done.
     fn keep_as(&mut self, path: &Path, aside: &Path, bytes: &[u8]) -> Result<(), Error>;
 }
@@ -51,23 +51,13 @@ impl RealDisk {
         }
         self.file.as_mut().ok_or_else(|| Error::from(ErrorKind::NotFound))
     }
-}
 
-impl RealDisk {
-    /// Whether the open file is the one of this name.
-    fn has_name(&self, path: &Path) -> bool {
+    /// Whether a file is open, and is the one of this name.
+    pub(super) fn has_name(&self, path: &Path) -> bool {
         let open = self.file.as_ref().and_then(|file| file.metadata().ok());
         let named = std::fs::metadata(path).ok();
         open.zip(named)
             .is_some_and(|(open, named)| (open.dev(), open.ino()) == (named.dev(), named.ino()))
-    }
-}
-
-#[cfg(test)]
-impl RealDisk {
-    /// Whether there is a file that a sync would sync.
-    pub(super) fn is_open(&self) -> bool {
-        self.file.is_some()
     }
 }
 
@@ -115,7 +105,7 @@ impl Disk for RealDisk {
         replaced
     }
 
-    fn length(&mut self, path: &Path) -> Option<usize> {
+    fn length(&self, path: &Path) -> Option<usize> {
         std::fs::metadata(path).ok()?.len().try_into().ok()
     }
 

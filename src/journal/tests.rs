@@ -107,7 +107,7 @@ impl Disk for FakeDisk {
         Ok(())
     }
 
-    fn length(&mut self, path: &Path) -> Option<usize> {
+    fn length(&self, path: &Path) -> Option<usize> {
         Some(self.bytes(path).len())
     }
 
@@ -155,19 +155,43 @@ fn apply_change(entries: &mut Entries, change: &Change) {
     *entries = entries.with(change.iter().map(|(key, value)| (key, value.as_ref())));
 }
 
-/// Writes changes one by one; gives the state after those that were acknowledged.
+/// What became of changes that were written one by one.
+struct Written {
+    /// The state after those that were acknowledged, and the timestamp of the last of them.
+    acknowledged: Entries,
+    last: u64,
+    /// The states that would have been, of those refused after it: a power cut may leave either.
+    refused: Vec<Entries>,
+}
+
 fn write<D: Disk>(journal: &mut Journal<D>, changes: &[Change], first: u64) -> (Entries, u64) {
-    let (mut acknowledged, mut last) = (Entries::new(), 0);
-    for (at, change) in changes.iter().enumerate() {
-        let mut after = acknowledged.clone();
+    let Written { acknowledged, last, .. } = write_each(journal, changes, first);
+    (acknowledged, last)
+}
+
+fn write_each<D: Disk>(journal: &mut Journal<D>, changes: &[Change], first: u64) -> Written {
+    let mut written = Written { acknowledged: Entries::new(), last: 0, refused: Vec::new() };
+    for (change, timestamp) in changes.iter().zip(first..) {
+        let mut after = written.acknowledged.clone();
         apply_change(&mut after, change);
-        let timestamp = first + at as u64;
         let commit = Commit { change, timestamp, left: false };
         if journal.append(&[commit], &after).is_ok() {
-            (acknowledged, last) = (after, timestamp);
+            written = Written { acknowledged: after, last: timestamp, refused: Vec::new() };
+        } else {
+            written.refused.push(after);
         }
     }
-    (acknowledged, last)
+    written
+}
+
+impl Written {
+    /// After a power cut, nothing that was acknowledged is lost, and nothing else is there.
+    fn check(&self, disk: FakeDisk, kept: usize, what: &str) {
+        let (_, loaded) = reopen(disk.after_power_cut(kept));
+        let known = loaded.entries == self.acknowledged || self.refused.contains(&loaded.entries);
+        assert!(known, "{what}: {} keys", loaded.entries.len());
+        assert!(loaded.timestamp >= self.last, "{what}");
+    }
 }
 
 fn some_changes() -> Vec<Change> {
@@ -287,13 +311,13 @@ fn after_a_rewrite_that_failed_the_old_file_is_still_synced() {
     // No file can be written where a folder stands.
     std::fs::create_dir(folder.path().join("state.journal.new")).unwrap();
     disk.replace(&path, b"new").unwrap_err();
-    assert!(disk.is_open(), "or nobody can sync it");
+    assert!(disk.has_name(&path), "or nobody can sync it");
     disk.append(&path, 3, b"er").unwrap();
     disk.sync(&path).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"older");
     std::fs::remove_dir(folder.path().join("state.journal.new")).unwrap();
     disk.replace(&path, b"new").unwrap();
-    assert!(!disk.is_open(), "it is another file now");
+    assert!(!disk.has_name(&path), "it is another file now");
 }
 
 /// A full disk: what did not fit is cut off, and a change that fits is taken without the room that
@@ -328,25 +352,6 @@ fn a_disk_that_does_not_give_all_bytes_is_named_and_the_file_kept() {
     assert_eq!(journal.disk.bytes(&Path::new(FOLDER).join("state.damaged-1")), good);
 }
 
-/// Writes changes one by one, as [`write`]; gives the last acknowledged version, and those that
-/// were refused after it: a power cut may leave either.
-fn write_until_cut(
-    journal: &mut Journal<FakeDisk>,
-    changes: &[Change],
-) -> (Entries, u64, Vec<Entries>) {
-    let (mut acknowledged, mut last, mut refused) = (Entries::new(), 0, Vec::new());
-    for (change, timestamp) in changes.iter().zip(10..) {
-        let mut after = acknowledged.clone();
-        apply_change(&mut after, change);
-        if journal.append(&[Commit { change, timestamp, left: false }], &after).is_ok() {
-            (acknowledged, last, refused) = (after, timestamp, Vec::new());
-        } else {
-            refused.push(after);
-        }
-    }
-    (acknowledged, last, refused)
-}
-
 /// The power goes at each step, torn at every byte: what was acknowledged before is there.
 #[test]
 fn a_power_cut_at_any_step_loses_nothing_acknowledged() {
@@ -354,11 +359,8 @@ fn a_power_cut_at_any_step_loses_nothing_acknowledged() {
         for torn_to in 0..60 {
             let disk = FakeDisk { off_at: Some(off_at), torn_to, ..FakeDisk::default() };
             let (mut journal, _) = Journal::open_on(disk, Path::new(FOLDER), true).unwrap();
-            let (acknowledged, last, refused) = write_until_cut(&mut journal, &some_changes());
-            let (_, loaded) = reopen(journal.disk.after_power_cut(torn_to));
-            let known = loaded.entries == acknowledged || refused.contains(&loaded.entries);
-            assert!(known, "off at step {off_at}, torn to {torn_to}: {:?}", loaded.entries);
-            assert!(loaded.timestamp >= last);
+            let written = write_each(&mut journal, &some_changes(), 10);
+            written.check(journal.disk, torn_to, &format!("off at {off_at}, torn to {torn_to}"));
         }
     }
 }
@@ -374,19 +376,16 @@ fn a_failed_step_and_then_a_power_cut_lose_nothing_acknowledged() {
         for fail_at in 1..40 {
             let disk = FakeDisk { fail_at: Some(fail_at), ..FakeDisk::default() };
             let (mut journal, _) = Journal::open_on(disk, Path::new(FOLDER), syncs).unwrap();
-            let (mut acknowledged, last, refused) = write_until_cut(&mut journal, changes);
+            let mut written = write_each(&mut journal, changes, 10);
             if !syncs && (journal.is_broken() || journal.sync().is_err()) {
                 // So the next one has to write all of it.
                 let (change, timestamp) = (change("last", Some("1")), 50);
-                apply_change(&mut acknowledged, &change);
+                apply_change(&mut written.acknowledged, &change);
                 let commit = Commit { change: &change, timestamp, left: false };
-                journal.append(&[commit], &acknowledged).unwrap();
+                journal.append(&[commit], &written.acknowledged).unwrap();
                 journal.sync().unwrap();
             }
-            let (_, loaded) = reopen(journal.disk.after_power_cut(0));
-            let known = loaded.entries == acknowledged || refused.contains(&loaded.entries);
-            assert!(known, "step {fail_at}, {} changes: {}", changes.len(), loaded.entries.len());
-            assert!(loaded.timestamp >= last);
+            written.check(journal.disk, 0, &format!("step {fail_at}, {} changes", changes.len()));
         }
     }
 }

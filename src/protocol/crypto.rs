@@ -93,10 +93,6 @@ impl DerivedKeys {
         tag.copy_from_slice(context.sign().as_ref());
         tag
     }
-
-    fn apply_keystream(&self, nonce: &[u8; NONCE_BYTES], bytes: &mut [u8]) {
-        apply_keystream(&self.encryption, nonce, bytes);
-    }
 }
 
 /// Where an envelope belongs. Its tag covers this, so it can't be moved elsewhere.
@@ -179,7 +175,7 @@ pub fn seal(
     body.push(kind);
     body.extend_from_slice(payload);
     let (_, text) = body.split_at_mut(NONCE_BYTES);
-    keys.apply_keystream(&nonce, text);
+    apply_keystream(&keys.encryption, &nonce, text);
     let tag = keys.tag(place, &body);
     body.extend_from_slice(&tag);
     Some((body, tag))
@@ -201,7 +197,7 @@ pub fn open(
     let derived = keys.0.get(key).ok_or(NotAMessage)?;
     body.truncate(body.len() - TAG_BYTES);
     let (nonce, text) = body.split_first_chunk_mut::<NONCE_BYTES>().ok_or(NotAMessage)?;
-    derived.apply_keystream(nonce, text);
+    apply_keystream(&derived.encryption, nonce, text);
     let kind = *text.first().ok_or(NotAMessage)?;
     Ok(Opened { kind, tag, key, text: body })
 }

@@ -43,9 +43,10 @@ pub(super) enum Progress {
 pub(super) const SHORT_BYTES_MAX: usize = 16 * 1024;
 /// How much is thrown away at the end of a connection, bytes, so that the answer is not lost.
 const THROWN_AWAY_MAX: usize = 256 * 1024;
-/// How much is read at a time, bytes, and so the room that is made for what has not come yet: for
-/// members, and for strangers, of which many may begin bodies that they never end.
-const CHUNK_BYTES: [usize; 2] = [64 * 1024, 4 * 1024];
+/// How much is read at a time, bytes, and so the room that is made for what has not come yet.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// The same for strangers, of which many may begin bodies that they never end.
+const STRANGER_CHUNK_BYTES: usize = 4 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -106,7 +107,7 @@ impl Connection {
             }
             let most = self.head.as_ref().map_or(HEAD_BYTES_MAX, |head| head.body_bytes);
             let wanted = most.saturating_sub(self.input.len());
-            let chunk = if self.trusted { CHUNK_BYTES[0] } else { CHUNK_BYTES[1] };
+            let chunk = if self.trusted { CHUNK_BYTES } else { STRANGER_CHUNK_BYTES };
             let begins = !self.has_begun();
             match read_some(&self.stream, &mut self.input, wanted.min(chunk)) {
                 Ok(0) => return Progress::Gone,
@@ -167,14 +168,8 @@ impl Connection {
 
     /// Writes as much as the other side takes. Gives whether all is written.
     pub(super) fn write(&mut self, now: Instant) -> Result<bool, Gone> {
-        while let Some(rest) = self.output.get(self.written..).filter(|rest| !rest.is_empty()) {
-            match self.stream.write(rest) {
-                Ok(0) => return Err(Gone),
-                Ok(count) => self.written += count,
-                Err(why) if why.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(why) if why.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Err(Gone),
-            }
+        if !write_some(&mut self.stream, &self.output, &mut self.written)? {
+            return Ok(false);
         }
         self.output = Vec::new();
         self.since = now;
@@ -222,4 +217,22 @@ pub(super) fn read_some(
         rustix::net::RecvFlags::empty(),
     )?;
     Ok(count)
+}
+
+/// Writes as much as is taken of the bytes behind those that are written. Gives whether all is.
+pub(super) fn write_some(
+    to: &mut impl Write,
+    bytes: &[u8],
+    written: &mut usize,
+) -> Result<bool, Gone> {
+    while let Some(rest) = bytes.get(*written..).filter(|rest| !rest.is_empty()) {
+        match to.write(rest) {
+            Ok(0) => return Err(Gone),
+            Ok(count) => *written += count,
+            Err(why) if why.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(why) if why.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return Err(Gone),
+        }
+    }
+    Ok(true)
 }

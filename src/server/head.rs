@@ -150,14 +150,14 @@ const OUTER_BYTES: usize = 128;
 
 /// What the caller gets: a head that was written here, and the body.
 pub(super) fn outer_answer(answer: &InnerAnswer, keep_alive: bool, body: &[u8]) -> Vec<u8> {
-    let seal = answer.seal.as_deref().unwrap_or_default();
-    let mut text = String::with_capacity(OUTER_BYTES + seal.len() + body.len());
+    let seal_bytes = answer.seal.as_ref().map_or(0, String::len);
+    let mut text = String::with_capacity(OUTER_BYTES + seal_bytes + body.len());
     // Writing to a String can't fail.
     let _ = write!(text, "HTTP/1.1 {} {}\r\n", answer.status, phrase(answer.status));
     if answer.status != 204 {
         let _ = write!(text, "Content-Length: {}\r\n", answer.body_bytes);
     }
-    if answer.seal.is_some() {
+    if let Some(seal) = &answer.seal {
         let _ = write!(text, "{SEAL}: {seal}\r\n");
     }
     if answer.allow {

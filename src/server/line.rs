@@ -1,11 +1,11 @@
 //! A connection to tiny_http: one request after the other.
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 
 use super::backend::Bodies;
-use super::connection::read_some;
+use super::connection::{read_some, write_some};
 use super::head::{Head, InnerAnswer, inner_request, parse_answer};
 
 /// How much of an answer is read before its length is known, bytes: most are shorter.
@@ -83,7 +83,7 @@ impl Line {
     /// Writes and reads what can be.
     pub(super) fn advance(&mut self) -> LineProgress {
         let wrote = self.has_more_to_write();
-        if self.write().is_err() {
+        if write_some(&mut self.stream, &self.output, &mut self.written).is_err() {
             return LineProgress::Broken;
         }
         if wrote && self.input.is_empty() {
@@ -104,20 +104,6 @@ impl Line {
                 Err(_) => return LineProgress::Broken,
             }
         }
-    }
-
-    /// Writes as much as is taken.
-    fn write(&mut self) -> Result<(), ErrorKind> {
-        while let Some(rest) = self.output.get(self.written..).filter(|rest| !rest.is_empty()) {
-            match self.stream.write(rest) {
-                Ok(0) => return Err(ErrorKind::WriteZero),
-                Ok(count) => self.written += count,
-                Err(why) if why.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(why) if why.kind() == ErrorKind::Interrupted => {}
-                Err(why) => return Err(why.kind()),
-            }
-        }
-        Ok(())
     }
 
     /// What the bytes that came amount to; nothing where more are needed.

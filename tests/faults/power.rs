@@ -242,6 +242,9 @@ fn kill_9_while_keys_are_made_leaves_a_node_that_starts() {
     }
 }
 
+/// How strace shows the beginning of the answer to a change.
+const ANSWER: &str = r#""{\"ok\":true"#;
+
 /// The names that a line of strace makes, where they have to outlive a power cut: with all their
 /// folders, from the folder of the process.
 fn new_name(line: &str) -> Option<PathBuf> {
@@ -281,7 +284,7 @@ fn each_new_name_is_synced_before_a_change_is_acknowledged() {
             }
             let parent = folder.join(&name).parent().unwrap().to_owned();
             let sync = format!("<{}>", parent.display());
-            let is_answer = |line: &str| line.contains(r#""{\"ok\":true"#);
+            let is_answer = |line: &str| line.contains(ANSWER);
             let is_sync = |line: &str| {
                 line.contains(" fsync(") && line.contains(&sync) && !line.contains(" = -1 ")
             };
@@ -303,7 +306,7 @@ fn each_new_name_is_synced_before_a_change_is_acknowledged() {
     let text = std::fs::read_to_string(&seen).unwrap();
     let is_rename = |line: &str| line.contains(" rename") && line.contains("state.journal.new");
     assert!(text.lines().any(is_rename), "it was rewritten");
-    assert_eq!(text.matches(r#""{\"ok\":true"#).count(), 5, "each answer was seen");
+    assert_eq!(text.matches(ANSWER).count(), 5, "each answer was seen");
     // The network key was there before.
     for name in
         ["credentials/s", "credentials/s/node.key", "data", "data/s", "data/s/state.journal"]
