@@ -105,23 +105,20 @@ build_static() {
     esac
     touch "$folder/began"
     scripts/cross.sh "$board" >"$folder/cross.log" 2>&1 || return 1
-    version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
-    DSN_TEST_BIN=$(find "$here/dist" -name "dsn-$version-$(uname -m)-unknown-linux-musl" -newer "$folder/began")
+    DSN_TEST_BIN=$(find "$here/dist" -name "dsn-*-$(uname -m)-unknown-linux-musl" -newer "$folder/began")
     [ -n "$DSN_TEST_BIN" ] || return 1
     export DSN_TEST_BIN
 }
+
+if [ -n "$parts" ] || [ -z "$figures" ]; then
+    cargo bench --locked --bench parts
+fi
 if [ -n "$figures" ] || [ -z "$parts" ]; then
     if [ -z "${DSN_TEST_BIN-}" ] && ! build_static; then
         unset DSN_TEST_BIN
         say "there is no static binary to measure: scripts/cross.sh says why"
     fi
     say "measured is ${DSN_TEST_BIN-the binary of cargo build}"
-fi
-
-if [ -n "$parts" ] || [ -z "$figures" ]; then
-    cargo bench --locked --bench parts
-fi
-if [ -n "$figures" ] || [ -z "$parts" ]; then
     [ -z "$figures" ] || figures="$figures table"
     # shellcheck disable=SC2086 # a list of figures
     cargo bench --locked --bench load -- $figures
