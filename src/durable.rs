@@ -13,7 +13,7 @@ pub const FILE_MODE: u32 = 0o600;
 pub const FOLDER_MODE: u32 = 0o700;
 
 /// What a disk loses at once when it loses something, bytes.
-const BLOCK_BYTES: u64 = 4096;
+pub const BLOCK_BYTES: usize = 4096;
 /// Most blocks that are tried and can't be read: a dying disk may take seconds for each.
 const BAD_BLOCKS_MAX: usize = 16;
 /// Most damaged files that are kept beside a good one; then the last name is used again.
@@ -45,11 +45,15 @@ pub struct Content {
 /// Reads a file, up to so many bytes; nothing where there is none. A block that the disk can't
 /// read does not cost the others.
 pub fn read(path: &Path, bytes_max: u64) -> Result<Option<Content>, Error> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(why) if why.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(why) => return Err(why),
-    };
+    match File::open(path) {
+        Ok(file) => read_open(&file, bytes_max).map(Some),
+        Err(why) if why.kind() == ErrorKind::NotFound => Ok(None),
+        Err(why) => Err(why),
+    }
+}
+
+/// The same of a file that is open.
+pub fn read_open(file: &File, bytes_max: u64) -> Result<Content, Error> {
     let end = file.metadata()?.len().min(bytes_max);
     let mut content = Content { bytes: Vec::new(), fault: None };
     let (mut at, mut bad_blocks) = (0, 0);
@@ -67,13 +71,14 @@ pub fn read(path: &Path, bytes_max: u64) -> Result<Option<Content>, Error> {
             Err(why) if is_bad_block(&why) => {
                 bad_blocks += 1;
                 content.fault.get_or_insert(why);
-                at = ((at / BLOCK_BYTES + 1) * BLOCK_BYTES).min(end);
+                let block = BLOCK_BYTES as u64;
+                at = ((at / block + 1) * block).min(end);
                 content.bytes.resize(usize::try_from(at).unwrap_or(usize::MAX), 0);
             }
             Err(why) => return Err(why),
         }
     }
-    Ok(Some(content))
+    Ok(content)
 }
 
 fn is_bad_block(why: &Error) -> bool {
@@ -101,14 +106,21 @@ pub fn keep_as(path: &Path, aside: &Path) -> Result<(), Error> {
 
 /// Replaces a file in one step: afterwards the old or the new bytes are there, never a mixture.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    put(path, bytes)?;
+    sync_folder_of(path)
+}
+
+/// The same, but that a power cut may still bring back the old file: until the folder is synced.
+/// Gives the new file, open.
+pub fn put(path: &Path, bytes: &[u8]) -> Result<File, Error> {
     let temporary = temporary_of(path);
-    let written = write_new(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
-    if let Err(fault) = written {
+    let written = write_new(&temporary, bytes)
+        .and_then(|file| std::fs::rename(&temporary, path).map(|()| file));
+    if written.is_err() {
         // What was begun is of no use; the fault that counts is the first one.
         let _ = std::fs::remove_file(&temporary);
-        return Err(fault);
     }
-    sync_folder_of(path)
+    written
 }
 
 /// Makes a file that is not there yet; one that is there is an error and stays as it is.
@@ -123,11 +135,12 @@ pub fn create(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     sync_folder_of(path)
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+fn write_new(path: &Path, bytes: &[u8]) -> Result<File, Error> {
     let mut options = File::options();
     let mut file = options.write(true).create(true).truncate(true).mode(FILE_MODE).open(path)?;
     file.write_all(bytes)?;
-    file.sync_all()
+    file.sync_all()?;
+    Ok(file)
 }
 
 fn temporary_of(path: &Path) -> PathBuf {
@@ -136,11 +149,17 @@ fn temporary_of(path: &Path) -> PathBuf {
     name.into()
 }
 
-fn sync_folder_of(path: &Path) -> Result<(), Error> {
+/// The folder that the name of a file or folder stands in.
+pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent),
-        _ => sync_folder(Path::new(".")),
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
     }
+}
+
+/// Makes the name of a file or folder durable.
+pub fn sync_folder_of(path: &Path) -> Result<(), Error> {
+    sync_folder(folder_of(path))
 }
 
 /// Makes the names in a folder durable.

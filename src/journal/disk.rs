@@ -1,116 +1,217 @@
 //! What the journal asks of a disk: few enough calls that tests can make each of them fail.
 
-use std::fs::File;
-use std::io::{Error, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::fs::{File, Metadata};
+use std::io::{Error, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::{FILE_BYTES_MAX, FileId};
 use crate::durable::{self, Content};
-use crate::protocol::STATE_BYTES_MAX;
-
-/// Largest journal that is read, bytes: far above what it is rewritten at.
-const READ_BYTES_MAX: u64 = 64 * STATE_BYTES_MAX as u64;
 
 /// Why a file is not added to.
-const REMOVED: &str = "the file was removed or changed by somebody else";
+pub(super) const REMOVED: &str = "the file was removed or changed by somebody else";
 
-/// A disk, or something that fails like one.
-pub trait Disk {
-    /// The bytes of a file; nothing where there is none.
-    fn read(&mut self, path: &Path) -> Result<Option<Content>, Error>;
-    /// Adds bytes at the end of a file that is this long; one of no bytes is made if need be.
-    fn append(&mut self, path: &Path, length: usize, bytes: &[u8]) -> Result<(), Error>;
-    /// Waits until all that was added is on disk.
-    fn sync(&mut self, path: &Path) -> Result<(), Error>;
-    /// Cuts the file that bytes were added to.
-    fn truncate(&mut self, path: &Path, length: usize) -> Result<(), Error>;
-    /// Replaces a file in one step.
-    fn replace(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Error>;
-    /// How long a file is; nothing where that can't be told.
-    fn length(&self, path: &Path) -> Option<usize>;
-    /// Keeps a file under a second name, or these bytes of it where that can't be done.
-    fn keep_as(&mut self, path: &Path, aside: &Path, bytes: &[u8]) -> Result<(), Error>;
+/// Where the path of a file leads, seen from the file and the folder that are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// To the file that is held, as long as it was left.
+    Held,
+    /// To no file, or to another one, in the folder that is held; or that folder was removed. It
+    /// can be made anew: on the same disk.
+    Removed,
+    /// To another folder, while the one that is held is still somewhere: its disk was unmounted,
+    /// another one was mounted over it, or it was moved.
+    Elsewhere,
 }
 
-/// The disk of this host. The file stays open between writes.
+/// A disk, or something that fails like one. It holds one file and its folder open, so that it can
+/// tell whether the path still leads to them.
+pub trait Disk {
+    /// Holds the folder of a file, and the file if there is one; gives its first
+    /// [`FILE_BYTES_MAX`] bytes then.
+    fn hold(&mut self, path: &Path) -> Result<Option<Content>, Error>;
+    /// Where the path leads now. The file that is held was left this long, bytes.
+    fn place(&self, path: &Path, length: usize) -> Result<Place, Error>;
+    /// The first bytes of whatever file the path leads to, so many at most.
+    fn peek(&self, path: &Path, bytes_max: usize) -> Result<Option<Content>, Error>;
+    /// Holds the folder that the path leads to now.
+    fn adopt(&mut self, path: &Path) -> Result<(), Error>;
+    /// Adds bytes to the file that is held, which is this long.
+    fn append(&mut self, path: &Path, length: usize, bytes: &[u8]) -> Result<(), Error>;
+    /// Waits until all that was added to the file that is held is on disk.
+    fn sync(&mut self, path: &Path) -> Result<(), Error>;
+    /// Waits until the file that is held and its name are on disk, whoever wrote them.
+    fn settle(&mut self, path: &Path) -> Result<(), Error>;
+    /// Cuts the file that is held, durably. It never becomes longer.
+    fn truncate(&mut self, path: &Path, length: usize) -> Result<(), Error>;
+    /// Replaces a file in one step and holds the new one; makes a folder anew that was removed.
+    fn replace(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Error>;
+    /// Keeps a file under a second name, too, or these bytes of it where that can't be done; gives
+    /// the name.
+    fn set_aside(&mut self, path: &Path, bytes: &[u8]) -> Result<PathBuf, Error>;
+    /// The id of a new file, which no file had before and nobody can guess.
+    fn new_id(&mut self) -> Result<FileId, Error>;
+}
+
+/// The disk of this host.
 #[derive(Debug, Default)]
 pub struct RealDisk {
+    folder: Option<File>,
     file: Option<File>,
+    /// Whether the file could only be opened for reading.
+    pub(super) only_reads: bool,
 }
 
 impl RealDisk {
-    fn file(&mut self, path: &Path) -> Result<&mut File, Error> {
-        if self.file.is_none() {
-            let is_new = !path.try_exists()?;
-            let mut options = File::options();
-            let file = options.append(true).create(true).mode(durable::FILE_MODE).open(path)?;
-            if is_new {
-                durable::sync_folder(path.parent().unwrap_or(Path::new(".")))?;
-            }
-            self.file = Some(file);
-        }
-        self.file.as_mut().ok_or_else(|| Error::from(ErrorKind::NotFound))
+    fn folder(&self) -> Result<&File, Error> {
+        self.folder.as_ref().ok_or_else(removed)
     }
 
-    /// Whether a file is open, and is the one of this name.
-    pub(super) fn has_name(&self, path: &Path) -> bool {
-        let open = self.file.as_ref().and_then(|file| file.metadata().ok());
-        let named = std::fs::metadata(path).ok();
-        open.zip(named)
-            .is_some_and(|(open, named)| (open.dev(), open.ino()) == (named.dev(), named.ino()))
+    /// The file that is held, to write to it.
+    fn file(&mut self, path: &Path) -> Result<&File, Error> {
+        if self.only_reads {
+            let held = self.file.as_ref().ok_or_else(removed)?.metadata()?;
+            let file = open_to_write(path)?;
+            if !is_same(&held, &file.metadata()?) {
+                return Err(removed());
+            }
+            (self.file, self.only_reads) = (Some(file), false);
+        }
+        self.file.as_ref().ok_or_else(removed)
     }
 }
 
+fn removed() -> Error {
+    Error::new(ErrorKind::NotFound, REMOVED)
+}
+
+fn open_to_write(path: &Path) -> Result<File, Error> {
+    File::options().read(true).write(true).open(path)
+}
+
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+fn leads_to(path: &Path, held: &Metadata) -> Result<bool, Error> {
+    match std::fs::metadata(path) {
+        Ok(found) => Ok(is_same(&found, held)),
+        Err(why) if matches!(why.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(false)
+        }
+        Err(why) => Err(why),
+    }
+}
+
+/// The disk on which a folder is, or would be made.
+fn device_of(folder: &Path) -> Option<u64> {
+    let mut places = folder.ancestors().map(|place| match place.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => place,
+    });
+    places.find_map(|place| std::fs::metadata(place).ok()).map(|found| found.dev())
+}
+
 impl Disk for RealDisk {
-    fn read(&mut self, path: &Path) -> Result<Option<Content>, Error> {
-        durable::read(path, READ_BYTES_MAX)
+    fn hold(&mut self, path: &Path) -> Result<Option<Content>, Error> {
+        self.adopt(path)?;
+        let opened = open_to_write(path).or_else(|why| match why.kind() {
+            ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
+                self.only_reads = true;
+                File::open(path)
+            }
+            _ => Err(why),
+        });
+        match opened {
+            Ok(file) => {
+                let content = durable::read_open(&file, FILE_BYTES_MAX as u64)?;
+                self.file = Some(file);
+                Ok(Some(content))
+            }
+            Err(why) if why.kind() == ErrorKind::NotFound => Ok(None),
+            Err(why) => Err(why),
+        }
+    }
+
+    fn place(&self, path: &Path, length: usize) -> Result<Place, Error> {
+        let held = self.folder()?.metadata()?;
+        let folder = durable::folder_of(path);
+        if !leads_to(folder, &held)? {
+            let was_removed = held.nlink() == 0 && device_of(folder) == Some(held.dev());
+            return Ok(if was_removed { Place::Removed } else { Place::Elsewhere });
+        }
+        let Some(file) = &self.file else { return Ok(Place::Removed) };
+        let file = file.metadata()?;
+        let is_held = file.len() == length as u64 && leads_to(path, &file)?;
+        Ok(if is_held { Place::Held } else { Place::Removed })
+    }
+
+    fn peek(&self, path: &Path, bytes_max: usize) -> Result<Option<Content>, Error> {
+        durable::read(path, bytes_max as u64)
+    }
+
+    fn adopt(&mut self, path: &Path) -> Result<(), Error> {
+        self.folder = Some(File::open(durable::folder_of(path))?);
+        (self.file, self.only_reads) = (None, false);
+        Ok(())
     }
 
     fn append(&mut self, path: &Path, length: usize, bytes: &[u8]) -> Result<(), Error> {
-        if self.file.is_none() && length > 0 && !path.try_exists()? {
-            return Err(Error::new(ErrorKind::NotFound, REMOVED));
-        }
-        let file = self.file(path)?;
-        let found = file.metadata()?;
-        if found.nlink() == 0 || found.len() != length as u64 {
-            // Writing would succeed: to a file that nobody will ever read, or to one that lacks
-            // what was written before.
-            self.file = None;
-            return Err(Error::new(ErrorKind::NotFound, REMOVED));
-        }
-        file.write_all(bytes)
+        self.file(path)?.write_all_at(bytes, length as u64)
     }
 
     fn sync(&mut self, _: &Path) -> Result<(), Error> {
-        // One that is not open was synced when it was replaced.
-        self.file.as_mut().map_or(Ok(()), |file| file.sync_data())
+        // One that was never added to was synced when it was written.
+        self.file.as_ref().map_or(Ok(()), File::sync_data)
     }
 
-    fn truncate(&mut self, _: &Path, length: usize) -> Result<(), Error> {
-        // One that is not open was not added to; a new one would be filled with zeros.
-        let file = self.file.as_mut().ok_or_else(|| Error::from(ErrorKind::NotFound))?;
+    fn settle(&mut self, _: &Path) -> Result<(), Error> {
+        if self.only_reads {
+            return Ok(());
+        }
+        self.file.as_ref().map_or(Ok(()), File::sync_all)?;
+        self.folder()?.sync_all()
+    }
+
+    fn truncate(&mut self, path: &Path, length: usize) -> Result<(), Error> {
+        let file = self.file(path)?;
+        if file.metadata()?.len() < length as u64 {
+            // It would be filled with zeros.
+            return Err(removed());
+        }
         file.set_len(length as u64)?;
         file.sync_data()
     }
 
     fn replace(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
-        if let Some(folder) = path.parent() {
+        let held = self.folder()?.metadata()?;
+        if held.nlink() == 0 {
+            let folder = durable::folder_of(path);
             durable::create_private_folder(folder)?;
+            let new = File::open(folder)?;
+            if new.metadata()?.dev() != held.dev() {
+                return Err(removed());
+            }
+            self.folder = Some(new);
         }
-        let replaced = durable::replace(path, bytes);
-        // One that has its name still is synced later, with what was added to it.
-        if !self.has_name(path) {
-            self.file = None;
-        }
-        replaced
+        let file = durable::put(path, bytes)?;
+        (self.file, self.only_reads) = (Some(file), false);
+        self.folder()?.sync_all()
     }
 
-    fn length(&self, path: &Path) -> Option<usize> {
-        std::fs::metadata(path).ok()?.len().try_into().ok()
-    }
-
-    fn keep_as(&mut self, path: &Path, aside: &Path, bytes: &[u8]) -> Result<(), Error> {
+    fn set_aside(&mut self, path: &Path, bytes: &[u8]) -> Result<PathBuf, Error> {
+        let aside = durable::aside_name(path);
         // Some file systems know one name for a file only.
-        durable::keep_as(path, aside).or_else(|_| durable::replace(aside, bytes))
+        durable::keep_as(path, &aside).or_else(|_| durable::replace(&aside, bytes))?;
+        Ok(aside)
+    }
+
+    fn new_id(&mut self) -> Result<FileId, Error> {
+        let mut id = [0; 16];
+        let filled = SystemRandom::new().fill(&mut id);
+        filled.map_err(|_| Error::other("the system gave no randomness"))?;
+        Ok(FileId(id))
     }
 }

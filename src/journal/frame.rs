@@ -1,15 +1,96 @@
-//! Frames to bytes and back.
+//! The head of the file and its frames to bytes and back. The format stands in `mod.rs`.
 
 use super::Commit;
-use crate::protocol::STATE_BYTES_MAX;
-use crate::protocol::crypto::Sha256;
-use crate::protocol::state::{Change, Entries, Key, Value};
+use crate::durable::BLOCK_BYTES;
+use crate::protocol::entries::{Entries, Key, Value};
+use crate::protocol::hash::Sha256;
+use crate::protocol::{ENTRY_OVERHEAD_BYTES, STATE_BYTES_MAX, TIMESTAMP_MAX};
 
-const MAGIC: &[u8; 4] = b"dsnJ";
-const CHECKSUM_BYTES: usize = 16;
-const HEAD_BYTES: usize = 4 + 4 + CHECKSUM_BYTES;
+/// Stands for one file: 16 random bytes. A file that is rewritten is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId(pub [u8; 16]);
+
+const FILE_MAGIC: &[u8; 12] = b"dsn journal\n";
+/// The one format that this program knows.
+pub(super) const FORMAT: u32 = 1;
+const FILE_HEAD_BYTES: usize = 12 + 4 + 16 + SUM_BYTES;
+/// Where the second copy of the head is: in a block of its own.
+const COPY_AT: usize = BLOCK_BYTES;
+/// Where the frames begin.
+pub(super) const FRAMES_AT: usize = COPY_AT + FILE_HEAD_BYTES;
+
+const FRAME_MAGIC: &[u8; 4] = b"dsnJ";
+const FRAME_HEAD_BYTES: usize = 4 + 4 + SUM_BYTES + SUM_BYTES;
+/// Kind, timestamp, left and count.
+const PAYLOAD_FIXED_BYTES: usize = 1 + 8 + 1 + 4;
+/// What a key with a value takes in a payload beside the two, bytes: two lengths and a flag.
+const ENTRY_FIXED_BYTES: usize = 2 + 1 + 4;
 /// Largest payload, bytes: a change can remove a whole state and set another one.
 const PAYLOAD_BYTES_MAX: usize = 4 * STATE_BYTES_MAX;
+/// A frame of at most this many bytes is read again.
+pub(super) const FRAME_BYTES_MAX: usize = FRAME_HEAD_BYTES + PAYLOAD_BYTES_MAX;
+
+const SUM_BYTES: usize = 16;
+type Sum = [u8; SUM_BYTES];
+
+/// What a checksum is of, so that none can stand for another.
+#[derive(Clone, Copy)]
+enum Covers {
+    FileHead = 1,
+    FrameHead = 2,
+    Payload = 3,
+}
+
+/// The first 16 bytes of SHA-256 over what it is of, the file, the place in it, and the parts.
+fn sum(covers: Covers, file: &FileId, at: usize, parts: [&[u8]; 2]) -> Sum {
+    #[cfg(test)]
+    super::tests::count_hashed(1 + 16 + 8 + parts[0].len() + parts[1].len());
+    let hash = Sha256::new(&[covers as u8]).chain(&file.0).chain(&(at as u64).to_le_bytes());
+    let hash = parts.iter().fold(hash, |hash, part| hash.chain(part)).finish();
+    let mut sum = [0; SUM_BYTES];
+    sum.copy_from_slice(hash.split_at(SUM_BYTES).0);
+    sum
+}
+
+/// The head of a file and its copy: all that stands before the frames.
+pub(super) fn encode_file_head(file: FileId) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(FRAMES_AT);
+    for at in [0, COPY_AT] {
+        bytes.resize(at, 0);
+        bytes.extend_from_slice(FILE_MAGIC);
+        bytes.extend_from_slice(&FORMAT.to_le_bytes());
+        bytes.extend_from_slice(&file.0);
+        bytes.extend_from_slice(&file_head_sum(file, at, FORMAT));
+    }
+    bytes
+}
+
+fn file_head_sum(file: FileId, at: usize, format: u32) -> Sum {
+    sum(Covers::FileHead, &file, at, [FILE_MAGIC, &format.to_le_bytes()])
+}
+
+/// What the head of a file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileHead {
+    pub(super) format: u32,
+    pub(super) file: FileId,
+}
+
+/// What the head of a file says, if one of its copies is whole; and whether both are.
+pub(super) fn decode_file_head(bytes: &[u8]) -> (Option<FileHead>, bool) {
+    let [first, second] = [0, COPY_AT].map(|at| file_head_at(bytes, at));
+    (first.or(second), first.is_some() && first == second)
+}
+
+fn file_head_at(bytes: &[u8], at: usize) -> Option<FileHead> {
+    let (magic, rest) = bytes.get(at..)?.split_first_chunk::<12>()?;
+    let (format, rest) = rest.split_first_chunk::<4>()?;
+    let (file, rest) = rest.split_first_chunk::<16>()?;
+    let (sum, _) = rest.split_first_chunk::<SUM_BYTES>()?;
+    let (format, file) = (u32::from_le_bytes(*format), FileId(*file));
+    let is_whole = magic == FILE_MAGIC && *sum == file_head_sum(file, at, format);
+    is_whole.then_some(FileHead { format, file })
+}
 
 /// What a frame says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,17 +107,42 @@ pub(super) struct Frame {
     pub(super) kind: FrameKind,
     pub(super) timestamp: u64,
     pub(super) left: bool,
-    pub(super) change: Change,
+    /// In the order of their keys, each once.
+    pub(super) entries: Vec<FrameEntry>,
 }
 
-pub(super) fn encode_change(commit: &Commit<'_>, bytes: &mut Vec<u8>) {
+/// A key and its value; nothing where it is removed.
+type FrameEntry = (Key, Option<Value>);
+
+/// Adds the frame of a change to the bytes of a file from `start` on.
+pub(super) fn encode_change(file: FileId, start: usize, commit: &Commit<'_>, bytes: &mut Vec<u8>) {
     let entries = commit.change.iter().map(|(key, value)| (key, value.as_ref()));
-    encode(FrameKind::Change, commit.timestamp, commit.left, entries, bytes);
+    let payload = encode(FrameKind::Change, commit.timestamp, commit.left, entries);
+    encode_frame(file, start, &payload, bytes);
 }
 
-pub(super) fn encode_snapshot(entries: &Entries, timestamp: u64, left: bool, bytes: &mut Vec<u8>) {
+/// All bytes of a file that holds this state.
+pub(super) fn encode_file(file: FileId, entries: &Entries, timestamp: u64, left: bool) -> Vec<u8> {
+    let mut bytes = encode_file_head(file);
     let entries = entries.iter().map(|(key, value)| (key, Some(value)));
-    encode(FrameKind::Snapshot, timestamp, left, entries, bytes);
+    let payload = encode(FrameKind::Snapshot, timestamp, left, entries);
+    encode_frame(file, 0, &payload, &mut bytes);
+    bytes
+}
+
+/// How long the file is that holds this state and nothing else, bytes.
+pub(super) fn file_bytes(entries: &Entries) -> usize {
+    // Both count the bytes of keys and values, and so many more for each.
+    let all = entries.bytes() - entries.len() * (ENTRY_OVERHEAD_BYTES - ENTRY_FIXED_BYTES);
+    FRAMES_AT + FRAME_HEAD_BYTES + PAYLOAD_FIXED_BYTES + all
+}
+
+/// How long the frame of a change is at most, bytes.
+pub(super) fn frame_bytes_max(commit: &Commit<'_>) -> usize {
+    let bytes = |value: &Option<Value>| value.as_ref().map_or(0, |value| value.as_bytes().len());
+    let entries = commit.change.iter();
+    let all = entries.map(|(key, value)| key.as_str().len() + bytes(value) + ENTRY_FIXED_BYTES);
+    FRAME_HEAD_BYTES + PAYLOAD_FIXED_BYTES + all.sum::<usize>()
 }
 
 fn encode<'a>(
@@ -44,8 +150,7 @@ fn encode<'a>(
     timestamp: u64,
     left: bool,
     entries: impl ExactSizeIterator<Item = (&'a Key, Option<&'a Value>)>,
-    bytes: &mut Vec<u8>,
-) {
+) -> Vec<u8> {
     let mut payload = vec![kind as u8];
     payload.extend_from_slice(&timestamp.to_le_bytes());
     payload.push(u8::from(left));
@@ -61,11 +166,19 @@ fn encode<'a>(
             payload.extend_from_slice(value.as_bytes());
         }
     }
+    payload
+}
+
+/// Adds a frame to the bytes of a file from `start` on.
+pub(super) fn encode_frame(file: FileId, start: usize, payload: &[u8], bytes: &mut Vec<u8>) {
+    let at = start + bytes.len();
     let length = small(payload.len()).to_le_bytes();
-    bytes.extend_from_slice(MAGIC);
+    let payload_sum = sum(Covers::Payload, &file, at, [&length, payload]);
+    bytes.extend_from_slice(FRAME_MAGIC);
     bytes.extend_from_slice(&length);
-    bytes.extend_from_slice(&checksum(&length, &payload));
-    bytes.extend_from_slice(&payload);
+    bytes.extend_from_slice(&payload_sum);
+    bytes.extend_from_slice(&sum(Covers::FrameHead, &file, at, [&length, &payload_sum]));
+    bytes.extend_from_slice(payload);
 }
 
 /// Lengths here are bounded by the limits of a state, far below 4 GiB.
@@ -73,63 +186,107 @@ fn small(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-fn checksum(length: &[u8], payload: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    let mut checksum = [0; CHECKSUM_BYTES];
-    let hash = Sha256::new(length).chain(payload).finish();
-    checksum.copy_from_slice(hash.split_at(CHECKSUM_BYTES).0);
-    checksum
+/// The head of a frame that this program wrote to this file at this place.
+#[derive(Debug)]
+pub(super) struct FrameHead {
+    file: FileId,
+    at: usize,
+    length: [u8; 4],
+    payload_bytes: usize,
+    payload_sum: Sum,
 }
 
-/// The frame at the start of the bytes, if a whole one is there, and what follows it.
-pub(super) fn decode(bytes: &[u8]) -> Option<(Frame, &[u8])> {
-    let (head, rest) = bytes.split_first_chunk::<HEAD_BYTES>()?;
-    let (magic, head) = head.split_first_chunk::<4>()?;
-    let (length, sum) = head.split_first_chunk::<4>()?;
-    let payload_bytes = usize::try_from(u32::from_le_bytes(*length)).ok()?;
-    if magic != MAGIC || payload_bytes > PAYLOAD_BYTES_MAX {
-        return None;
+impl FrameHead {
+    /// Where the frame ends, in the file or behind its end.
+    pub(super) fn end(&self) -> usize {
+        self.at + FRAME_HEAD_BYTES + self.payload_bytes
     }
-    let (payload, rest) = rest.split_at_checked(payload_bytes)?;
-    if checksum(length, payload) != sum {
-        return None;
+
+    /// The payload, if all of it is there as it was written.
+    pub(super) fn payload<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let payload = bytes.get(self.at + FRAME_HEAD_BYTES..self.end())?;
+        let found = sum(Covers::Payload, &self.file, self.at, [&self.length, payload]);
+        (found == self.payload_sum).then_some(payload)
     }
-    Some((decode_payload(payload)?, rest))
 }
 
-fn decode_payload(payload: &[u8]) -> Option<Frame> {
+/// The head of a frame at this place of a file, if a whole one is there. Whatever stands there,
+/// this hashes no more than the head.
+pub(super) fn head_at(file: FileId, bytes: &[u8], at: usize) -> Option<FrameHead> {
+    let (magic, rest) = bytes.get(at..)?.split_first_chunk::<4>()?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (payload_sum, rest) = rest.split_first_chunk::<SUM_BYTES>()?;
+    let (head_sum, _) = rest.split_first_chunk::<SUM_BYTES>()?;
+    let payload_bytes = payload_length(*length)?;
+    let is_whole = magic == FRAME_MAGIC
+        && *head_sum == sum(Covers::FrameHead, &file, at, [length, payload_sum]);
+    let (length, payload_sum) = (*length, *payload_sum);
+    is_whole.then_some(FrameHead { file, at, length, payload_bytes, payload_sum })
+}
+
+fn payload_length(length: [u8; 4]) -> Option<usize> {
+    let length = usize::try_from(u32::from_le_bytes(length)).ok()?;
+    (length <= PAYLOAD_BYTES_MAX).then_some(length)
+}
+
+/// Whether bytes may be the beginning of a frame that lacks a part of its head.
+pub(super) fn begins_a_head(bytes: &[u8]) -> bool {
+    let magic = bytes.get(..FRAME_MAGIC.len()).unwrap_or(bytes);
+    let length = bytes.get(FRAME_MAGIC.len()..).and_then(|rest| rest.first_chunk::<4>());
+    bytes.len() < FRAME_HEAD_BYTES
+        && FRAME_MAGIC.starts_with(magic)
+        && length.is_none_or(|length| payload_length(*length).is_some())
+}
+
+/// What a payload says; nothing where it breaks a rule.
+pub(super) fn decode(payload: &[u8]) -> Option<Frame> {
     let (kind, rest) = payload.split_first()?;
     let (timestamp, rest) = rest.split_first_chunk::<8>()?;
     let (left, rest) = rest.split_first()?;
     let (count, mut rest) = rest.split_first_chunk::<4>()?;
-    let mut change = Change::new();
-    for _ in 0..u32::from_le_bytes(*count) {
-        let (length, tail) = rest.split_first_chunk::<2>()?;
-        let (key, tail) = tail.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
-        let key = Key::new(str::from_utf8(key).ok()?).ok()?;
-        let (present, tail) = tail.split_first()?;
-        let (value, tail) = if *present == 0 {
-            (None, tail)
-        } else {
-            let (length, tail) = tail.split_first_chunk::<4>()?;
-            let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
-            let (value, tail) = tail.split_at_checked(length)?;
-            (Some(Value::new(value).ok()?), tail)
-        };
-        change.insert(key, value);
-        rest = tail;
-    }
     let kind = match kind {
         1 => FrameKind::Snapshot,
         2 => FrameKind::Change,
         _ => return None,
     };
+    let mut entries: Vec<FrameEntry> = Vec::new();
+    for _ in 0..u32::from_le_bytes(*count) {
+        let (entry, tail) = decode_entry(rest)?;
+        let rises = entries.last().is_none_or(|(before, _)| *before < entry.0);
+        let is_set = entry.1.is_some();
+        if !rises || kind == FrameKind::Snapshot && !is_set {
+            return None;
+        }
+        entries.push(entry);
+        rest = tail;
+    }
     let timestamp = u64::from_le_bytes(*timestamp);
-    rest.is_empty().then_some(Frame { kind, timestamp, left: *left != 0, change })
+    let fits = rest.is_empty() && timestamp <= TIMESTAMP_MAX;
+    fits.then_some(Frame { kind, timestamp, left: flag(*left)?, entries })
 }
 
-/// The bytes from the next place on where a frame may begin, behind the first byte.
-pub(super) fn next_start(bytes: &[u8]) -> &[u8] {
-    let behind = bytes.get(1..).unwrap_or_default();
-    let at = behind.windows(MAGIC.len()).position(|window| window == MAGIC);
-    at.and_then(|at| behind.get(at..)).unwrap_or_default()
+/// The first entry of these bytes, and what follows it.
+fn decode_entry(bytes: &[u8]) -> Option<(FrameEntry, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<2>()?;
+    let (key, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+    let key = Key::new(str::from_utf8(key).ok()?).ok()?;
+    let (present, rest) = rest.split_first()?;
+    if !flag(*present)? {
+        return Some(((key, None), rest));
+    }
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+    let (value, rest) = rest.split_at_checked(length)?;
+    Some(((key, Some(Value::new(value).ok()?)), rest))
+}
+
+fn flag(byte: u8) -> Option<bool> {
+    (byte <= 1).then_some(byte == 1)
+}
+
+/// The next place behind this one where a frame may begin, or the end.
+pub(super) fn next_start(bytes: &[u8], at: usize) -> usize {
+    let behind = bytes.get(at + 1..).unwrap_or_default();
+    let found = behind.windows(FRAME_MAGIC.len()).position(|window| window == FRAME_MAGIC);
+    found.map_or(bytes.len(), |found| at + 1 + found)
 }

@@ -1,28 +1,55 @@
 //! The own state on disk: an append-only file of changes, rewritten when it has grown.
 //!
-//! The file is a row of frames:
-//!
 //! ```text
-//! frame   = "dsnJ" ‖ length of payload (4) ‖ checksum (16) ‖ payload
-//! payload = kind (1: 1 snapshot, 2 change) ‖ timestamp (8) ‖ left (1) ‖ count (4) ‖ entries
-//! entry   = length of key (2) ‖ key ‖ present (1: 0 or 1) ‖ length of value (4) ‖ value
+//! file    = head ‖ zeros up to byte 4096 ‖ head ‖ frames
+//! head    = "dsn journal\n" ‖ format (4): 1 ‖ file id (16) ‖ checksum (16)
+//! frame   = "dsnJ" ‖ length of payload (4) ‖ checksum of payload (16)
+//!           ‖ checksum of this head (16) ‖ payload
+//! payload = kind (1): 1 snapshot, 2 change ‖ timestamp (8) ‖ left (1): 0, 1 ‖ count (4) ‖ entries
+//! entry   = length of key (2) ‖ key ‖ 0, or: 1 ‖ length of value (4) ‖ value
 //! ```
 //!
-//! Numbers are little-endian. The checksum is the first 16 bytes of SHA-256 over length and
-//! payload. A snapshot replaces all that came before it; a change sets and removes keys. Frames
-//! that are damaged are passed over: each whole frame counts, wherever it stands.
+//! Numbers are little-endian. A checksum is the first 16 bytes of SHA-256 over what it is of (1: 1
+//! head of the file, 2 head of a frame, 3 payload), the file id, the offset in the file of the head
+//! or frame (8), and then
+//!
+//! * for the head of the file: its magic and format,
+//! * for a payload: its length (4) and the payload,
+//! * for the head of a frame: the length and the checksum of the payload.
+//!
+//! **A frame is bound to its file and its place.** The file id is random, and each rewrite makes a
+//! new one. So nothing that stands in a value is ever taken for a frame, not even a copy of this
+//! file: that has another offset.
+//!
+//! **A block that is lost costs the frames in it.** The head of the file stands in the first two
+//! blocks of 4096 bytes; without both, nothing of the file is taken. All frames that are whole
+//! count, wherever they stand. What lies inside a frame with a whole head is passed over, and
+//! anything else that looks like a frame costs one hash of 45 bytes: reading is linear in the file.
+//!
+//! **A frame counts whole or not at all.** A snapshot replaces all that came before it; a change
+//! sets and removes keys (flag 0). Timestamps rise from frame to frame, keys within a frame; a
+//! snapshot removes nothing; the limits of a state hold after each frame. The file is made in one
+//! step, with a snapshot in it; each later write adds frames at its end. What is left of a write
+//! that was cut off there is dropped and is no damage.
+//!
+//! **A change counts when the path leads to it.** A file that is removed, or a disk that is
+//! unmounted, can be written to for as long as it is open, and nobody will find it after a restart.
 
 mod disk;
+mod error;
 mod frame;
+mod replay;
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::io::Error;
 use std::path::{Path, PathBuf};
 
-use crate::protocol::state::{Change, Entries, Key, Value};
-use disk::{Disk, RealDisk};
-use frame::{Frame, FrameKind};
+use crate::durable::Content;
+use crate::protocol::entries::{Change, Entries, check_limits};
+use crate::protocol::{STATE_BYTES_MAX, TIMESTAMP_MAX};
+pub use disk::{Disk, Place, RealDisk};
+use error::Fault;
+pub use error::JournalError;
+pub use frame::FileId;
+use replay::{Condition, OtherFormat, Replay, replay};
 
 /// The name of the file in the folder of the node.
 const FILE_NAME: &str = "state.journal";
@@ -31,6 +58,8 @@ const FILE_NAME: &str = "state.journal";
 const REWRITE_BYTES_MIN: usize = 128 * 1024;
 /// A file is rewritten when it has so many times the size of a snapshot.
 const REWRITE_FACTOR: usize = 4;
+/// All files are shorter, bytes: far above what they are rewritten at.
+pub const FILE_BYTES_MAX: usize = 16 * STATE_BYTES_MAX;
 
 /// What was found on disk.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -43,6 +72,8 @@ pub struct Loaded {
     pub left: bool,
     /// What the operator should know: a damaged file, what was kept of it, and where it is now.
     pub warnings: Vec<String>,
+    /// What is as usual after a power cut.
+    pub notes: Vec<String>,
 }
 
 /// A version to write.
@@ -61,62 +92,130 @@ pub struct Commit<'a> {
 pub struct Journal<D = RealDisk> {
     disk: D,
     path: PathBuf,
+    /// Which file it is; nothing before one was written.
+    file: Option<FileId>,
     /// Bytes of the file that are known to be good.
     length: usize,
+    /// The timestamp of the last version in it.
+    timestamp: u64,
     /// The length from which on it is rewritten.
     rewrite_at: usize,
     /// Whether what was written is to be on disk before `append` returns.
     syncs: bool,
-    /// Whether the end of the file is in doubt: then the next write rewrites all of it.
+    /// Whether the file is in doubt: then the next write rewrites all of it.
     broken: bool,
 }
 
 impl Journal {
-    /// Opens the journal in a folder, which is made if need be. An intact file is not written to.
+    /// Opens the journal in a folder of this host, which is made if need be.
     ///
-    /// With `syncs` every change is on disk when it was appended; else when [`Journal::sync`] is
-    /// called: until then it outlives the process, but not a power cut.
+    /// The rest is as with [`Journal::open_on`].
     pub fn open(folder: &Path, syncs: bool) -> Result<(Self, Loaded), JournalError> {
         crate::durable::create_private_folder(folder)
-            .map_err(|why| JournalError::new(folder, "opened", why))?;
+            .map_err(|why| JournalError::opened(folder, why))?;
         Self::open_on(RealDisk::default(), folder, syncs)
     }
 }
 
 impl<D: Disk> Journal<D> {
-    fn open_on(mut disk: D, folder: &Path, syncs: bool) -> Result<(Self, Loaded), JournalError> {
-        let path = folder.join(FILE_NAME);
-        let found = disk.read(&path).map_err(|why| JournalError::new(&path, "read", why))?;
-        let (bytes, fault) = found.map(|found| (found.bytes, found.fault)).unwrap_or_default();
-        let (mut loaded, mut damaged) = replay(&bytes);
+    /// Opens the journal in a folder that is there, on a disk of the caller's. An intact file is
+    /// synced and not written to.
+    ///
+    /// With `syncs` every change is on disk when it was appended; else when [`Journal::sync`] is
+    /// called: until then it outlives the process, but not a power cut.
+    pub fn open_on(disk: D, folder: &Path, syncs: bool) -> Result<(Self, Loaded), JournalError> {
+        let mut journal = Self {
+            disk,
+            path: folder.join(FILE_NAME),
+            file: None,
+            length: 0,
+            timestamp: 0,
+            rewrite_at: 0,
+            syncs,
+            broken: false,
+        };
+        let found = journal.disk.hold(&journal.path);
+        let found = found.map_err(|why| JournalError::read(&journal.path, Fault::Disk(why)))?;
+        let loaded = found.map(|content| journal.load(content)).transpose()?;
+        Ok((journal, loaded.unwrap_or_default()))
+    }
+
+    fn load(&mut self, content: Content) -> Result<Loaded, JournalError> {
+        let Content { bytes, fault } = content;
+        let Replay { mut loaded, file, condition } = replay(&bytes)
+            .map_err(|OtherFormat(found)| JournalError::read(&self.path, Fault::Format(found)))?;
+        (self.file, self.length, self.timestamp) = (file, bytes.len(), loaded.timestamp);
+        self.rewrite_at = rewrite_at(&loaded.entries);
+        let is_all = fault.is_none() && bytes.len() < FILE_BYTES_MAX;
         if let Some(why) = fault {
-            damaged = true;
-            let path = path.display();
+            let path = self.path.display();
             loaded
                 .warnings
                 .push(format!("parts of {path} can't be read: {why}. Look after that disk"));
         }
-        let mut journal = Self {
-            disk,
-            length: bytes.len(),
-            rewrite_at: rewrite_at(&loaded.entries),
-            syncs,
-            broken: damaged,
-            path,
-        };
-        if damaged {
-            loaded.warnings.push(journal.set_aside(&bytes, &loaded));
-            // If there is no room now, the next change tries again; what is there stays there.
-            if let Err(fault) = journal.rewrite(&loaded.entries, loaded.timestamp, loaded.left) {
-                loaded.warnings.push(fault.to_string());
+        match condition {
+            Condition::Whole if is_all => self.settle(&mut loaded),
+            Condition::Torn { at } if is_all => {
+                self.cut_off(at, &mut loaded);
+                self.settle(&mut loaded);
             }
+            _ => self.mend(&bytes, &mut loaded),
         }
-        Ok((journal, loaded))
+        Ok(loaded)
+    }
+
+    /// Sees to it that what was found is on disk. A process that was killed may have left it
+    /// without a sync; from now on it counts, and a change that sets it again writes nothing.
+    fn settle(&mut self, loaded: &mut Loaded) {
+        if let Err(why) = self.disk.settle(&self.path) {
+            // Nobody knows what is on disk now: the next change rewrites all of it.
+            self.broken = true;
+            let fault = JournalError::written(&self.path, Fault::Disk(why));
+            loaded.warnings.push(fault.to_string());
+        }
+    }
+
+    /// Drops what is left of a write that was cut off.
+    fn cut_off(&mut self, at: usize, loaded: &mut Loaded) {
+        loaded.notes.push(format!(
+            "the last write was cut off by a power cut or a kill; {} bytes were dropped from {}",
+            self.length - at,
+            self.path.display()
+        ));
+        // This needs no room.
+        match self.disk.truncate(&self.path, at) {
+            Ok(()) => self.length = at,
+            Err(_) => self.rewrite_what_was_kept(loaded),
+        }
+    }
+
+    /// Keeps a damaged file beside a new one.
+    fn mend(&mut self, bytes: &[u8], loaded: &mut Loaded) {
+        let (path, keys) = (self.path.display(), loaded.entries.len());
+        let kept =
+            format!("{path} was damaged; {keys} keys up to version {} were kept", loaded.timestamp);
+        loaded.warnings.push(match self.disk.set_aside(&self.path, bytes) {
+            Ok(aside) => format!("{kept}, and the damaged file is now {}", aside.display()),
+            Err(why) => format!("{kept}; it could not be kept under another name: {why}"),
+        });
+        if loaded.timestamp > 0 {
+            self.rewrite_what_was_kept(loaded);
+        } else {
+            // Nothing was: the first version replaces the file.
+            self.file = None;
+        }
+    }
+
+    fn rewrite_what_was_kept(&mut self, loaded: &mut Loaded) {
+        // If there is no room now, the next change tries again; what is there stays there.
+        if let Err(fault) = self.rewrite(&loaded.entries, loaded.timestamp, loaded.left) {
+            loaded.warnings.push(fault.to_string());
+        }
     }
 
     /// Makes versions durable, all with one write and one sync. After an error none of them counts.
     ///
-    /// `entries` is the state after all of them.
+    /// `entries` is the state after all of them. Their timestamps rise, above those before.
     pub fn append(
         &mut self,
         commits: &[Commit<'_>],
@@ -125,41 +224,100 @@ impl<D: Disk> Journal<D> {
         let Some(last) = commits.last() else {
             return Ok(());
         };
-        if self.broken {
-            return self.rewrite(entries, last.timestamp, last.left);
+        self.check(commits, entries)?;
+        match self.file {
+            Some(file) if !self.broken && self.has_room(commits) => {
+                let mut bytes = Vec::new();
+                for commit in commits {
+                    frame::encode_change(file, self.length, commit, &mut bytes);
+                }
+                self.write(&bytes)?;
+            }
+            _ => return self.rewrite(entries, last.timestamp, last.left),
         }
-        let mut bytes = Vec::new();
-        for commit in commits {
-            frame::encode_change(commit, &mut bytes);
-        }
-        if let Err(why) = self.disk.append(&self.path, self.length, &bytes) {
-            // Half a frame may stand at the end now. If it can be cut off, all is as it was, and
-            // the next change needs no more room than its own.
-            self.broken = self.disk.truncate(&self.path, self.length).is_err();
-            return Err(JournalError::new(&self.path, "written", why));
-        }
-        if self.syncs
-            && let Err(why) = self.disk.sync(&self.path)
-        {
-            // After a failed sync nobody knows what is on disk: all of it is rewritten next time.
-            self.broken = true;
-            let _ = self.disk.truncate(&self.path, self.length);
-            return Err(JournalError::new(&self.path, "written", why));
-        }
-        self.length += bytes.len();
+        self.timestamp = last.timestamp;
         if self.length > self.rewrite_at {
-            self.compact(entries, last);
+            self.compact(entries, last)?;
         }
         Ok(())
     }
 
+    /// Nothing is acknowledged that would be taken for damage when it is read.
+    fn check(&self, commits: &[Commit<'_>], entries: &Entries) -> Result<(), JournalError> {
+        let mut before = self.timestamp;
+        let rises = commits.iter().all(|commit| {
+            let rises = (before + 1..=TIMESTAMP_MAX).contains(&commit.timestamp);
+            before = commit.timestamp;
+            rises
+        });
+        if rises && check_limits(entries).is_ok() {
+            return Ok(());
+        }
+        Err(JournalError::written(&self.path, Fault::Unfit))
+    }
+
+    /// Whether all of the changes would be read again behind what is there. A state always is, and
+    /// a change of it is larger only where it removes many keys that are not there.
+    fn has_room(&self, commits: &[Commit<'_>]) -> bool {
+        let mut lengths = commits.iter().map(frame::frame_bytes_max);
+        let end = lengths.try_fold(self.length, |end, length| {
+            let end = end.checked_add(length)?;
+            (length <= frame::FRAME_BYTES_MAX).then_some(end)
+        });
+        end.is_some_and(|end| end < FILE_BYTES_MAX)
+    }
+
+    /// Adds bytes to the file, or leaves it as it was.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
+        self.confirm(self.length)?;
+        if let Err(why) = self.disk.append(&self.path, self.length, bytes) {
+            // Half a frame may stand at the end now. If it can be cut off, all is as it was, and
+            // the next change needs no more room than its own.
+            self.broken = self.disk.truncate(&self.path, self.length).is_err();
+            return Err(JournalError::written(&self.path, Fault::Disk(why)));
+        }
+        let synced = if self.syncs { self.disk.sync(&self.path) } else { Ok(()) };
+        let end = self.length + bytes.len();
+        let done = synced
+            .map_err(|why| JournalError::written(&self.path, Fault::Disk(why)))
+            .and_then(|()| self.confirm(end));
+        if let Err(fault) = done {
+            // After a failed sync nobody knows what is on disk, and a disk that is gone may come
+            // back: all of it is rewritten next time.
+            self.broken = true;
+            let _ = self.disk.truncate(&self.path, self.length);
+            return Err(fault);
+        }
+        self.length = end;
+        Ok(())
+    }
+
+    /// Sees to it that whoever opens the path finds what was written, in a file of this length.
+    fn confirm(&mut self, length: usize) -> Result<(), JournalError> {
+        match self.disk.place(&self.path, length) {
+            Ok(Place::Held) => Ok(()),
+            Ok(Place::Removed) => {
+                self.broken = true;
+                Err(JournalError::removed(&self.path))
+            }
+            Ok(Place::Elsewhere) => Err(JournalError::written(&self.path, Fault::Elsewhere)),
+            Err(why) => Err(JournalError::written(&self.path, Fault::Disk(why))),
+        }
+    }
+
     /// Waits until all changes are on disk.
     pub fn sync(&mut self) -> Result<(), JournalError> {
-        self.disk.sync(&self.path).map_err(|why| {
-            // Nobody knows what is on disk now: the next change rewrites all of it.
-            self.broken = true;
-            JournalError::new(&self.path, "written", why)
-        })
+        if self.file.is_none() {
+            // Nothing was written.
+            return Ok(());
+        }
+        let synced = self.disk.sync(&self.path);
+        let done = synced
+            .map_err(|why| JournalError::written(&self.path, Fault::Disk(why)))
+            .and_then(|()| self.confirm(self.length));
+        // Nobody knows what is on disk now: the next change rewrites all of it.
+        self.broken |= done.is_err();
+        done
     }
 
     /// Whether what is on disk is not what it should be.
@@ -177,14 +335,22 @@ impl<D: Disk> Journal<D> {
         self.rewrite(entries, timestamp, left)
     }
 
-    /// The changes are durable already, so a failure costs nothing but room.
-    fn compact(&mut self, entries: &Entries, last: &Commit<'_>) {
-        if let Err(fault) = self.rewrite(entries, last.timestamp, last.left) {
-            log::warn!("the journal could not be made smaller: {fault}");
+    /// The changes are durable already, so a failure costs nothing but room; unless nobody finds
+    /// them any more.
+    fn compact(&mut self, entries: &Entries, last: &Commit<'_>) -> Result<(), JournalError> {
+        let Err(fault) = self.rewrite(entries, last.timestamp, last.left) else {
+            return Ok(());
+        };
+        let is_held = |length| matches!(self.disk.place(&self.path, length), Ok(Place::Held));
+        if is_held(self.length) {
             self.rewrite_at = self.length * 2;
-            // Where it is another file already, only its folder could not be synced.
-            self.broken = self.disk.length(&self.path) != Some(self.length);
+            self.broken = false;
+        } else if !is_held(frame::file_bytes(entries)) {
+            return Err(fault);
         }
+        // Where it is the new file already, only its folder could not be synced: either will do.
+        log::warn!("the journal could not be made smaller: {fault}");
+        Ok(())
     }
 
     fn rewrite(
@@ -193,130 +359,48 @@ impl<D: Disk> Journal<D> {
         timestamp: u64,
         left: bool,
     ) -> Result<(), JournalError> {
-        let mut bytes = Vec::new();
-        frame::encode_snapshot(entries, timestamp, left, &mut bytes);
-        self.disk
-            .replace(&self.path, &bytes)
-            .map_err(|why| JournalError::new(&self.path, "written", why))?;
-        self.length = bytes.len();
+        self.broken = true;
+        self.find_folder()?;
+        let file = self.disk.new_id();
+        let written = file.and_then(|file| {
+            let bytes = frame::encode_file(file, entries, timestamp, left);
+            self.disk.replace(&self.path, &bytes)?;
+            Ok((file, bytes.len()))
+        });
+        let (file, length) =
+            written.map_err(|why| JournalError::written(&self.path, Fault::Disk(why)))?;
+        self.confirm(length)?;
+        (self.file, self.length, self.timestamp) = (Some(file), length, timestamp);
         self.rewrite_at = rewrite_at(entries);
         self.broken = false;
         Ok(())
     }
 
-    /// Keeps a damaged file under a name of its own, for whoever wants to look.
-    fn set_aside(&mut self, bytes: &[u8], loaded: &Loaded) -> String {
-        let aside = crate::durable::aside_name(&self.path);
-        let kept = format!(
-            "{} was damaged; {} keys up to version {} were kept",
-            self.path.display(),
-            loaded.entries.len(),
-            loaded.timestamp
-        );
-        match self.disk.keep_as(&self.path, &aside, bytes) {
-            Ok(()) => format!("{kept}, and the damaged file is now {}", aside.display()),
-            Err(why) => format!("{kept}; it could not be kept as {}: {why}", aside.display()),
+    /// Nothing is written to another folder than that of the start; but a disk that was plugged in
+    /// again may come back under another number. It is the one with our file.
+    fn find_folder(&mut self) -> Result<(), JournalError> {
+        let fault = |why| JournalError::written(&self.path, Fault::Disk(why));
+        if self.disk.place(&self.path, self.length).map_err(fault)? != Place::Elsewhere {
+            return Ok(());
         }
+        // What can't be read is not ours.
+        let there = self.disk.peek(&self.path, frame::FRAMES_AT).ok().flatten();
+        let head = there.and_then(|there| frame::decode_file_head(&there.bytes).0);
+        if head.is_none_or(|head| Some(head.file) != self.file) {
+            return Err(JournalError::written(&self.path, Fault::Elsewhere));
+        }
+        self.disk.adopt(&self.path).map_err(fault)
     }
 }
 
 fn rewrite_at(entries: &Entries) -> usize {
-    let mut bytes = Vec::new();
-    frame::encode_snapshot(entries, 0, false, &mut bytes);
-    REWRITE_BYTES_MIN.max(bytes.len() * REWRITE_FACTOR)
+    REWRITE_BYTES_MIN.max(frame::file_bytes(entries) * REWRITE_FACTOR)
 }
 
-/// What the whole frames say, and whether anything else was there.
-fn replay(mut bytes: &[u8]) -> (Loaded, bool) {
-    let mut replayed = Replayed::default();
-    let mut damaged = false;
-    while !bytes.is_empty() {
-        if let Some((frame, rest)) = frame::decode(bytes) {
-            replayed.apply(frame);
-            bytes = rest;
-        } else {
-            damaged = true;
-            bytes = frame::next_start(bytes);
-        }
-    }
-    let Replayed { entries, timestamp, left } = replayed;
-    let entries = entries.into_iter().collect();
-    (Loaded { entries, timestamp, left, warnings: Vec::new() }, damaged)
-}
-
-/// For the fuzzer: what is read from a file is the same when it was written again.
 #[cfg(fuzzing)]
-pub fn fuzz_replay(bytes: &[u8]) {
-    let (loaded, _) = replay(bytes);
-    let mut written = Vec::new();
-    frame::encode_snapshot(&loaded.entries, loaded.timestamp, loaded.left, &mut written);
-    let (again, damaged) = replay(&written);
-    assert!(!damaged);
-    assert!(loaded.timestamp == 0 || again == loaded);
-}
+pub use fuzzing::fuzz_replay;
 
-/// What the frames read so far say.
-#[derive(Default)]
-struct Replayed {
-    entries: BTreeMap<Key, Value>,
-    timestamp: u64,
-    left: bool,
-}
-
-impl Replayed {
-    fn apply(&mut self, frame: Frame) {
-        if frame.timestamp <= self.timestamp {
-            return;
-        }
-        if frame.kind == FrameKind::Snapshot {
-            self.entries.clear();
-        }
-        for (key, value) in frame.change {
-            match value {
-                Some(value) => self.entries.insert(key, value),
-                None => self.entries.remove(&key),
-            };
-        }
-        self.timestamp = frame.timestamp;
-        self.left = frame.left;
-    }
-}
-
-/// The own state could not be read or written. What was acknowledged before is still there.
-#[derive(Debug)]
-pub struct JournalError {
-    path: PathBuf,
-    what: &'static str,
-    why: Error,
-}
-
-impl JournalError {
-    fn new(path: &Path, what: &'static str, why: Error) -> Self {
-        Self { path: path.into(), what, why }
-    }
-}
-
-impl fmt::Display for JournalError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (path, what, why) = (self.path.display(), self.what, &self.why);
-        write!(formatter, "the state in {path} can't be {what}: {why}. ")?;
-        match why.kind() {
-            std::io::ErrorKind::StorageFull => write!(formatter, "Make room on that disk"),
-            std::io::ErrorKind::PermissionDenied => {
-                write!(formatter, "Give this user the right to it, or use --data DIR")
-            }
-            std::io::ErrorKind::ReadOnlyFilesystem => {
-                write!(formatter, "Mount that disk so that it can be written, or use --data DIR")
-            }
-            std::io::ErrorKind::NotFound => {
-                write!(formatter, "It is made anew soon; leave it there while the node runs")
-            }
-            _ => write!(formatter, "Look after that disk, or use --data DIR"),
-        }
-    }
-}
-
-impl std::error::Error for JournalError {}
-
+#[cfg(fuzzing)]
+mod fuzzing;
 #[cfg(test)]
 mod tests;
