@@ -15,8 +15,8 @@ use std::thread::JoinHandle;
 
 use tiny_http::{Header, Method, StatusCode};
 
-use super::head::{CALLER, LINE, SEAL, TRUSTED};
-use super::{Handler, Request, Response, join, spawn};
+use super::head::{CALLER, LINE, PEER, SEAL};
+use super::{Handler, OnFault, Request, Response, join, spawn};
 
 /// Workers, and connections to tiny_http: signatures are checked here, and small hosts have up to
 /// 4 cores.
@@ -27,6 +27,7 @@ pub(super) const WORKERS: usize = 4;
 pub(super) struct Service {
     pub(super) handler: Handler,
     pub(super) paths: &'static [&'static str],
+    pub(super) on_fault: OnFault,
 }
 
 /// Bodies on their way from the gate to the workers, one place for each connection. They go past
@@ -74,6 +75,7 @@ impl Backend {
         let bodies = Bodies::default();
         let mut backend =
             Self { server: Arc::new(server), ended: Arc::default(), workers: Vec::new() };
+        let on_fault = &service.on_fault;
         for index in 0..WORKERS {
             let (server, ended) = (Arc::clone(&backend.server), Arc::clone(&backend.ended));
             let (service, bodies) = (service.clone(), bodies.clone());
@@ -84,8 +86,10 @@ impl Backend {
                         service.serve(request, &bodies);
                     }
                 }
+                Ok(())
             };
-            backend.workers.push(spawn(format!("dsn-worker-{index}"), work)?);
+            let on_fault = Arc::clone(on_fault);
+            backend.workers.push(spawn(format!("dsn-worker-{index}"), on_fault, work)?);
         }
         Ok((backend, streams, bodies))
     }
@@ -117,10 +121,11 @@ impl Service {
     fn serve(&self, request: tiny_http::Request, bodies: &Bodies) {
         let response = self.decide(&request, bodies);
         let seal = response.seal.iter().map(|seal| (SEAL, seal.as_str()));
-        let trusted = response.trusted.then_some((TRUSTED, "1"));
+        let caller = response.caller.map(|caller| caller.0.to_string());
+        let caller = caller.iter().map(|caller| (CALLER, caller.as_str()));
         let allow = (response.status == 405).then_some(("Allow", "POST"));
         let headers = seal
-            .chain(trusted)
+            .chain(caller)
             .chain(allow)
             .filter_map(|(name, value)| Header::from_bytes(name, value).ok())
             .collect();
@@ -138,7 +143,7 @@ impl Service {
             let header = request.headers().iter().find(|header| header.field.equiv(name))?;
             Some(header.value.as_str())
         };
-        let peer = header(CALLER).and_then(|it| it.parse::<SocketAddr>().ok());
+        let peer = header(PEER).and_then(|it| it.parse::<SocketAddr>().ok());
         let body = header(LINE).and_then(|it| bodies.take(it.parse().ok()?));
         let (Some(peer), Some(body)) = (peer, body) else {
             return status(500);

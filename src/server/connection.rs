@@ -8,21 +8,7 @@ use std::time::Instant;
 use rustix::event::epoll::EventFlags;
 
 use super::head::{HEAD_BYTES_MAX, Head, Parsed, parse_request};
-
-/// What a connection is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    /// Reads a request, or waits for one.
-    Reading,
-    /// Reads no more of a long body, until there is a place for it.
-    Waiting,
-    /// A whole request waits for its answer.
-    Asked,
-    /// The answer is being written.
-    Writing,
-    /// The last answer is written; what still comes is thrown away until the other side is gone.
-    Closing,
-}
+use super::limits::{Age, State};
 
 /// What a read came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,7 +25,8 @@ pub(super) enum Progress {
     Gone,
 }
 
-/// Bodies up to this length, bytes, are read without asking for a place.
+/// Bodies up to this length, bytes, are read without asking for a place, and answers are left for
+/// whoever is slow to read them.
 pub(super) const SHORT_BYTES_MAX: usize = 16 * 1024;
 /// How much is thrown away at the end of a connection, bytes, so that the answer is not lost.
 const THROWN_AWAY_MAX: usize = 256 * 1024;
@@ -53,17 +40,13 @@ pub(super) struct Connection {
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
     pub(super) state: State,
-    pub(super) opened_at: Instant,
-    /// When the state, or the present request, began.
-    pub(super) since: Instant,
-    /// Whether one of its requests came from a member.
-    pub(super) trusted: bool,
-    /// Whether it has a place for a long body.
+    /// Whether the present body may be long.
     pub(super) has_place: bool,
-    /// Which kind of place: one of the members' or of the strangers'.
-    pub(super) place: usize,
     /// What it is watched for.
     pub(super) watched_for: EventFlags,
+    opened_at: Instant,
+    /// When the state, or the present request, began.
+    since: Instant,
     head: Option<Head>,
     /// The beginning of a head; behind a whole head its body, and what came after that.
     input: Vec<u8>,
@@ -79,12 +62,10 @@ impl Connection {
             stream,
             peer,
             state: State::Reading,
+            has_place: false,
+            watched_for: EventFlags::IN,
             opened_at: now,
             since: now,
-            trusted: false,
-            has_place: false,
-            place: 0,
-            watched_for: EventFlags::IN,
             head: None,
             input: Vec::new(),
             output: Vec::new(),
@@ -99,15 +80,29 @@ impl Connection {
         self.head.is_some() || !self.input.is_empty()
     }
 
+    pub(super) fn age(&self, now: Instant) -> Age {
+        Age {
+            state: self.state,
+            has_begun: self.has_begun(),
+            stayed: now.saturating_duration_since(self.opened_at),
+            spent: now.saturating_duration_since(self.since),
+        }
+    }
+
     /// Reads what is there of one request; what came behind it stays in the buffer.
-    pub(super) fn read(&mut self, body_bytes_max: usize, now: Instant) -> Progress {
+    pub(super) fn read(
+        &mut self,
+        body_bytes_max: usize,
+        is_member: bool,
+        now: Instant,
+    ) -> Progress {
         loop {
             if let Some(progress) = self.look(body_bytes_max) {
                 return progress;
             }
             let most = self.head.as_ref().map_or(HEAD_BYTES_MAX, |head| head.body_bytes);
             let wanted = most.saturating_sub(self.input.len());
-            let chunk = if self.trusted { CHUNK_BYTES } else { STRANGER_CHUNK_BYTES };
+            let chunk = if is_member { CHUNK_BYTES } else { STRANGER_CHUNK_BYTES };
             let begins = !self.has_begun();
             match read_some(&self.stream, &mut self.input, wanted.min(chunk)) {
                 Ok(0) => return Progress::Gone,
@@ -144,9 +139,11 @@ impl Connection {
         }
     }
 
-    /// Takes out a whole request: its head and its body. What came behind it stays.
+    /// Takes out a whole request for a worker: its head and its body. What came behind it stays.
     pub(super) fn take_request(&mut self) -> Option<(Head, Vec<u8>)> {
         let head = self.head.take()?;
+        self.has_place = false;
+        self.state = State::Served;
         let rest = self.input.split_off(head.body_bytes);
         let body = std::mem::replace(&mut self.input, rest);
         Some((head, body))
@@ -181,6 +178,11 @@ impl Connection {
             self.state = State::Closing;
         }
         Ok(true)
+    }
+
+    /// How much of the answer is not written, bytes.
+    pub(super) fn unread_bytes(&self) -> usize {
+        self.output.len().saturating_sub(self.written)
     }
 
     /// Throws away what comes behind the last answer; says whether the connection is over.
@@ -235,4 +237,32 @@ pub(super) fn write_some(
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// The room that is made for a body of 60 000 bytes of which three came.
+    fn room(is_member: bool) -> usize {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut other = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, peer) = listener.accept().unwrap();
+        let mut connection = Connection::new(stream, peer, Instant::now());
+        connection.has_place = true;
+        other.write_all(b"POST / HTTP/1.1\r\nContent-Length: 60000\r\n\r\nabc").unwrap();
+        // Its end says that all has been read.
+        other.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(connection.read(100_000, is_member, Instant::now()), Progress::Gone);
+        assert_eq!(connection.input, b"abc");
+        connection.input.capacity()
+    }
+
+    #[test]
+    fn little_room_is_made_for_what_a_stranger_announces() {
+        assert!((3..=2 * STRANGER_CHUNK_BYTES).contains(&room(false)));
+        assert!(room(true) >= 60_000);
+    }
 }

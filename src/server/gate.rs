@@ -1,9 +1,10 @@
 //! The gate: one thread that takes all connections of the port, reads whole requests within limits
 //! of length, number and time, and passes their heads to tiny_http, their bodies to its workers.
+//! Who is next, and who has to go, is decided in [`super::queue`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io::{Error, ErrorKind};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,35 +14,18 @@ use rustix::event::{Timespec, epoll};
 
 use super::Health;
 use super::backend::{Backend, Service, WORKERS};
-use super::connection::{Connection, Progress, State};
-use super::head::last_answer;
+use super::connection::{Connection, Progress, SHORT_BYTES_MAX};
+use super::head::{InnerAnswer, last_answer, outer_answer};
+use super::limits::{Limits, State};
 use super::line::{Line, LineProgress};
+use super::queue::Queue;
 
-/// Most connections of strangers. Whoever joins is one of them for a moment.
-const STRANGERS_MAX: usize = 64;
-/// Most connections: one of each peer and as many strangers, and as many again for peers that came
-/// anew before their old connection was known to be dead.
-const CONNECTIONS_MAX: usize = 2 * (super::PEERS_HINT + STRANGERS_MAX);
-/// Descriptors that are left to the rest of the node, where there are few.
-const DESCRIPTORS_LEFT: usize = 96;
-/// Most long bodies of members, and of strangers, that are read at a time: the memory of a small
-/// host. Others wait in the kernel.
-const PLACES: [usize; 2] = [12, 4];
 /// Most connections that are taken in a row, so that the others are served meanwhile.
 const ACCEPTS_MAX: usize = 16;
 /// Most events that are taken at a time.
 const EVENTS_MAX: usize = 128;
 /// Time between looks at who took too long.
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
-/// How long a stranger may stay until its first good request.
-const STRANGER_TIME_MAX: Duration = Duration::from_secs(8);
-/// How long a request may take to come in, and its answer to go out: a caller waits 5 s for both.
-const REQUEST_TIME_MAX: Duration = Duration::from_secs(6);
-/// How long a member's connection is kept without a request: longer than a client keeps it, so
-/// that the client is the one who ends it.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(20);
-/// How long the other side has to read the last answer.
-const CLOSING_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long a fault of the port is shown after it was seen last.
 const DEGRADED_SHOWN: Duration = Duration::from_secs(60);
 /// Least time between lines of the log about the port: an attack must not fill the disk.
@@ -62,16 +46,10 @@ pub(super) struct Gate {
     /// Before the backend, which waits for its connections to end when it is dropped.
     lines: Vec<Line>,
     backend: Option<Backend>,
+    limits: Limits,
     connections: HashMap<u64, Connection>,
-    connections_max: usize,
     next: u64,
-    /// Whole requests that wait for a worker: those of members come first.
-    asked: [VecDeque<u64>; 2],
-    /// Long bodies that wait for a place, and how many have one; members, strangers.
-    long: [VecDeque<u64>; 2],
-    places: [usize; 2],
-    /// Connections that no good request came over, by where they come from.
-    strangers: BTreeMap<IpAddr, BTreeSet<u64>>,
+    queue: Queue,
     accepts: bool,
     swept_at: Instant,
     /// Strangers that were cut to make room since the last sweep.
@@ -85,13 +63,11 @@ impl Gate {
         listener: TcpListener,
         service: Service,
         body_bytes_max: usize,
+        limits: Limits,
         health: Arc<Mutex<Health>>,
         stopped: UnixStream,
     ) -> Result<Self, Error> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let descriptors =
-            descriptors.map_or(usize::MAX, |it| usize::try_from(it).unwrap_or(usize::MAX));
         let mut gate = Self {
             epoll,
             listener,
@@ -101,14 +77,10 @@ impl Gate {
             health,
             lines: Vec::new(),
             backend: None,
+            limits,
             connections: HashMap::new(),
-            connections_max: CONNECTIONS_MAX
-                .min(descriptors.saturating_sub(DESCRIPTORS_LEFT).max(STRANGERS_MAX)),
             next: FIRST_CONNECTION,
-            asked: Default::default(),
-            long: Default::default(),
-            places: [0; 2],
-            strangers: BTreeMap::new(),
+            queue: Queue::new(&limits),
             accepts: true,
             swept_at: Instant::now(),
             cut: 0,
@@ -126,8 +98,8 @@ impl Gate {
         &self.lines
     }
 
-    /// Runs until the other end of `stopped` is closed.
-    pub(super) fn run(mut self) {
+    /// Runs until the other end of `stopped` is closed, or until it can't wait any more.
+    pub(super) fn run(mut self) -> Result<(), Error> {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         loop {
             events.clear();
@@ -142,22 +114,20 @@ impl Gate {
             if let Err(why) = waited
                 && why != rustix::io::Errno::INTR
             {
-                log::error!("BUG: the gate can't wait: {why}");
-                return;
+                return Err(why.into());
             }
             for event in &events {
                 match event.data.u64() {
                     LISTENER => self.accept(),
-                    STOP => return,
+                    STOP => return Ok(()),
                     token if token < FIRST_CONNECTION => self.on_line(token),
                     token => self.on_connection(token, event.flags),
                 }
             }
-            self.give_places();
-            self.dispatch();
             if self.swept_at.elapsed() >= SWEEP_EVERY {
                 self.sweep();
             }
+            self.hand_out();
         }
     }
 
@@ -176,6 +146,7 @@ impl Gate {
     fn restart_backend(&mut self) {
         let lines = std::mem::take(&mut self.lines);
         for token in lines.iter().filter_map(Line::serves) {
+            self.queue.finish(token);
             self.refuse(token, 500);
         }
         drop(lines);
@@ -200,7 +171,7 @@ impl Gate {
     }
 
     fn accept(&mut self) {
-        for _ in 0..ACCEPTS_MAX {
+        for at in 0..ACCEPTS_MAX {
             match self.listener.accept() {
                 Ok((stream, peer)) => self.admit(stream, peer),
                 Err(why) if why.kind() == ErrorKind::WouldBlock => return,
@@ -210,13 +181,16 @@ impl Gate {
                         why.kind(),
                         ErrorKind::ConnectionAborted | ErrorKind::Interrupted
                     ) => {}
+                // No descriptor is left, and maybe nobody waits: the kernel looks in this order.
+                Err(_) if at > 0 => return,
                 Err(why) => {
-                    // No descriptor left: a stranger has to go, or those who come have to wait.
-                    if !self.cut_stranger() {
+                    // A stranger has to go, or those who come have to wait.
+                    let Some(token) = self.queue.stranger_to_cut() else {
                         let _ = self.listen(false);
                         self.degrade(format!("the port can't take connections right now: {why}"));
                         return;
-                    }
+                    };
+                    self.cut(token);
                 }
             }
         }
@@ -226,49 +200,27 @@ impl Gate {
         if stream.set_nonblocking(true).is_err() {
             return;
         }
-        if self.connections.len() >= self.connections_max && !self.cut_stranger() {
-            self.cut_idle();
-        }
         let token = self.next;
         self.next += 1;
         if watch(&self.epoll, &stream, token, epoll::EventFlags::IN).is_err() {
             return;
         }
         self.connections.insert(token, Connection::new(stream, peer, Instant::now()));
-        self.strangers.entry(origin(peer.ip())).or_default().insert(token);
-        if self.strangers.values().map(BTreeSet::len).sum::<usize>() > STRANGERS_MAX {
-            self.cut_stranger();
+        if let Some(token) = self.queue.admit(token, peer.ip()) {
+            self.cut(token);
         }
     }
 
-    /// Cuts the oldest stranger of the origin that has most of them: whoever comes from elsewhere
-    /// keeps its place. Says whether there was one.
-    fn cut_stranger(&mut self) -> bool {
-        let crowd = self.strangers.values().max_by_key(|tokens| tokens.len());
-        let Some(token) = crowd.and_then(|tokens| tokens.first()).copied() else {
-            return false;
-        };
+    /// Ends a stranger's connection to make room.
+    fn cut(&mut self, token: u64) {
         self.cut += 1;
         self.close(token);
-        true
-    }
-
-    /// Cuts the member's connection that was not used for longest.
-    fn cut_idle(&mut self) {
-        let oldest = self.connections.iter().min_by_key(|(_, connection)| connection.since);
-        if let Some(token) = oldest.map(|(token, _)| *token) {
-            self.close(token);
-        }
     }
 
     fn on_connection(&mut self, token: u64, flags: epoll::EventFlags) {
-        let (now, body_bytes_max) = (Instant::now(), self.body_bytes_max);
         let Some(connection) = self.connections.get_mut(&token) else { return };
         match connection.state {
-            State::Reading => {
-                let progress = connection.read(body_bytes_max, now);
-                self.on_progress(token, progress);
-            }
+            State::Reading => self.read(token),
             State::Writing => self.write(token),
             State::Closing => {
                 if connection.throw_away() {
@@ -276,7 +228,7 @@ impl Gate {
                 }
             }
             // Nothing is expected of it now: it is gone.
-            State::Waiting | State::Asked => {
+            State::Waiting | State::Asked | State::Served => {
                 if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
                     self.close(token);
                 } else {
@@ -287,47 +239,36 @@ impl Gate {
         }
     }
 
-    fn on_progress(&mut self, token: u64, progress: Progress) {
+    fn read(&mut self, token: u64) {
+        let is_member = self.queue.is_member(token);
         let Some(connection) = self.connections.get_mut(&token) else { return };
-        let class = usize::from(!connection.trusted);
-        match progress {
+        match connection.read(self.body_bytes_max, is_member, Instant::now()) {
             Progress::Partial => {}
             Progress::Gone => self.close(token),
             Progress::Bad => self.refuse(token, 400),
             Progress::Long => {
                 connection.state = State::Waiting;
-                if let Some(queue) = self.long.get_mut(class) {
-                    queue.push_back(token);
-                }
+                self.queue.wait_for_place(token);
             }
             Progress::Whole => {
                 connection.state = State::Asked;
-                if let Some(queue) = self.asked.get_mut(class) {
-                    queue.push_back(token);
-                }
+                self.queue.ask(token);
             }
         }
     }
 
-    /// Lets long bodies come in, as far as there are places.
-    fn give_places(&mut self) {
-        for class in 0..PLACES.len() {
-            while self.places.get(class) < PLACES.get(class) {
-                let Some(token) = self.long.get_mut(class).and_then(VecDeque::pop_front) else {
-                    break;
-                };
-                let (now, body_bytes_max) = (Instant::now(), self.body_bytes_max);
-                let Some(connection) = self.connections.get_mut(&token) else { continue };
+    /// Gives away all workers and places that are free. A worker frees a place, and who has got a
+    /// place may have a whole request at once.
+    fn hand_out(&mut self) {
+        loop {
+            self.dispatch();
+            let Some(token) = self.queue.next_place() else { return };
+            if let Some(connection) = self.connections.get_mut(&token) {
                 connection.has_place = true;
-                connection.place = class;
                 connection.state = State::Reading;
-                if let Some(places) = self.places.get_mut(class) {
-                    *places += 1;
-                }
-                let progress = connection.read(body_bytes_max, now);
-                self.on_progress(token, progress);
-                self.set_interest(token);
             }
+            self.read(token);
+            self.set_interest(token);
         }
     }
 
@@ -335,18 +276,15 @@ impl Gate {
     fn dispatch(&mut self) {
         for at in 0..self.lines.len() {
             while self.lines.get(at).is_some_and(|line| line.serves().is_none()) {
-                let [members, strangers] = &mut self.asked;
-                let Some(token) = members.pop_front().or_else(|| strangers.pop_front()) else {
-                    return;
-                };
-                let Some(connection) = self.connections.get_mut(&token) else { continue };
-                let peer = connection.peer;
-                let Some((head, body)) = connection.take_request() else { continue };
-                release_place(connection, &mut self.places);
-                if let Some(line) = self.lines.get_mut(at) {
+                let Some(token) = self.queue.next_request() else { return };
+                let connection = self.connections.get_mut(&token);
+                let taken = connection.and_then(|it| it.take_request().zip(Some(it.peer)));
+                if let (Some(line), Some(((head, body), peer))) = (self.lines.get_mut(at), taken) {
                     line.ask(token, &head, peer, body);
+                    self.advance_line(at);
+                } else {
+                    self.queue.finish(token);
                 }
-                self.advance_line(at);
             }
         }
     }
@@ -382,16 +320,21 @@ impl Gate {
         let _ = epoll::modify(&self.epoll, line.stream(), epoll::EventData::new_u64(token), flags);
     }
 
-    fn answer(&mut self, token: u64, answer: &super::head::InnerAnswer, body: &[u8]) {
-        let Some(connection) = self.connections.get_mut(&token) else { return };
-        if answer.trusted && !connection.trusted {
-            connection.trusted = true;
-            let from = origin(connection.peer.ip());
-            forget_stranger(&mut self.strangers, from, token);
+    fn answer(&mut self, token: u64, answer: &InnerAnswer, body: &[u8]) {
+        self.queue.finish(token);
+        if let Some(caller) = answer.caller
+            && let Some(token) = self.queue.prove(token, caller)
+        {
+            self.close(token);
         }
-        let keeps = connection.is_kept();
-        let bytes = super::head::outer_answer(answer, keeps, body);
-        connection.answer(bytes, keeps, Instant::now());
+        let now = Instant::now();
+        let is_member = self.queue.is_member(token);
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        let stayed = connection.age(now).stayed;
+        // One that never pauses is never found between its requests.
+        let ends = self.limits.times.has_overstayed(is_member, stayed);
+        let keeps = connection.is_kept() && !ends;
+        connection.answer(outer_answer(answer, keeps, body), keeps, now);
         self.write(token);
     }
 
@@ -404,16 +347,22 @@ impl Gate {
     }
 
     fn write(&mut self, token: u64) {
-        let (now, body_bytes_max) = (Instant::now(), self.body_bytes_max);
         let Some(connection) = self.connections.get_mut(&token) else { return };
-        match connection.write(now) {
+        match connection.write(Instant::now()) {
             Err(_) => return self.close(token),
-            Ok(true) if connection.state == State::Reading && connection.has_begun() => {
-                // The next request came behind the last one.
-                let progress = connection.read(body_bytes_max, now);
-                self.on_progress(token, progress);
+            Ok(true) => {
+                self.queue.take_read(token);
+                // The next request may have come behind the last one.
+                if connection.has_begun() && connection.state == State::Reading {
+                    self.read(token);
+                }
             }
-            Ok(_) => {}
+            Ok(false) if connection.unread_bytes() > SHORT_BYTES_MAX => {
+                if let Some(token) = self.queue.leave_unread(token) {
+                    self.close(token);
+                }
+            }
+            Ok(false) => {}
         }
         self.set_interest(token);
     }
@@ -425,7 +374,7 @@ impl Gate {
         let flags = match connection.state {
             State::Reading | State::Closing => epoll::EventFlags::IN,
             State::Writing => epoll::EventFlags::OUT,
-            State::Waiting | State::Asked => epoll::EventFlags::empty(),
+            State::Waiting | State::Asked | State::Served => epoll::EventFlags::empty(),
         };
         if std::mem::replace(&mut connection.watched_for, flags) == flags {
             return;
@@ -434,25 +383,22 @@ impl Gate {
         let _ = epoll::modify(&self.epoll, &connection.stream, data, flags);
     }
 
+    /// Ends a connection, whatever it does.
     fn close(&mut self, token: u64) {
-        if let Some(mut connection) = self.connections.remove(&token) {
-            release_place(&mut connection, &mut self.places);
-            forget_stranger(&mut self.strangers, origin(connection.peer.ip()), token);
-        }
+        self.connections.remove(&token);
+        self.queue.remove(token);
     }
 
     /// Cuts who took too long, and mends what could not be mended at once.
     fn sweep(&mut self) {
         let now = Instant::now();
         self.swept_at = now;
-        let overdue = |(token, connection): (&u64, &Connection)| {
-            is_overdue(connection, now).then_some(*token)
+        let is_over = |(token, connection): (&u64, &Connection)| {
+            let is_member = self.queue.is_member(*token);
+            self.limits.times.are_over(is_member, connection.age(now)).then_some(*token)
         };
-        for token in self.connections.iter().filter_map(overdue).collect::<Vec<_>>() {
+        for token in self.connections.iter().filter_map(is_over).collect::<Vec<_>>() {
             self.close(token);
-        }
-        for queue in self.asked.iter_mut().chain(&mut self.long) {
-            queue.retain(|token| self.connections.contains_key(token));
         }
         if !self.accepts {
             let _ = self.listen(true);
@@ -497,43 +443,4 @@ fn watch(
     flags: epoll::EventFlags,
 ) -> Result<(), Error> {
     Ok(epoll::add(epoll, what, epoll::EventData::new_u64(token), flags)?)
-}
-
-/// Who counts as one: an IPv4 address, or an IPv6 network of 64 bits, which one host may own.
-fn origin(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
-        ip => ip,
-    }
-}
-
-fn forget_stranger(strangers: &mut BTreeMap<IpAddr, BTreeSet<u64>>, from: IpAddr, token: u64) {
-    if let Some(tokens) = strangers.get_mut(&from) {
-        tokens.remove(&token);
-        if tokens.is_empty() {
-            strangers.remove(&from);
-        }
-    }
-}
-
-fn release_place(connection: &mut Connection, places: &mut [usize; 2]) {
-    if std::mem::take(&mut connection.has_place)
-        && let Some(places) = places.get_mut(connection.place)
-    {
-        *places -= 1;
-    }
-}
-
-/// Whether a connection had its time.
-fn is_overdue(connection: &Connection, now: Instant) -> bool {
-    let spent = now.saturating_duration_since(connection.since);
-    let stayed = now.saturating_duration_since(connection.opened_at);
-    match connection.state {
-        State::Reading if !connection.trusted && stayed > STRANGER_TIME_MAX => true,
-        State::Reading if !connection.has_begun() => spent > IDLE_TIME_MAX,
-        State::Reading | State::Waiting | State::Writing => spent > REQUEST_TIME_MAX,
-        State::Closing => spent > CLOSING_TIME_MAX,
-        // The workers are ours.
-        State::Asked => false,
-    }
 }

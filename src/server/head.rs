@@ -3,6 +3,9 @@
 
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::str::FromStr;
+
+use super::Caller;
 
 /// Longest head of a request, bytes: ours have less than 200.
 pub(super) const HEAD_BYTES_MAX: usize = 4096;
@@ -75,23 +78,31 @@ fn body_length(headers: &[httparse::Header<'_>]) -> Option<usize> {
     let Some(first) = lengths.next() else {
         return Some(0);
     };
-    if lengths.next().is_some() || !first.value.iter().all(u8::is_ascii_digit) {
+    if lengths.next().is_some() {
         return None;
     }
-    str::from_utf8(first.value).ok()?.parse().ok()
+    number(first.value)
+}
+
+/// A number in digits alone, without a sign.
+fn number<T: FromStr>(text: &[u8]) -> Option<T> {
+    if !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    str::from_utf8(text).ok()?.parse().ok()
 }
 
 fn find<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a [u8]> {
     headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
 }
 
-/// What tiny_http gets: a head alone, as the body goes past it ([`super::backend::Bodies`]).
-pub(super) fn inner_request(head: &Head, caller: SocketAddr, line: usize) -> Vec<u8> {
+/// What tiny_http gets: a head alone, as the body goes past it.
+pub(super) fn inner_request(head: &Head, peer: SocketAddr, line: usize) -> Vec<u8> {
     let mut text = String::with_capacity(INNER_BYTES + head.method.len() + head.path.len());
     // Writing to a String can't fail.
     let _ = write!(
         text,
-        "{} {} HTTP/1.1\r\n{CALLER}: {caller}\r\n{LINE}: {line}\r\n\r\n",
+        "{} {} HTTP/1.1\r\n{PEER}: {peer}\r\n{LINE}: {line}\r\n\r\n",
         head.method, head.path
     );
     text.into_bytes()
@@ -100,12 +111,12 @@ pub(super) fn inner_request(head: &Head, caller: SocketAddr, line: usize) -> Vec
 /// Room for all but method and path, bytes: a long IPv6 address has 58.
 const INNER_BYTES: usize = 128;
 
-/// Names the caller between the gate and the workers.
-pub(super) const CALLER: &str = "Dsn-Caller";
+/// Says where the request came from, between the gate and the workers.
+pub(super) const PEER: &str = "Dsn-Peer";
 /// Names the connection that the request came over, between the gate and the workers.
 pub(super) const LINE: &str = "Dsn-Line";
-/// Says that a member sent the request, between the workers and the gate.
-pub(super) const TRUSTED: &str = "Dsn-Trusted";
+/// Says who proved itself with the request, between the workers and the gate.
+pub(super) const CALLER: &str = "Dsn-Caller";
 /// Carries the seal of a 204.
 pub(super) const SEAL: &str = "Dsn-Seal";
 
@@ -117,7 +128,7 @@ pub(super) struct InnerAnswer {
     pub(super) bytes: usize,
     /// The length of the body behind it, bytes.
     pub(super) body_bytes: usize,
-    pub(super) trusted: bool,
+    pub(super) caller: Option<Caller>,
     seal: Option<String>,
     allow: bool,
 }
@@ -139,7 +150,7 @@ pub(super) fn parse_answer(bytes: &[u8], to_head: bool) -> Result<Option<InnerAn
         status,
         bytes: length,
         body_bytes: if has_body { announced } else { 0 },
-        trusted: find(answer.headers, TRUSTED).is_some(),
+        caller: find(answer.headers, CALLER).and_then(number).map(Caller),
         seal,
         allow: find(answer.headers, "Allow").is_some(),
     }))
@@ -175,7 +186,7 @@ pub(super) fn outer_answer(answer: &InnerAnswer, keep_alive: bool, body: &[u8]) 
 /// An answer without a body, behind which the connection is closed.
 pub(super) fn last_answer(status: u16) -> Vec<u8> {
     let answer =
-        InnerAnswer { status, bytes: 0, body_bytes: 0, trusted: false, seal: None, allow: false };
+        InnerAnswer { status, bytes: 0, body_bytes: 0, caller: None, seal: None, allow: false };
     outer_answer(&answer, false, &[])
 }
 
@@ -246,9 +257,10 @@ mod tests {
     #[test]
     fn an_answer_is_written_anew() {
         let text =
-            b"HTTP/1.1 204 No Content\r\nServer: x\r\nDsn-Seal: abc\r\nDsn-Trusted: 1\r\n\r\n";
+            b"HTTP/1.1 204 No Content\r\nServer: x\r\nDsn-Seal: abc\r\nDsn-Caller: 77\r\n\r\n";
         let answer = parse_answer(text, false).unwrap().unwrap();
-        assert!(answer.trusted && answer.body_bytes == 0 && answer.bytes == text.len());
+        assert_eq!((answer.caller, answer.bytes), (Some(Caller(77)), text.len()));
+        assert_eq!(answer.body_bytes, 0);
         let outer = String::from_utf8(outer_answer(&answer, true, b"")).unwrap();
         assert_eq!(outer, "HTTP/1.1 204 No Content\r\nDsn-Seal: abc\r\n\r\n");
         assert!(parse_answer(&text[..20], false).unwrap().is_none());

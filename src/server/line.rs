@@ -69,10 +69,10 @@ impl Line {
     }
 
     /// Takes a request.
-    pub(super) fn ask(&mut self, token: u64, head: &Head, caller: SocketAddr, body: Vec<u8>) {
+    pub(super) fn ask(&mut self, token: u64, head: &Head, peer: SocketAddr, body: Vec<u8>) {
         self.serves = Some((token, head.method == "HEAD"));
         self.written = 0;
-        self.output = inner_request(head, caller, self.at);
+        self.output = inner_request(head, peer, self.at);
         self.bodies.put(self.at, body);
     }
 

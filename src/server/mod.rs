@@ -8,7 +8,9 @@ mod backend;
 mod connection;
 mod gate;
 mod head;
+mod limits;
 mod line;
+mod queue;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +18,7 @@ use std::fmt;
 use std::io::Error;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -23,6 +26,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use backend::Service;
 use gate::Gate;
+use limits::Limits;
 
 /// Stack of a thread, bytes: a request is on the heap.
 const STACK_BYTES: usize = 256 * 1024;
@@ -52,12 +56,20 @@ pub struct Response {
     pub seal: Option<String>,
     /// The body.
     pub body: Vec<u8>,
-    /// Whether the request showed that a member sent it: the gate keeps such connections.
-    pub trusted: bool,
+    /// Who proved itself with the request: the gate keeps such connections.
+    pub caller: Option<Caller>,
 }
+
+/// A name for who proved with this very request that it is a member and speaks now: the same
+/// number for the same node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Caller(pub u64);
 
 /// What makes answers out of requests.
 pub type Handler = Arc<dyn Fn(Request) -> Response + Send + Sync>;
+
+/// Told when a thread of the port ended that should not have: the port is deaf, or soon will be.
+pub type OnFault = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// How the port is doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,16 +97,20 @@ impl Server {
         paths: &'static [&'static str],
         body_bytes_max: usize,
         handler: Handler,
+        on_fault: OnFault,
     ) -> Result<Self, ServerError> {
         let failed = |why| ServerError { listen, why };
         let listener = open_port(listen).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = UnixStream::pair().map_err(failed)?;
         let health = Arc::<Mutex<Health>>::default();
-        let service = Service { handler, paths };
-        let gate = Gate::new(listener, service, body_bytes_max, Arc::clone(&health), stopped);
+        let service = Service { handler, paths, on_fault: Arc::clone(&on_fault) };
+        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let limits = Limits::of(descriptors);
+        let gate =
+            Gate::new(listener, service, body_bytes_max, limits, Arc::clone(&health), stopped);
         let gate = gate.map_err(failed)?;
-        let thread = spawn("dsn-gate".into(), move || gate.run()).map_err(failed)?;
+        let thread = spawn("dsn-gate".into(), on_fault, move || gate.run()).map_err(failed)?;
         Ok(Self { address, health, gate: Some(thread), stop: Some(stop) })
     }
 
@@ -161,8 +177,18 @@ fn open_port(listen: SocketAddr) -> Result<TcpListener, Error> {
     Ok(socket.into())
 }
 
-fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
-    thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(work)
+/// Starts a thread, and tells where it fails.
+fn spawn(
+    name: String,
+    on_fault: OnFault,
+    work: impl FnOnce() -> Result<(), Error> + Send + 'static,
+) -> Result<JoinHandle<()>, Error> {
+    let thread = thread::Builder::new().name(name.clone()).stack_size(STACK_BYTES);
+    thread.spawn(move || match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => on_fault(&format!("the thread {name} ended: {why}")),
+        Err(_) => on_fault(&format!("the thread {name} panicked")),
+    })
 }
 
 fn join(thread: JoinHandle<()>) {

@@ -1,56 +1,190 @@
-//! The port over real sockets: what a handler that fails, and a tiny_http that dies, come to.
+//! The port over real sockets: what a handler that fails and a tiny_http that dies come to, and a
+//! hall for tests of who is served when.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+mod parties;
+
+use std::collections::BTreeSet;
+use std::io::{Error, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use super::backend::Service;
 use super::gate::Gate;
-use super::{Handler, Health, Response, open_port};
+use super::limits::{Limits, Times};
+use super::{Caller, Handler, Health, OnFault, Response, open_port, spawn};
 
-static PATHS: [&str; 2] = ["/echo", "/panic"];
+/// `/as` is asked by a caller of our choice: see [`Peer::ask`].
+static PATHS: [&str; 3] = ["/echo", "/panic", "/as"];
 const BODY_BYTES_MAX: usize = 300_000;
+/// Longest time that anything may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A body that needs a place.
+const LONG_BYTES: usize = 100_000;
+/// Where those come from who prove nothing.
+const ELSEWHERE: &str = "127.0.0.2";
+/// Answers to what is named `long` have so many: more than the kernel takes for who reads nothing.
+const ANSWER_BYTES: usize = 16 * 1024 * 1024;
+/// Proves nothing.
+const NOBODY: u64 = 0;
+
+/// Where requests to `/as` lie while a worker has them.
+#[derive(Default)]
+struct Desk {
+    state: Mutex<OnDesk>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct OnDesk {
+    /// Their names, in the order in which workers took them.
+    begun: Vec<String>,
+    released: BTreeSet<String>,
+    ends: bool,
+}
+
+impl Desk {
+    fn change(&self, change: impl FnOnce(&mut OnDesk)) {
+        change(&mut self.state.lock().unwrap());
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, what: &str, holds: impl Fn(&OnDesk) -> bool) {
+        let state = self.state.lock().unwrap();
+        let waits = |it: &mut OnDesk| !it.ends && !holds(it);
+        let waited = self.changed.wait_timeout_while(state, PATIENCE, waits).unwrap().1;
+        assert!(!waited.timed_out(), "waited in vain until {what}");
+    }
+
+    /// Works on a request: one whose name begins with `hold` until it is released.
+    fn work(&self, name: &str) {
+        self.change(|it| it.begun.push(name.into()));
+        if name.starts_with("hold") {
+            self.wait(name, |it| it.released.contains(name));
+        }
+    }
+
+    fn release(&self, name: &str) {
+        self.change(|it| assert!(it.released.insert(name.into())));
+    }
+
+    fn wait_begun(&self, count: usize) {
+        self.wait(&format!("{count} have begun"), |it| it.begun.len() >= count);
+    }
+
+    fn begun(&self) -> Vec<String> {
+        self.state.lock().unwrap().begun.clone()
+    }
+}
 
 struct Port {
     address: SocketAddr,
     health: Arc<Mutex<Health>>,
+    desk: Arc<Desk>,
     /// The gate's own connections to tiny_http.
     lines: Vec<UnixStream>,
     stop: Option<UnixStream>,
     gate: Option<JoinHandle<()>>,
+    /// Where the kernel tells about the gate's thread.
+    task: PathBuf,
 }
 
 fn start() -> Port {
-    let handler: Handler = Arc::new(|request| {
-        assert!(request.path == "/echo", "the other path panics");
-        Response { status: 200, seal: None, body: request.body, trusted: true }
+    start_with(Limits::of(None))
+}
+
+fn start_with(limits: Limits) -> Port {
+    let desk = Arc::<Desk>::default();
+    let at_desk = Arc::clone(&desk);
+    let handler: Handler = Arc::new(move |request| {
+        let mut caller = None;
+        match request.path.as_str() {
+            "/echo" => {}
+            "/as" => {
+                let text = String::from_utf8_lossy(&request.body);
+                let mut words = text.split(' ');
+                let number = words.next().unwrap().parse().unwrap();
+                at_desk.work(words.next().unwrap());
+                caller = (number != NOBODY).then_some(Caller(number));
+            }
+            other => panic!("{other} panics"),
+        }
+        let mut body = request.body;
+        if body.split(|byte| *byte == b' ').nth(1) == Some(b"long") {
+            body.resize(ANSWER_BYTES, b' ');
+        }
+        Response { status: 200, seal: None, body, caller }
     });
     let listener = open_port("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = UnixStream::pair().unwrap();
     let health = Arc::<Mutex<Health>>::default();
-    let service = Service { handler, paths: &PATHS };
-    let gate = Gate::new(listener, service, BODY_BYTES_MAX, Arc::clone(&health), stopped).unwrap();
+    let on_fault: OnFault = Arc::new(|why| panic!("{why}"));
+    let service = Service { handler, paths: &PATHS, on_fault };
+    let gate =
+        Gate::new(listener, service, BODY_BYTES_MAX, limits, Arc::clone(&health), stopped).unwrap();
     let lines = gate.lines().iter().map(|line| line.stream().try_clone().unwrap()).collect();
-    let gate = Some(std::thread::spawn(move || gate.run()));
-    Port { address, health, lines, stop: Some(stop), gate }
+    let (told, task) = mpsc::sync_channel(1);
+    let gate = Some(std::thread::spawn(move || {
+        told.send(std::fs::read_link("/proc/thread-self").unwrap()).unwrap();
+        gate.run().unwrap();
+    }));
+    let task = PathBuf::from("/proc").join(task.recv().unwrap());
+    Port { address, health, desk, lines, stop: Some(stop), gate, task }
+}
+
+/// A port where all have as much time as they like.
+fn start_patient() -> Port {
+    let hour = Duration::from_secs(3600);
+    let times = Times { stranger: hour, request: hour, idle: hour, closing: hour };
+    start_with(Limits { times, ..Limits::of(None) })
+}
+
+/// A port where strangers have a little time.
+fn start_hasty() -> Port {
+    let limits = Limits::of(None);
+    let times = Times { stranger: Duration::from_millis(500), ..limits.times };
+    start_with(Limits { times, ..limits })
 }
 
 impl Drop for Port {
     fn drop(&mut self) {
+        self.desk.change(|it| it.ends = true);
         self.stop = None;
-        self.gate.take().unwrap().join().unwrap();
+        let ended = self.gate.take().unwrap().join();
+        assert!(ended.is_ok() || std::thread::panicking());
     }
 }
 
 impl Port {
     fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        stream
+        self.connect_from("127.0.0.1")
+    }
+
+    fn connect_from(&self, from: &str) -> TcpStream {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let from: IpAddr = from.parse().unwrap();
+        socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+        socket.connect(&self.address.into()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.into()
+    }
+
+    /// A connection from there that proved nothing.
+    fn stranger(&self, from: &str) -> Peer {
+        Peer { stream: self.connect_from(from), unread: Vec::new(), is_last: false }
+    }
+
+    /// A connection over which this caller proved itself.
+    fn member(&self, caller: u64) -> Peer {
+        let mut peer = self.stranger("127.0.0.1");
+        peer.says(caller, "prove");
+        peer
     }
 
     /// Posts over a connection of its own; gives status and body.
@@ -68,6 +202,101 @@ impl Port {
         let head = String::from_utf8(answer[..end].to_vec()).unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), answer[end + 4..].to_vec())
     }
+}
+
+/// A kept connection.
+struct Peer {
+    stream: TcpStream,
+    unread: Vec<u8>,
+    /// Whether the last answer said that the connection is closed behind it.
+    is_last: bool,
+}
+
+impl Peer {
+    /// Asks under a name, with which the caller with this number proves itself.
+    fn ask(&mut self, caller: u64, name: &str) {
+        self.ask_with(caller, name, 0);
+    }
+
+    /// The same with so many bytes more.
+    fn ask_with(&mut self, caller: u64, name: &str, more: usize) {
+        assert!(!name.contains(' '));
+        let body = format!("{caller} {name} {}", "x".repeat(more));
+        // Who was cut is seen where the answer is read.
+        let _ = self.stream.write_all((head_of(body.len()) + &body).as_bytes());
+    }
+
+    /// Asks, and is answered.
+    fn says(&mut self, caller: u64, name: &str) {
+        self.ask(caller, name);
+        assert_eq!(self.answered().as_deref(), Some(name));
+    }
+
+    /// Begins a long body that never ends.
+    fn stalls(&mut self) {
+        self.stream.write_all((head_of(LONG_BYTES) + "1 stalled").as_bytes()).unwrap();
+    }
+
+    /// Asks for a long answer, and waits until it begins.
+    fn asks_for_much(&mut self) {
+        self.ask(NOBODY, "long");
+        assert_eq!(self.stream.peek(&mut [0]).unwrap(), 1);
+    }
+
+    /// Waits until the gate has ended the connection.
+    fn wait_end(&mut self) {
+        assert_eq!(self.answered(), None);
+    }
+
+    /// The name of the next request that was answered; nothing where the connection has ended.
+    fn answered(&mut self) -> Option<String> {
+        loop {
+            if let Some(body) = self.take_answer() {
+                let text = String::from_utf8(body).unwrap();
+                return Some(text.split(' ').nth(1).unwrap().to_owned());
+            }
+            let mut chunk = [0; 64 * 1024];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return None,
+                Ok(count) => self.unread.extend_from_slice(&chunk[..count]),
+                Err(why) if why.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(why) => panic!("no answer: {why}"),
+            }
+        }
+    }
+
+    fn take_answer(&mut self) -> Option<Vec<u8>> {
+        let end = self.unread.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+        let head = String::from_utf8(self.unread[..end].to_vec()).unwrap();
+        let length = head.split("Content-Length: ").nth(1).unwrap().lines().next().unwrap();
+        let whole = end + length.parse::<usize>().unwrap();
+        if self.unread.len() < whole {
+            return None;
+        }
+        let rest = self.unread.split_off(whole);
+        let answer = std::mem::replace(&mut self.unread, rest);
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        self.is_last = head.contains("Connection: close");
+        Some(answer[end..].to_vec())
+    }
+}
+
+fn head_of(body_bytes: usize) -> String {
+    format!("POST /as HTTP/1.1\r\nContent-Length: {body_bytes}\r\n\r\n")
+}
+
+#[test]
+fn a_thread_that_fails_is_told() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&told);
+    let on_fault: OnFault = Arc::new(move |why| heard.lock().unwrap().push(why.to_owned()));
+    let ends: [fn() -> Result<(), Error>; 3] =
+        [|| Ok(()), || Err(Error::other("no epoll")), || panic!("on purpose")];
+    for end in ends {
+        spawn("dsn-x".into(), Arc::clone(&on_fault), end).unwrap().join().unwrap();
+    }
+    let expected = ["the thread dsn-x ended: no epoll", "the thread dsn-x panicked"];
+    assert_eq!(*told.lock().unwrap(), expected);
 }
 
 #[test]
@@ -94,9 +323,9 @@ fn requests_that_come_together_are_answered_in_order() {
     let port = start();
     let mut stream = port.connect();
     let one = |n: usize| format!("POST /echo HTTP/1.1\r\nContent-Length: 3\r\n\r\n{n:03}");
-    let all: String = (0..100).map(one).collect();
-    stream.write_all(all.as_bytes()).unwrap();
-    stream.shutdown(Shutdown::Write).unwrap();
+    let all: String = (0..99).map(one).collect();
+    let last = "POST /echo HTTP/1.1\r\nConnection: close\r\nContent-Length: 3\r\n\r\n099";
+    stream.write_all((all + last).as_bytes()).unwrap();
     let mut answers = String::new();
     stream.read_to_string(&mut answers).unwrap();
     let bodies: Vec<&str> = answers.split("\r\n\r\n").skip(1).map(|rest| &rest[..3]).collect();
@@ -120,20 +349,73 @@ fn tiny_http_that_dies_is_started_again_and_that_is_told() {
 }
 
 #[test]
-fn places_for_long_bodies_are_given_back() {
+fn a_request_whose_caller_is_gone_is_not_worked_on() {
     let port = start();
-    let body = vec![7; 200_000];
-    let head = format!("POST /echo HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
-    for _ in 0..3 {
-        // More of them than there are places for strangers, and none of them ends.
-        let stalled: Vec<TcpStream> = (0..8)
-            .map(|_| {
-                let mut stream = port.connect();
-                stream.write_all(head.as_bytes()).unwrap();
-                stream
-            })
-            .collect();
-        drop(stalled);
-        assert_eq!(port.post("/echo", &body).0, 200);
+    let (mut first, mut gone, mut next) = (port.member(1), port.member(1), port.member(1));
+    first.ask(1, "hold");
+    port.desk.wait_begun(4);
+    gone.ask(1, "gone");
+    next.ask(1, "next");
+    port.stranger(ELSEWHERE).says(NOBODY, "all-is-read");
+    // Resets it.
+    socket2::SockRef::from(&gone.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(gone);
+    port.stranger(ELSEWHERE).says(NOBODY, "reset");
+    port.desk.release("hold");
+    assert_eq!(next.answered().as_deref(), Some("next"));
+    assert!(!port.desk.begun().contains(&"gone".into()));
+}
+
+#[test]
+fn a_caller_has_its_worker_back_when_tiny_http_was_started_again() {
+    let port = start();
+    let mut held = port.member(1);
+    held.ask(1, "hold");
+    port.desk.wait_begun(2);
+    port.lines.iter().for_each(|line| line.shutdown(Shutdown::Both).unwrap());
+    port.desk.release("hold");
+    let until = Instant::now() + PATIENCE;
+    while port.health.lock().unwrap().restarted == 0 {
+        assert!(Instant::now() < until, "it is started again");
+        std::thread::park_timeout(Duration::from_millis(10));
     }
+    let mut answer = String::new();
+    held.stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    port.member(1).says(1, "again");
+}
+
+#[test]
+fn bytes_that_are_no_request_end_the_connection() {
+    let port = start_patient();
+    let mut stream = port.connect();
+    stream.write_all(b"What?\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 400 ") && answer.contains("Connection: close"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn the_gate_rests_while_requests_wait_that_lie_there_already() {
+    let port = start();
+    let mut peer = port.member(1);
+    peer.ask(1, "hold");
+    port.desk.wait_begun(2);
+    (0..3).for_each(|_| peer.ask(1, "more"));
+    port.stranger(ELSEWHERE).says(NOBODY, "all-is-there");
+    let used = || -> u64 {
+        let stat = std::fs::read_to_string(port.task.join("stat")).unwrap();
+        let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+        // CPU time of user and system, in hundredths of a second.
+        fields.skip(11).take(2).map(|it| it.parse::<u64>().unwrap()).sum()
+    };
+    let before = used();
+    std::thread::park_timeout(Duration::from_secs(1));
+    let spent = used() - before;
+    assert!(spent < 20, "{spent} hundredths of a second");
+    port.desk.release("hold");
+    assert_eq!(peer.answered().as_deref(), Some("hold"));
 }
