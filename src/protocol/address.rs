@@ -43,6 +43,12 @@ impl Address {
         Some(Self::of(ip, port.parse().ok()?))
     }
 
+    /// Another port at the same host.
+    pub fn with_port(&self, port: u16) -> Option<Self> {
+        let (host, _) = self.0.rsplit_once(':')?;
+        (port > 0).then(|| Self(format!("{host}:{port}").into()))
+    }
+
     /// The address as `host:port`.
     pub fn as_str(&self) -> &str {
         &self.0

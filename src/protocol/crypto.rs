@@ -1,4 +1,5 @@
-//! Seal and open, sign and verify. The only user of `aes`, `ctr` and (but for making keys) `ring`.
+//! Seal and open, sign and verify. The only user of `aes`, `ctr` and (but for hashes and for making
+//! keys) `ring`.
 
 use std::fmt;
 
@@ -8,13 +9,14 @@ use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair,
     UnparsedPublicKey,
 };
-use ring::{digest, hkdf, hmac};
+use ring::{hkdf, hmac};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::digest::head_bytes;
+use super::hash::Sha256;
+use super::head::Head;
 use super::identity::{PUBLIC_KEY_BYTES, PublicKey};
-use super::state::{Head, Signature};
+use super::record::Signature;
 
 /// Length of the nonce in front of an envelope, bytes.
 pub const NONCE_BYTES: usize = 16;
@@ -61,8 +63,8 @@ impl fmt::Debug for NetworkKeys {
 
 /// What people call a network key: 8 hex digits that tell nothing of it.
 pub fn network_key_name(key: &[u8; 32]) -> String {
-    let hash = Sha256::new(b"dsn/1 name of a network key").chain(key).finish();
-    super::identity::hex(hash.split_at(4).0)
+    let hash = Sha256::new(b"dsn/1 name of a network key").chain(key);
+    super::identity::hex(&hash.finish_short::<4>())
 }
 
 impl DerivedKeys {
@@ -238,17 +240,47 @@ impl PrivateKey {
             pair.public_key().as_ref().try_into().map_err(|_| fault)?;
         Ok(Self { pair, random, public: PublicKey(public) })
     }
+}
 
-    /// The public half.
-    pub fn public_key(&self) -> PublicKey {
+/// Makes signatures with one private key.
+pub trait Signer {
+    /// The public half of the key.
+    fn public_key(&self) -> PublicKey;
+
+    /// A signature over the bytes that `what` stands for. Fails where the system gives no
+    /// randomness.
+    fn sign(&self, what: Signed<'_>) -> Result<Signature, CryptoFault>;
+}
+
+/// Checks signatures. The simulator has signatures of its own that cost little; in the program
+/// there is [`Ecdsa`] alone.
+pub trait Verifier {
+    /// Whether `signature` over `what` was made with the private half of `key`.
+    fn verify(&self, key: &PublicKey, what: Signed<'_>, signature: &Signature) -> bool;
+}
+
+impl Signer for PrivateKey {
+    fn public_key(&self) -> PublicKey {
         self.public
     }
 
-    /// ECDSA P-256 with SHA-256 (FIPS 186-5) over the bytes that `what` gives.
-    pub fn sign(&self, what: Signed<'_>) -> Result<Signature, CryptoFault> {
+    /// ECDSA P-256 with SHA-256 (FIPS 186-5).
+    fn sign(&self, what: Signed<'_>) -> Result<Signature, CryptoFault> {
         let fault = CryptoFault("the system gave no randomness for a signature");
         let signature = self.pair.sign(&self.random, &what.bytes()).map_err(|_| fault)?;
         signature.as_ref().try_into().map_err(|_| fault)
+    }
+}
+
+/// ECDSA over P-256 with SHA-256 (FIPS 186-5).
+#[derive(Debug, Clone, Copy)]
+pub struct Ecdsa;
+
+impl Verifier for Ecdsa {
+    fn verify(&self, key: &PublicKey, what: Signed<'_>, signature: &Signature) -> bool {
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &key.0)
+            .verify(&what.bytes(), signature)
+            .is_ok()
     }
 }
 
@@ -276,51 +308,14 @@ pub enum Signed<'a> {
 }
 
 impl Signed<'_> {
-    fn bytes(&self) -> Vec<u8> {
+    /// The bytes that a signature is made and checked over.
+    pub fn bytes(&self) -> Vec<u8> {
         match self {
             Self::Request { kind, payload } => [b"dsn/1 request", &[*kind][..], payload].concat(),
             Self::Answer { kind, request, payload } => {
                 [b"dsn/1 answer", &[*kind][..], &request[..], payload].concat()
             }
-            Self::Record(head) => [b"dsn/1 record", &head_bytes(head)[..]].concat(),
+            Self::Record(head) => [b"dsn/1 record", &head.bytes()[..]].concat(),
         }
     }
-}
-
-/// Whether `signature` over `what` was made with the private half of `key`.
-pub fn verify(key: &PublicKey, what: Signed<'_>, signature: &Signature) -> bool {
-    UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &key.0)
-        .verify(&what.bytes(), signature)
-        .is_ok()
-}
-
-/// SHA-256 (FIPS 180-4) over parts.
-pub struct Sha256(digest::Context);
-
-impl Sha256 {
-    /// Begins with the first part.
-    pub fn new(part: &[u8]) -> Self {
-        Self(digest::Context::new(&digest::SHA256)).chain(part)
-    }
-
-    /// Takes the next part.
-    #[must_use]
-    pub fn chain(mut self, part: &[u8]) -> Self {
-        self.0.update(part);
-        self
-    }
-
-    /// The hash of all parts.
-    pub fn finish(self) -> [u8; 32] {
-        let mut hash = [0; 32];
-        hash.copy_from_slice(self.0.finish().as_ref());
-        hash
-    }
-}
-
-/// What people compare: the first 16 hex digits of the hash of a public key, in groups of four.
-pub fn key_fingerprint(key: &PublicKey) -> String {
-    let hash = super::identity::hex(&Sha256::new(&key.0).finish());
-    let groups: Vec<&str> = (0..16).step_by(4).filter_map(|at| hash.get(at..at + 4)).collect();
-    groups.join("-")
 }

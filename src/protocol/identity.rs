@@ -1,14 +1,17 @@
 //! Who a node is: its id, its public key, and the session of its present run.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::NODE_ID_BYTES_MAX;
+use super::hash::Sha256;
 
 /// The name of a node, unique in its network: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`.
 ///
-/// It becomes a file name, so this type is a security boundary: it can't hold a path.
+/// It becomes a file name, so this type is a security boundary: it can't hold a path. A copy shares
+/// the text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(Box<str>);
+pub struct NodeId(Arc<str>);
 
 impl NodeId {
     /// Takes a text and gives the id, or says which rule the text breaks.
@@ -81,7 +84,31 @@ impl PublicKey {
     pub fn from_hex(text: &str) -> Option<Self> {
         unhex(text)?.try_into().ok().map(Self)
     }
+
+    /// What people compare: the first 16 hex digits of the hash of the key, in groups of four.
+    pub fn fingerprint(&self) -> String {
+        let hash = hex(&Sha256::new(&self.0).finish());
+        let groups: Vec<&str> = (0..16).step_by(4).filter_map(|at| hash.get(at..at + 4)).collect();
+        groups.join("-")
+    }
+
+    /// Which of two keys that others told for one node id is believed where its owner was not met:
+    /// the one of lower rank. All nodes choose the same one without asking each other.
+    pub fn rank_for(&self, node_id: &NodeId) -> Rank {
+        let id = node_id.as_str().as_bytes();
+        // A node id has at most 64 bytes.
+        let length = u8::try_from(id.len()).unwrap_or(u8::MAX);
+        let hash = Sha256::new(b"dsn/1 rank").chain(&[length]).chain(id).chain(&self.0);
+        Rank(hash.finish_short())
+    }
 }
+
+/// Stands for a public key in lists, and orders the keys that are told for one node id.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rank(pub [u8; RANK_BYTES]);
+
+/// Length of a rank, bytes.
+pub const RANK_BYTES: usize = 8;
 
 impl fmt::Debug for PublicKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,7 +116,18 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// What a node drew at random when it started: a restart makes all that was said before worthless.
+/// Names one run of a node, new at each start: what was sent to an earlier run is worthless.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Incarnation(pub [u8; 16]);
+
+impl fmt::Debug for Incarnation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&hex(&self.0))
+    }
+}
+
+/// What a receiver gave one caller to name in its requests: worthless for any other caller, and
+/// after the receiver was started again or has forgotten the caller.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Session(pub [u8; 16]);
 

@@ -1,20 +1,31 @@
 //! The rules of the network, pure: no sockets, files, threads, locks, clocks, entropy or logging.
 //! Time and randomness are arguments; what is to be done comes back as values.
 //!
-//! Reading order: the limits below, `identity` and `address` (names), `state` (records and their
-//! order), `wire` and `crypto` (bytes), `verdict` (answers), `peers` and `node` (the rules).
+//! Reading order: the limits below, `identity` and `address` (names), `entries`, `head` and
+//! `record` (what a node owns), `crypto` and `verified` (what is proved), `wire` (bytes), `verdict`
+//! (answers), `pace`, `whereabouts`, `floor`, `link`, `flight`, `peer` and `peers` (what is known
+//! of others), `node` (the rules).
 
 pub mod address;
+mod changes;
 pub mod crypto;
-pub mod digest;
 pub mod entries;
+pub mod flight;
+pub mod floor;
+pub mod hash;
+pub mod head;
 pub mod identity;
+pub mod link;
 pub mod node;
-pub mod patch;
+pub mod pace;
+pub mod peer;
 pub mod peers;
+pub mod record;
 pub mod report;
-pub mod state;
 pub mod verdict;
+pub mod verified;
+pub mod view;
+pub mod whereabouts;
 pub mod wire;
 
 /// The one protocol version that this program speaks.
@@ -44,6 +55,8 @@ pub const BODY_BYTES_MAX: usize = STATE_BYTES_MAX + 64 * 1024;
 pub const INBOX_MESSAGES_MAX: usize = 256;
 /// Most bytes that wait in the inbox: a small host must be able to hold them in memory.
 pub const INBOX_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long the state of a lost node is kept, and how long a node stays forgotten, ms: a week.
+pub const RETENTION_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// Most bootstrap addresses.
 pub const SEEDS_MAX: usize = 64;
 /// Largest timestamp, microseconds since 1970 (year 2255): every JSON reader holds it exactly.

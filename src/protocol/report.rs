@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::address::Address;
+use super::entries::{Entries, InvalidEntry, Key, Value};
 use super::identity::{NodeId, PublicKey};
-use super::state::{Entries, InvalidEntry, Key, Value};
 
 /// How a peer is doing, seen from this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +31,10 @@ impl PeerStatus {
         }
     }
 }
+
+/// How long something that is wrong is shown after it was seen last, ms: longer than the longest
+/// wait between tries, so that what goes on does not blink.
+pub const CONFLICT_SHOWN_MS: u64 = 90_000;
 
 /// How many peers have each status.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -226,6 +230,18 @@ pub enum Refused {
         /// What was waited for.
         what: String,
     },
+    /// The node said goodbye: its state does not change any more.
+    Leaving,
+    /// The node said goodbye, but could not tell these.
+    NotTold {
+        /// Which nodes.
+        nodes: Vec<NodeId>,
+    },
+    /// The node broke a rule of its own and stops.
+    Broken {
+        /// Which.
+        why: String,
+    },
     /// The own state could not be written to disk.
     NotDurable {
         /// Which file, and what the system said.
@@ -266,6 +282,22 @@ impl fmt::Display for Refused {
                 write!(formatter, "too much waits to be sent to {id} already; try again later")
             }
             Self::TimedOut { what } => write!(formatter, "timed out: {what}"),
+            Self::Leaving => {
+                write!(
+                    formatter,
+                    "nothing was changed: the node has said goodbye and is about to stop"
+                )
+            }
+            Self::NotTold { nodes } => {
+                let names: Vec<&str> = nodes.iter().take(10).map(NodeId::as_str).collect();
+                let more = if nodes.len() > names.len() { ", …" } else { "" };
+                write!(
+                    formatter,
+                    "the node left, but could not tell {}{more}: there it counts as lost until others pass the goodbye on",
+                    names.join(", ")
+                )
+            }
+            Self::Broken { why } => write!(formatter, "the node is broken and stops: {why}"),
             Self::NotDurable { why } => {
                 write!(formatter, "nothing was changed, as it can't be kept: {why}")
             }

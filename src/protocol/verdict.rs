@@ -47,8 +47,8 @@ pub enum Reason {
     WrongSession = 13,
     /// It is addressed to another node id.
     WrongReceiver = 14,
-    /// The session was replaced by a later one of the same node: two nodes share one key.
-    SupersededSession = 15,
+    /// The incarnation was replaced by a later one of the same node: two nodes share one key.
+    SupersededIncarnation = 15,
     /// The node or its key is not in the receiver's list of those that may be in the network.
     NotAllowed = 16,
     /// The receiver holds a newer version of the record.
@@ -65,6 +65,8 @@ pub enum Reason {
     SameId = 25,
     /// The receiver does not hold the version that a partial record is made of.
     LacksBase = 26,
+    /// The node was forgotten at the receiver: it has to say HELLO there itself.
+    Forgotten = 27,
     /// The receiver is at fault.
     Internal = 30,
     /// There is no protocol version that both speak.
@@ -73,7 +75,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for reading a number.
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Malformed,
         Self::WrongType,
         Self::UnknownSender,
@@ -81,7 +83,7 @@ impl Reason {
         Self::OtherKey,
         Self::WrongSession,
         Self::WrongReceiver,
-        Self::SupersededSession,
+        Self::SupersededIncarnation,
         Self::NotAllowed,
         Self::Stale,
         Self::OwnRecord,
@@ -90,6 +92,7 @@ impl Reason {
         Self::InboxFull,
         Self::SameId,
         Self::LacksBase,
+        Self::Forgotten,
         Self::Internal,
         Self::NoCommonVersion,
     ];
@@ -113,7 +116,7 @@ impl Reason {
             | Self::OtherKey
             | Self::WrongSession
             | Self::WrongReceiver
-            | Self::SupersededSession
+            | Self::SupersededIncarnation
             | Self::NotAllowed => Status::Unauthorized,
             Self::Stale
             | Self::OwnRecord
@@ -121,7 +124,8 @@ impl Reason {
             | Self::ReplayedNumber
             | Self::InboxFull
             | Self::SameId
-            | Self::LacksBase => Status::NotAcceptable,
+            | Self::LacksBase
+            | Self::Forgotten => Status::NotAcceptable,
             Self::Internal => Status::Internal,
             Self::NoCommonVersion => Status::VersionNotSupported,
         }
@@ -138,7 +142,7 @@ impl fmt::Display for Reason {
             Self::OtherKey => "another key is pinned for this node id",
             Self::WrongSession => "wrong session",
             Self::WrongReceiver => "wrong receiver",
-            Self::SupersededSession => "superseded session",
+            Self::SupersededIncarnation => "superseded incarnation",
             Self::NotAllowed => "not in the list of allowed nodes",
             Self::Stale => "stale record",
             Self::OwnRecord => "record of the receiver itself",
@@ -147,6 +151,7 @@ impl fmt::Display for Reason {
             Self::InboxFull => "inbox full",
             Self::SameId => "the receiver has the same node id",
             Self::LacksBase => "the base of a partial record is not held",
+            Self::Forgotten => "the node was forgotten here",
             Self::Internal => "internal fault",
             Self::NoCommonVersion => "no common protocol version",
         })

@@ -1,170 +1,54 @@
-//! What comes back: answers, refusals and failures of our own requests.
+//! What comes back: what a call that ended means, one function for each kind of call.
 
-use super::requests::{TWIN_ADVICE, not_allowed};
+use std::collections::BTreeSet;
+
+use super::hello::{TWIN_ADVICE, not_allowed};
 use super::{
-    Action, Conflict, Node, Now, Outcome, RETRY_DELAY_MS, Seed, TRIES, Target, give_up_doubtful,
+    Action, Job, Judgement, Node, Now, Outcome, RETRY_DELAY_MS, TRIES, Target, give_up,
+    give_up_doubtful, place_text,
 };
 use crate::protocol::address::Address;
-use crate::protocol::crypto::key_fingerprint;
+use crate::protocol::flight::{Call, Flight, Ticket};
+use crate::protocol::head::Fingerprint;
 use crate::protocol::identity::NodeId;
-use crate::protocol::peers::{Call, Retry, Trust};
-use crate::protocol::report::{Event, PeerStatus, Refused};
-use crate::protocol::verdict::Reason;
-use crate::protocol::wire::{Answer, HelloAnswer, KnownNode, PeersAnswer, Refusal, Twin};
+use crate::protocol::pace::{AGAIN_MAX_MS, WAIT_MAX_MS};
+use crate::protocol::peer::{Peer, Trust, host_of};
+use crate::protocol::report::{Event, PeerStatus};
+use crate::protocol::wire::{HelloAnswer, Twin};
 
-/// Longest time between tries of a node that does not answer, ms: within it a healed network is
-/// whole again even if nobody calls first.
-const BACKOFF_MAX_MS: u64 = 30_000;
+/// After this many ticks without a word a peer that does not answer is suspected.
+pub(super) const SUSPECT_TICKS: u64 = 2;
 
-/// A number that a peer names in a refusal is believed up to here; beyond it numbers would run out.
-const NUMBER_MAX: u64 = u64::MAX / 2;
+/// A call that ended.
+pub(super) struct Ended<'a> {
+    pub(super) node_id: &'a NodeId,
+    /// Tries made so far.
+    pub(super) tries: u32,
+    /// Where it went.
+    pub(super) address: Address,
+    pub(super) now: Now,
+}
 
 impl Node {
-    /// Takes what became of a flight, and how long its last try took, microseconds.
+    /// Takes what became of a job, and how long its last try took, microseconds.
     pub fn on_answer(
         &mut self,
-        target: &Target,
-        flight: u64,
+        job: &Job,
         outcome: Outcome,
         elapsed_us: u64,
         now: Now,
     ) -> Vec<Action> {
         let mut actions = Vec::new();
-        match target {
+        match &job.target {
             Target::Seed(address) => {
-                self.on_seed_answer(address, flight, outcome, now, &mut actions);
+                self.on_seed_answer(address, job.flight, outcome, now, &mut actions);
             }
             Target::Peer(node_id) => {
-                self.on_peer_answer(node_id, flight, outcome, elapsed_us, now, &mut actions);
+                self.on_peer_answer(node_id, job.flight, outcome, elapsed_us, now, &mut actions);
                 self.poke(node_id, now, &mut actions);
             }
         }
         actions
-    }
-
-    fn on_seed_answer(
-        &mut self,
-        address: &Address,
-        flight: u64,
-        outcome: Outcome,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(seed) = self.seeds.iter_mut().find(|seed| seed.address == *address) else {
-            return;
-        };
-        if seed.flight != Some(flight) {
-            return;
-        }
-        seed.flight = None;
-        let outcome = other_key_next(outcome, &mut seed.network_key);
-        match outcome {
-            Outcome::Answered(Answer::Hello(answer)) => {
-                seed.tries = 0;
-                seed.failures = 0;
-                seed.last_fault = None;
-                seed.node_id = Some(answer.node_id.clone());
-                self.meet(&answer, address, now, actions);
-                self.poke(&answer.node_id, now, actions);
-                let refused = |peer: &super::Peer| peer.link.refused;
-                if self.peers.get(&answer.node_id).is_some_and(refused)
-                    && let Some(seed) = self.seeds.iter_mut().find(|seed| seed.address == *address)
-                {
-                    seed.last_fault = Some("it answers, but refuses this node".into());
-                }
-            }
-            Outcome::Failed(why) if seed.tries < TRIES => {
-                seed.attempt_at = now.mono_ms + RETRY_DELAY_MS;
-                seed.last_fault = Some(why);
-                actions.push(Action::WakeAt(seed.attempt_at));
-            }
-            Outcome::Failed(why) => self.seed_failed(address, why, now),
-            Outcome::Refused { refusal, .. } if refusal.reason == Reason::WrongReceiver.code() => {
-                // One list of bootstrap nodes for all hosts names each host itself.
-                seed.tries = 0;
-                seed.last_fault = None;
-                seed.node_id = Some(self.settings.node_id.clone());
-            }
-            Outcome::Refused { refusal, .. } => {
-                let text = format!("the bootstrap node at {address} refused: {}", refusal.text);
-                self.seed_failed(address, text.clone(), now);
-                self.note_conflict(Conflict::general(text, now), actions);
-            }
-            _ => self.seed_failed(address, "it gave an answer that makes no sense".into(), now),
-        }
-    }
-
-    fn seed_failed(&mut self, address: &Address, why: String, now: Now) {
-        let tick_ms = self.settings.tick_ms;
-        let roll = self.random.f64();
-        if let Some(seed) = self.seeds.iter_mut().find(|seed| seed.address == *address) {
-            seed.tries = 0;
-            seed.failures += 1;
-            seed.attempt_at = now.mono_ms + backoff(seed.failures, tick_ms, roll);
-            seed.last_fault = Some(why);
-        }
-    }
-
-    /// Somebody at `address` proved who it is, and that it answers now.
-    fn meet(
-        &mut self,
-        answer: &HelloAnswer,
-        address: &Address,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) {
-        let node_id = &answer.node_id;
-        if self.is_me(node_id) {
-            if answer.session != self.settings.session {
-                let text = format!(
-                    "another node runs as {node_id} at {address} with key {} (this one has key {}): give one of them \
-                     another id",
-                    key_fingerprint(&answer.public_key),
-                    key_fingerprint(&self.settings.public_key)
-                );
-                self.note_conflict(Conflict::about(node_id, text, now), actions);
-            }
-            return;
-        }
-        if !self.is_allowed(node_id, &answer.public_key) {
-            let text = not_allowed(node_id, &answer.public_key);
-            let text = format!("{text}; it is at {address}");
-            self.note_conflict(Conflict::about(node_id, text, now), actions);
-            return;
-        }
-        if self.peer_or_new(node_id, Trust::Direct, now, actions).is_none() {
-            return;
-        }
-        if self.pin(node_id, answer.public_key, now, actions).is_none() {
-            let pinned = self.peers.get(node_id).and_then(|peer| peer.direct_key());
-            let text = format!(
-                "the node at {address} says that it is {node_id} with key {}, but key {} is pinned here. If the host was \
-                 set up anew, `dsn forget {node_id}`; else give one of them another id",
-                key_fingerprint(&answer.public_key),
-                pinned.map(|key| key_fingerprint(&key)).unwrap_or_default()
-            );
-            self.note_conflict(Conflict::about(node_id, text, now), actions);
-            return;
-        }
-        self.seen_at = Address::new(answer.seen.as_str())
-            .ok()
-            .and_then(|seen| with_port(&seen, self.settings.port));
-        if let Some(peer) = self.peers.get_mut(node_id) {
-            if peer.begin_session(answer.session) {
-                give_up_doubtful(node_id, peer, actions);
-            }
-            peer.advertise.clone_from(&answer.advertise);
-            peer.attempt_at = now.mono_ms;
-            if peer.move_to(address.clone()) {
-                actions.push(Action::SavePeers);
-            }
-            // Where it answered is tried first, whatever failed before.
-            peer.failures = 0;
-        }
-        let refused = self.peers.get(node_id).is_some_and(|peer| peer.link.refused);
-        if !refused {
-            self.heard(node_id, now, actions);
-        }
     }
 
     fn on_peer_answer(
@@ -176,347 +60,426 @@ impl Node {
         now: Now,
         actions: &mut Vec<Action>,
     ) {
-        let Some(peer) = self.peers.get_mut(node_id) else {
-            return;
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        let Some(done) = peer.flight.take_if(|current| current.id == flight) else { return };
+        let Flight { call: Some(call), address: Some(address), tries, .. } = done else { return };
+        let outcome = other_key_next(outcome, &mut peer.network_key);
+        match outcome {
+            Outcome::Failed(_) => peer.unanswered.insert(call.kind()),
+            _ => peer.unanswered.remove(&call.kind()),
         };
-        let Some(done) = peer.flight.take_if(|current| current.id == flight) else {
-            return;
-        };
-        let Some(call) = done.call else { return };
-        match other_key_next(outcome, &mut peer.network_key) {
-            Outcome::Failed(why) => self.on_failure(node_id, &call, done.tries, &why, now, actions),
-            Outcome::Refused { refusal, held_is_proved } => {
-                self.on_refusal(node_id, &call, done.tries, refusal, held_is_proved, now, actions);
+        let ended = Ended { node_id, tries, address, now };
+        match outcome {
+            Outcome::Failed(why) => self.failed(&ended, &call, &why, actions),
+            Outcome::Refused(refusal, held) => {
+                self.refused(&ended, call, refusal, held, actions);
             }
-            Outcome::Answered(Answer::Hello(answer)) => {
-                let Call::Hello { address } = call else {
-                    return;
-                };
-                self.meet(&answer, &address, now, actions);
-                if answer.node_id != *node_id {
-                    self.drop_address(node_id, &address, now);
-                    self.poke(&answer.node_id, now, actions);
-                }
+            outcome => {
+                peer.attempts.remove(&call.kind());
+                self.answered(&ended, call, outcome, elapsed_us, actions);
             }
-            outcome => self.on_success(node_id, call, outcome, elapsed_us, now, actions),
         }
     }
 
-    fn on_success(
+    fn answered(
         &mut self,
-        node_id: &NodeId,
+        ended: &Ended<'_>,
         call: Call,
         outcome: Outcome,
         elapsed_us: u64,
-        now: Now,
         actions: &mut Vec<Action>,
     ) {
-        let Some(peer) = self.peers.get_mut(node_id) else {
-            return;
-        };
-        peer.failures = 0;
         match (call, outcome) {
-            (Call::Hello { address }, Outcome::Nothing) => {
-                peer.link.connected = true;
-                peer.link.refused = false;
-                if peer.move_to(address) {
-                    actions.push(Action::SavePeers);
-                }
-                peer.owed.ping = true;
-                peer.owed.want.insert(node_id.clone());
-                self.heard(node_id, now, actions);
+            (Call::Hello { .. }, Outcome::Introduced(answer)) => {
+                self.on_introduced(ended, answer.message(), actions);
             }
-            (Call::Ping { waiting }, Outcome::Answered(Answer::Ping(pong))) => {
-                peer.owed.peers |= pong.view != self.view;
-                if let Some(ticket) = waiting.filter(|t| peer.owed.pings.contains(t)) {
-                    peer.owed.pings.retain(|other| *other != ticket);
-                    actions.push(Action::Finish(ticket, Ok(elapsed_us)));
-                }
-                self.heard(node_id, now, actions);
-                if let Some(twin) = pong.twin {
-                    self.note_own_twin(&twin, now, actions);
+            (Call::Hello { .. }, Outcome::Welcomed(proof))
+                if self.key_of(ended.node_id) == Some(proof.signer()) =>
+            {
+                self.on_welcomed(ended, actions);
+            }
+            (Call::Ping { waiting }, Outcome::Pong(pong)) if self.is_from(ended, pong.signer()) => {
+                self.succeeded(ended, actions);
+                let pong = pong.message();
+                let differs = pong.view != self.view.hash();
+                self.on_pong(ended, waiting, differs, elapsed_us, actions);
+                if let Some(twin) = &pong.twin {
+                    self.note_own_twin(ended.node_id, twin, ended.now, actions);
                 }
             }
-            (Call::Peers, Outcome::Answered(Answer::Peers(answer))) => {
-                self.heard(node_id, now, actions);
-                self.compare(node_id, answer, now, actions);
-            }
-            (Call::Update { own, .. }, Outcome::Nothing) => {
-                peer.link.own_held = own.or(peer.link.own_held);
-                peer.owed.want.clear();
-            }
-            (Call::Update { own, .. }, Outcome::Answered(Answer::Update(records))) => {
-                peer.link.own_held = own.or(peer.link.own_held);
-                let before = peer.owed.want.len();
-                for record in &records {
-                    peer.owed.want.remove(&record.head.node_id);
-                }
-                // An answer without anything asked for would be asked for again for ever.
-                if peer.owed.want.len() == before {
-                    peer.owed.want.clear();
-                }
-                for record in records {
-                    // What is refused here was refused for a reason that is noted already.
-                    let _ = self.take_record(record, now, actions);
+            (Call::Peers, Outcome::Listed(answer)) if self.is_from(ended, answer.signer()) => {
+                self.succeeded(ended, actions);
+                let (answer, _) = answer.into_parts();
+                if !self.compare(ended.node_id, answer, ended.now, actions) {
+                    self.exchange_came_to_nothing(ended);
                 }
             }
-            (Call::Data { ticket, .. }, Outcome::Answered(Answer::Data)) => {
-                peer.owed.data.retain(|data| data.ticket != ticket);
+            (Call::Data { ticket, .. }, Outcome::Accepted(proof))
+                if self.is_from(ended, proof.signer()) =>
+            {
+                self.succeeded(ended, actions);
+                if let Some(peer) = self.peers.get_mut(ended.node_id) {
+                    peer.owed.data.retain(|data| data.ticket != ticket);
+                }
                 actions.push(Action::Finish(ticket, Ok(elapsed_us)));
-                self.heard(node_id, now, actions);
             }
+            (Call::Push { own, others, .. }, Outcome::Nothing) => {
+                self.on_taken(ended, own, others);
+            }
+            (Call::Pull { wishes }, Outcome::Records(records)) => {
+                let news = |node: &mut Self, record, actions: &mut Vec<Action>| {
+                    matches!(node.take(record, ended.now, actions), Judgement::News)
+                };
+                let taken: Vec<bool> =
+                    records.into_iter().map(|record| news(self, record, actions)).collect();
+                self.on_pulled(ended, &wishes, taken.contains(&true));
+            }
+            (Call::Pull { wishes }, Outcome::Nothing) => self.on_pulled(ended, &wishes, false),
             (call, _) => {
                 let why = "it gave an answer that makes no sense";
-                self.on_failure(node_id, &call, TRIES, why, now, actions);
+                self.failed_for_now(ended, &call, why, actions);
             }
+        }
+    }
+
+    fn is_from(&self, ended: &Ended<'_>, signer: crate::protocol::identity::PublicKey) -> bool {
+        self.key_of(ended.node_id) == Some(signer)
+    }
+
+    /// A call came back with the peer's signature: it is there, and lets us in.
+    fn succeeded(&mut self, ended: &Ended<'_>, actions: &mut Vec<Action>) {
+        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
+        peer.link.proved_at = Some(ended.now.mono_ms);
+        self.prove_address(ended, actions);
+        self.heard(ended.node_id, ended.now, actions);
+    }
+
+    /// The peer answered there with its signature.
+    fn prove_address(&mut self, ended: &Ended<'_>, actions: &mut Vec<Action>) {
+        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
+        if peer.place.prove_address(&ended.address) {
+            self.lives_at(ended.node_id, &ended.address, actions);
+        }
+    }
+
+    /// A node answered where it never did before: the try was not in vain, and whoever answered
+    /// there until now has to prove it again, as one address is one node.
+    fn lives_at(&mut self, node_id: &NodeId, address: &Address, actions: &mut Vec<Action>) {
+        for (other, peer) in self.peers.iter_mut() {
+            if other != node_id {
+                peer.place.unprove(address);
+            }
+        }
+        self.give_try_back(address);
+        self.want_saved(super::Urgency::Late, actions);
+    }
+
+    /// Somebody answered a HELLO and said who it is. The second step follows.
+    fn on_introduced(
+        &mut self,
+        ended: &Ended<'_>,
+        answer: &HelloAnswer,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.is_me(&answer.node_id) {
+            self.drop_address(ended);
+            self.meet(answer, &ended.address, ended.now, actions);
+            return;
+        }
+        if answer.node_id != *ended.node_id {
+            // Whoever has another name for each caller is not followed from one to the next.
+            self.drop_address(ended);
+            return self.take_hint(&answer.node_id, &ended.address, ended.now, actions);
+        }
+        let hello = Call::Hello { address: ended.address.clone() };
+        let again = self.peers.get(ended.node_id).is_some_and(|peer| peer.link.was_introduced);
+        if again {
+            let why = "it answers each HELLO with another session";
+            return self.failed_for_now(ended, &hello, why, actions);
+        }
+        if !self.meet(answer, &ended.address, ended.now, actions) {
+            let why = "another key is pinned for it, or it may not be in this network";
+            return self.failed_for_now(ended, &hello, why, actions);
+        }
+        if let Some(peer) = self.peers.get_mut(ended.node_id) {
+            peer.link.was_introduced = true;
+        }
+        self.prove_address(ended, actions);
+    }
+
+    /// Somebody at `address` proved who it is, and that it answers now. Says whether it is let in.
+    pub(super) fn meet(
+        &mut self,
+        answer: &HelloAnswer,
+        address: &Address,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let node_id = &answer.node_id;
+        if self.is_me(node_id) {
+            if answer.incarnation != self.incarnation() {
+                let text = format!(
+                    "another node runs as {node_id} at {address} with key {} (this one has key {}): give one of them \
+                     another id",
+                    answer.public_key.fingerprint(),
+                    self.settings.public_key.fingerprint()
+                );
+                self.note_own(node_id, text, now, actions);
+            }
+            return false;
+        }
+        if !self.is_allowed(node_id, &answer.public_key) {
+            let text = not_allowed(node_id, &answer.public_key);
+            self.note_own(node_id, format!("{text}; it is at {address}"), now, actions);
+            return false;
+        }
+        if let Some(pinned) = self.pinned_for_good(node_id).filter(|key| *key != answer.public_key)
+        {
+            let text = format!(
+                "the node at {address} says that it is {node_id} with key {}, but key {} is pinned here. If the host was \
+                 set up anew, `dsn forget {node_id}`; else give one of them another id",
+                answer.public_key.fingerprint(),
+                pinned.fingerprint(),
+            );
+            self.note_own(node_id, text, now, actions);
+            return false;
+        }
+        if self.peer_or_new(node_id, Trust::Direct, now, actions).is_none() {
+            return false;
+        }
+        self.pin(node_id, answer.public_key, now, actions);
+        self.seen_at = answer.seen.with_port(self.settings.port);
+        let wait = self.wait(now);
+        if let Some(peer) = self.peers.get_mut(node_id) {
+            peer.begin_session(answer.incarnation, answer.session, wait);
+            give_up_doubtful(node_id, peer, actions);
+            if peer.place.prove(address, answer.advertise.clone()) {
+                self.lives_at(node_id, address, actions);
+            }
+        }
+        if let Some(peer) = self.peers.get_mut(node_id) {
+            peer.contact.hurry(now.mono_ms);
+            if peer.status == PeerStatus::Left && !peer.link.said_goodbye() {
+                // It runs again; whether it lets us in is seen next.
+                peer.status = PeerStatus::Suspect;
+                peer.known_since = now.mono_ms;
+            }
+        }
+        true
+    }
+
+    /// The peer took the second step of our HELLO.
+    fn on_welcomed(&mut self, ended: &Ended<'_>, actions: &mut Vec<Action>) {
+        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
+        peer.link.connected = true;
+        peer.link.refused = false;
+        peer.link.was_introduced = false;
+        peer.link.proved_at = Some(ended.now.mono_ms);
+        // Whether it was worth it is seen by what comes next: who takes each HELLO, and then gives
+        // no answer to anything, is waited for longer each time.
+        peer.contact.hurry(ended.now.mono_ms);
+        peer.owed.ping = true;
+        self.prove_address(ended, actions);
+        self.heard(ended.node_id, ended.now, actions);
+    }
+
+    fn on_pong(
+        &mut self,
+        ended: &Ended<'_>,
+        waiting: Option<Ticket>,
+        differs: bool,
+        elapsed_us: u64,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
+        // This alone says that all is well: what answers other calls, and not the one that comes
+        // behind each HELLO, is not called anew at once for ever.
+        peer.contact.succeeded();
+        if differs {
+            peer.owed.peers = true;
+        } else {
+            peer.exchange.succeeded();
+        }
+        if let Some(ticket) = waiting.filter(|ticket| peer.owed.pings.contains(ticket)) {
+            peer.owed.pings.retain(|other| *other != ticket);
+            actions.push(Action::Finish(ticket, Ok(elapsed_us)));
+        }
+    }
+
+    /// An UPDATE was taken: the peer holds what was in it.
+    pub(super) fn on_taken(
+        &mut self,
+        ended: &Ended<'_>,
+        own: Option<Fingerprint>,
+        others: Vec<(NodeId, Fingerprint)>,
+    ) {
+        let wait = self.wait(ended.now);
+        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
+        peer.push.succeeded();
+        if let Some(own) = own {
+            peer.note_brought(own, wait);
+            peer.link.own.held = Some(own);
+        }
+        if !others.is_empty() {
+            // There may be more that it lacks.
+            peer.exchange.succeeded();
+            peer.owed.peers |= peer.owed.send.is_empty();
+            self.note_given(ended.node_id, others);
+        }
+    }
+
+    /// Wishes were answered. What was not given is not there, or did not fit.
+    pub(super) fn on_pulled(&mut self, ended: &Ended<'_>, wishes: &[NodeId], anything: bool) {
+        let held: BTreeSet<&NodeId> = wishes.iter().collect();
+        let wait = self.wait(ended.now);
+        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
+        if anything {
+            peer.exchange.succeeded();
+            peer.pull.succeeded();
+            // It brought something new: that request was none too many.
+            peer.upkeep = peer.upkeep.saturating_sub(1);
+            peer.owed.want.retain(|wanted| !held.contains(wanted));
+            if peer.owed.want.is_empty() {
+                peer.owed.peers = true;
+            }
+        } else {
+            peer.owed.want.clear();
+            peer.pull.came_to_nothing(wait, WAIT_MAX_MS);
+            self.exchange_came_to_nothing(ended);
+        }
+    }
+
+    /// The views differ, and nothing follows from it: it is looked at again ever more rarely.
+    pub(super) fn exchange_came_to_nothing(&mut self, ended: &Ended<'_>) {
+        let wait = self.wait(ended.now);
+        if let Some(peer) = self.peers.get_mut(ended.node_id) {
+            peer.exchange.came_to_nothing(wait, WAIT_MAX_MS);
+            peer.owed.peers = false;
         }
     }
 
     /// A peer was called by another node with our id, and our key or another one.
-    fn note_own_twin(&mut self, twin: &Twin, now: Now, actions: &mut Vec<Action>) {
-        let own_id = self.settings.node_id.clone();
-        let own_key = key_fingerprint(&self.settings.public_key);
-        let address = twin.address.as_str();
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-        let text = if twin.public_key == self.settings.public_key {
-            format!(
-                "two nodes run as {own_id} with one key, {own_key}: this one, and one that called from {host}; {TWIN_ADVICE}"
-            )
-        } else {
-            format!(
-                "two nodes run as {own_id}: this one with key {own_key}, and one with key {} that called from {host} and was \
-                 refused; give it another id, or `dsn forget {own_id}` on the others if it is to take the place of this one",
-                key_fingerprint(&twin.public_key)
-            )
-        };
-        self.note_conflict(Conflict::about(&own_id, text, now), actions);
-    }
-
-    /// No answer, or none that counts: tried again twice, 0.5 s apart, then left to the tick.
-    fn on_failure(
+    fn note_own_twin(
         &mut self,
-        node_id: &NodeId,
-        call: &Call,
-        tries: u32,
-        why: &str,
+        reporter: &NodeId,
+        twin: &Twin,
         now: Now,
         actions: &mut Vec<Action>,
     ) {
-        let tick_ms = self.settings.tick_ms;
-        let roll = self.random.f64();
-        let Some(peer) = self.peers.get_mut(node_id) else {
-            return;
+        let own_id = self.settings.node_id.clone();
+        let own_key = self.settings.public_key.fingerprint();
+        let host = host_of(&twin.address);
+        let text = if twin.public_key == self.settings.public_key {
+            format!(
+                "two nodes run as {own_id} with one key, {own_key}: this one, and one that called {reporter} from {host}; \
+                 {TWIN_ADVICE}"
+            )
+        } else {
+            format!(
+                "two nodes run as {own_id}: this one with key {own_key}, and one with key {} that called {reporter} from \
+                 {host} and was refused; give it another id, or `dsn forget {own_id}` on the others if it is to take the \
+                 place of this one",
+                twin.public_key.fingerprint()
+            )
         };
+        self.note_reported(reporter, &own_id, text, now, actions);
+    }
+
+    /// No answer: tried again twice, 0.5 s apart, then left to the pace.
+    pub(super) fn failed(
+        &mut self,
+        ended: &Ended<'_>,
+        call: &Call,
+        why: &str,
+        actions: &mut Vec<Action>,
+    ) {
+        let (node_id, now, tick_ms) = (ended.node_id, ended.now, self.settings.tick_ms);
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
         owe_again(peer, call);
-        if let Call::Data { ticket, session } = call
-            && let Some(data) = peer.owed.data.iter_mut().find(|data| data.ticket == *ticket)
-        {
-            data.doubtful_in = Some(*session);
+        if let Call::Data { ticket, session } = call {
+            peer.note_doubt(*ticket, *session);
         }
         if peer.status == PeerStatus::Alive && peer.silence(now.mono_ms) > SUSPECT_TICKS * tick_ms {
             peer.status = PeerStatus::Suspect;
             actions.push(Action::Tell(Event::Suspect { node_id: node_id.clone() }));
         }
         give_up_doubtful(node_id, peer, actions);
-        if tries < TRIES && peer.status != PeerStatus::Lost {
+        let was_reached = peer.place.proved() == Some(&ended.address);
+        let was_in_vain = match call {
+            Call::Push { own, others, .. } => {
+                own.is_some() && peer.push.is_failing()
+                    || !others.is_empty() && peer.give.is_failing()
+            }
+            Call::Pull { .. } => peer.pull.is_failing(),
+            Call::Peers => peer.exchange.is_failing(),
+            Call::Hello { .. } | Call::Ping { .. } | Call::Data { .. } => {
+                peer.status == PeerStatus::Lost
+            }
+        };
+        if ended.tries < TRIES && !was_in_vain && was_reached {
             let at = now.mono_ms + RETRY_DELAY_MS;
-            peer.retry = Some(Retry { tries, at });
+            let attempt = peer.attempts.entry(call.kind()).or_default();
+            (attempt.tries, attempt.at) = (ended.tries, at);
             actions.push(Action::WakeAt(at));
             return;
         }
-        peer.failures += 1;
-        peer.link.connected = false;
-        if let Call::Hello { address } = call {
-            peer.tried_in_vain(address);
-        }
-        let wait = match peer.status {
-            PeerStatus::Lost if !peer.has_new_hint => backoff(peer.failures, tick_ms, roll),
-            // The next tick tries again.
-            _ => tick_ms / 2,
-        };
-        peer.attempt_at = now.mono_ms + wait;
-        let address = peer.address.as_ref().map_or("an unknown address", |a| a.as_str());
-        let why = format!("{address}: {why}");
-        self.fail_waiting(node_id, &why, actions);
+        self.failed_for_now(ended, call, why, actions);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "all of them are parts of one refused flight")]
-    fn on_refusal(
+    /// The call came to nothing, whatever the reason: the peer is left alone for a while.
+    pub(super) fn failed_for_now(
         &mut self,
-        node_id: &NodeId,
+        ended: &Ended<'_>,
         call: &Call,
-        tries: u32,
-        refusal: Refusal,
-        held_is_proved: bool,
-        now: Now,
+        why: &str,
         actions: &mut Vec<Action>,
     ) {
-        let text = refusal.text.clone();
-        let Some(reason) = Reason::from_code(refusal.reason) else {
-            return self.on_failure(node_id, call, TRIES, &text, now, actions);
-        };
-        let Some(peer) = self.peers.get_mut(node_id) else {
-            return;
-        };
-        match reason {
-            Reason::Internal => self.on_failure(node_id, call, tries, &text, now, actions),
-            Reason::UnknownSender | Reason::WrongSession if tries < TRIES => {
-                // A HELLO puts this right; then the call is made again.
-                owe_again(peer, call);
-                peer.link.connected = false;
-                peer.attempt_at = now.mono_ms;
-                peer.retry = Some(Retry { tries, at: now.mono_ms });
-            }
-            Reason::ReplayedNumber if tries < TRIES && refusal.number < NUMBER_MAX => {
-                owe_again(peer, call);
-                peer.link.number_out = peer.link.number_out.max(refusal.number);
-                peer.retry = Some(Retry { tries, at: now.mono_ms });
-            }
-            Reason::LacksBase if matches!(call, Call::Update { partial: true, .. }) => {
-                // Next it gets the whole record.
-                peer.link.own_held = None;
-                peer.failures = 0;
-            }
-            Reason::Stale
-            | Reason::OwnRecord
-            | Reason::LimitExceeded
-            | Reason::OtherKey
-            | Reason::NotAllowed
-                if matches!(call, Call::Update { .. }) =>
-            {
-                // Final for this version, whoever is right; the next one is sent again.
-                peer.link.own_held = Some(self.own.fingerprint);
-                peer.failures = 0;
-                let held = refusal.held.filter(|held| held_is_proved && self.is_me(&held.node_id));
-                if let Some(held) = held {
-                    self.catch_up(&held.head(), now, actions);
+        let wait = self.wait(ended.now);
+        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
+        owe_again(peer, call);
+        peer.attempts.remove(&call.kind());
+        peer.link.connected = false;
+        peer.link.was_introduced = false;
+        let has_new_hint = peer.place.has_new_hint();
+        peer.contact.came_to_nothing(wait, WAIT_MAX_MS);
+        match call {
+            Call::Hello { address } => peer.place.tried_in_vain(address),
+            Call::Push { own, others, .. } => {
+                // It may be large, and who answers all else would get it again and again.
+                if let Some(own) = own {
+                    peer.push.came_to_nothing(wait, WAIT_MAX_MS);
+                    peer.note_brought(*own, wait);
+                }
+                if !others.is_empty() {
+                    peer.give.forgive(wait.now_ms, AGAIN_MAX_MS);
+                    peer.give.came_to_nothing(wait, AGAIN_MAX_MS);
                 }
             }
-            _ => self.on_verdict(node_id, call, reason, &text, now, actions),
+            Call::Pull { .. } => peer.pull.came_to_nothing(wait, WAIT_MAX_MS),
+            Call::Peers => peer.exchange.came_to_nothing(wait, WAIT_MAX_MS),
+            Call::Ping { .. } | Call::Data { .. } => {}
         }
-    }
-
-    /// A refusal that is final for this request.
-    fn on_verdict(
-        &mut self,
-        node_id: &NodeId,
-        call: &Call,
-        reason: Reason,
-        text: &str,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(peer) = self.peers.get_mut(node_id) else {
-            return;
-        };
-        if let Call::Data { ticket, .. } = call {
-            let tried = peer.owed.data.iter().find(|data| data.ticket == *ticket);
-            let doubtful = tried.is_some_and(|data| data.doubtful_in.is_some());
-            let maybe = if doubtful { "; an earlier try may have been delivered" } else { "" };
-            peer.owed.data.retain(|data| data.ticket != *ticket);
-            let why = format!("{reason}: {text}{maybe}");
-            let refused = Refused::ByPeer { node_id: node_id.clone(), why };
-            actions.push(Action::Finish(*ticket, Err(refused)));
-            return;
+        if has_new_hint && peer.place.has_new_hint() {
+            // Another place is named that was not tried yet.
+            peer.contact.hurry(wait.now_ms + wait.tick_ms / 2);
         }
-        let address = match call {
-            Call::Hello { address } => Some(address.clone()),
-            _ => peer.address.clone(),
-        };
-        peer.link.refused |= matches!(call, Call::Hello { .. });
-        if reason == Reason::WrongReceiver {
-            if let Some(address) = address {
-                self.drop_address(node_id, &address, now);
-            }
-        } else {
-            let place = address.as_ref().map_or("an unknown address", |address| address.as_str());
-            let text = format!("{node_id} at {place} refused this node ({reason}): {text}");
-            self.note_conflict(Conflict::about(node_id, text, now), actions);
-        }
-        let why = format!("it refused: {reason}: {text}");
-        self.on_failure(node_id, call, TRIES, &why, now, actions);
+        let why = format!("{}: {why}", place_text(Some(&ended.address)));
+        give_up(ended.node_id, peer, &why, actions);
     }
 
     /// Another node answers at this address: it is tried no more for this one.
-    fn drop_address(&mut self, node_id: &NodeId, address: &Address, now: Now) {
-        let tick_ms = self.settings.tick_ms;
-        let Some(peer) = self.peers.get_mut(node_id) else {
-            return;
-        };
-        peer.hints.retain(|hint| hint != address);
-        // The only address is kept all the same: none is given up without an operator.
-        if peer.address.as_ref() == Some(address)
-            && let Some(hint) = peer.hints.pop_front()
-        {
-            peer.address = Some(hint);
-        }
-        peer.failures += 1;
+    pub(super) fn drop_address(&mut self, ended: &Ended<'_>) {
+        let wait = self.wait(ended.now);
+        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
+        peer.place.drop_address(&ended.address);
         peer.link.connected = false;
-        peer.attempt_at = now.mono_ms + tick_ms;
-    }
-
-    /// Puts what a peer holds beside what is held here: what it lacks is sent, what it has newer
-    /// is wanted, and nodes not known here are looked for.
-    fn compare(
-        &mut self,
-        node_id: &NodeId,
-        answer: PeersAnswer,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) {
-        let mut send: std::collections::BTreeSet<NodeId> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.record.is_some())
-            .map(|(other, _)| other.clone())
-            .collect();
-        let mut want = std::collections::BTreeSet::new();
-        send.remove(node_id);
-        for known in answer.nodes {
-            let held = self.version_held_of(&known.node_id);
-            let theirs = known.version;
-            if theirs.fingerprint == held.fingerprint || theirs.timestamp > held.timestamp {
-                send.remove(&known.node_id);
-            }
-            if self.is_me(&known.node_id) {
-                if let Some(peer) = self.peers.get_mut(node_id) {
-                    peer.link.own_held = Some(theirs.fingerprint);
-                }
-                continue;
-            }
-            let expired = self.peers.get(&known.node_id).map_or(0, |peer| peer.expired.timestamp);
-            let newer = theirs.timestamp >= held.timestamp && theirs.timestamp > expired;
-            if theirs.fingerprint != held.fingerprint && newer {
-                want.insert(known.node_id.clone());
-            }
-            self.take_hint(&known, now, actions);
-        }
-        if let Some(peer) = self.peers.get_mut(node_id) {
-            peer.owed.send = send;
-            peer.owed.want = want;
-        }
-    }
-
-    fn take_hint(&mut self, known: &KnownNode, now: Now, actions: &mut Vec<Action>) {
-        let Some(address) = &known.address else {
-            return;
-        };
-        if let Some(peer) = self.peer_or_new(&known.node_id, Trust::Hearsay, now, actions)
-            && peer.status != PeerStatus::Alive
-            && peer.add_hint(address)
-        {
-            peer.try_soon(now.mono_ms);
-            self.poke(&known.node_id, now, actions);
-        }
+        peer.contact.came_to_nothing(wait, WAIT_MAX_MS);
     }
 }
 
-/// After this many ticks without a word a peer that does not answer is suspected.
-pub(super) const SUSPECT_TICKS: u64 = 2;
-
 /// While the network changes its key, some nodes have the new one only, some the old one only: the
 /// next try is sealed with another one.
-fn other_key_next(outcome: Outcome, network_key: &mut usize) -> Outcome {
+pub(super) fn other_key_next(outcome: Outcome, network_key: &mut usize) -> Outcome {
     match outcome {
         Outcome::NotOpened(why) => {
             *network_key = network_key.wrapping_add(1);
@@ -527,41 +490,10 @@ fn other_key_next(outcome: Outcome, network_key: &mut usize) -> Outcome {
 }
 
 /// What a call that came to nothing was for is owed again.
-fn owe_again(peer: &mut crate::protocol::peers::Peer, call: &Call) {
+fn owe_again(peer: &mut Peer, call: &Call) {
     match call {
-        Call::Hello { .. } | Call::Update { .. } | Call::Data { .. } => {}
+        Call::Hello { .. } | Call::Push { .. } | Call::Pull { .. } | Call::Data { .. } => {}
         Call::Ping { .. } => peer.owed.ping = true,
         Call::Peers => peer.owed.peers = true,
-    }
-}
-
-/// Time until the next try after so many failures, ms: twice as long each time up to the limit,
-/// and spread by chance, so that a fleet does not knock all at once.
-fn backoff(failures: u32, tick_ms: u64, roll: f64) -> u64 {
-    let doubled = tick_ms.saturating_mul(1 << failures.min(5));
-    let limited = doubled.min(BACKOFF_MAX_MS.max(tick_ms));
-    // Between half and all of it.
-    limited / 2 + spread(limited / 2, roll)
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "at most 30 000, and the roll is from 0 to 1"
-)]
-fn spread(most_ms: u64, roll: f64) -> u64 {
-    (most_ms as f64 * roll) as u64
-}
-
-fn with_port(seen: &Address, port: u16) -> Option<Address> {
-    let (host, _) = seen.as_str().rsplit_once(':')?;
-    Address::new(&format!("{host}:{port}")).ok()
-}
-
-impl Seed {
-    /// Whether somebody has to be looked for at this address now.
-    pub(super) fn is_due(&self, now: Now) -> bool {
-        self.flight.is_none() && now.mono_ms >= self.attempt_at
     }
 }

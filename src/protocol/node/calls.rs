@@ -3,47 +3,41 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Node, Now, OWED_DATA_MAX, Outgoing, Target};
+use super::{Action, Job, Node, Now, OWED_DATA_MAX, Outgoing, Target, place_text};
 use crate::protocol::DATA_BYTES_MAX;
-use crate::protocol::address::Address;
+use crate::protocol::flight::{Call, CallKind, Class, Ticket};
+use crate::protocol::head::Version;
 use crate::protocol::identity::NodeId;
-use crate::protocol::peers::{Call, OwedData, Peer, Ticket};
+use crate::protocol::peer::{OwedData, Peer};
+use crate::protocol::record::Record;
 use crate::protocol::report::{PeerStatus, Refused};
-use crate::protocol::state::Record;
-use crate::protocol::wire::{Data, Header, Hello, Peers, Ping, Request, Update, Want};
+use crate::protocol::verified::Verified;
+use crate::protocol::wire::{
+    Data, Header, Hello, HelloProof, Peers, Ping, Pull, Push, RECORDS_MAX, Request, Wish,
+};
 
 /// Most bytes of records in one UPDATE beyond its first: a larger batch would hold up the rest.
-pub(super) const BATCH_BYTES_MAX: usize = 256 * 1024;
-
+const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Most bytes of DATA that wait to be sent to all peers together.
 const OWED_BYTES_MAX: usize = 8 * DATA_BYTES_MAX;
-
-/// What kind of call is due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Due {
-    Hello,
-    Data,
-    Ping,
-    Update,
-    Peers,
-}
+/// Most requests to one peer between two ticks that nobody asked for and that bring nothing new,
+/// whatever it answers.
+pub const UPKEEP_MAX: u32 = 4;
+/// Most versions of others that are remembered as given to peers, all together.
+const GIVEN_MAX: usize = 16 * 1024;
 
 impl Node {
     /// Asks for a PING whose outcome comes as `Finish` with the ticket.
-    pub fn ping(
-        &mut self,
-        node_id: &NodeId,
-        now: Now,
-    ) -> Result<(Ticket, Vec<super::Action>), Refused> {
+    pub fn ping(&mut self, node_id: &NodeId, now: Now) -> Result<(Ticket, Vec<Action>), Refused> {
         self.reachable(node_id, now)?;
         let ticket = self.next_ticket();
-        let mut actions = Vec::new();
         let peer = self.peers.get_mut(node_id);
         let peer = peer.ok_or_else(|| Refused::UnknownNode(node_id.clone()))?;
         if peer.owed.pings.len() >= OWED_DATA_MAX {
             return Err(Refused::Busy(node_id.clone()));
         }
         peer.owed.pings.push_back(ticket);
+        let mut actions = Vec::new();
         self.poke(node_id, now, &mut actions);
         Ok((ticket, actions))
     }
@@ -54,25 +48,21 @@ impl Node {
         node_id: &NodeId,
         data: Arc<[u8]>,
         now: Now,
-    ) -> Result<(Ticket, Vec<super::Action>), Refused> {
+    ) -> Result<(Ticket, Vec<Action>), Refused> {
         if data.len() > DATA_BYTES_MAX {
             return Err(Refused::DataTooLong { bytes: data.len() });
         }
         self.reachable(node_id, now)?;
-        let waiting: usize = self
-            .peers
-            .iter()
-            .flat_map(|(_, peer)| &peer.owed.data)
-            .map(|owed| owed.data.len())
-            .sum();
+        let owed = self.peers.iter().flat_map(|(_, peer)| &peer.owed.data);
+        let waiting: usize = owed.map(|owed| owed.data.len()).sum();
         let ticket = self.next_ticket();
-        let mut actions = Vec::new();
         let peer = self.peers.get_mut(node_id);
         let peer = peer.ok_or_else(|| Refused::UnknownNode(node_id.clone()))?;
         if peer.owed.data.len() >= OWED_DATA_MAX || waiting + data.len() > OWED_BYTES_MAX {
             return Err(Refused::Busy(node_id.clone()));
         }
         peer.owed.data.push_back(OwedData { ticket, data, id: None, doubtful_in: None });
+        let mut actions = Vec::new();
         self.poke(node_id, now, &mut actions);
         Ok((ticket, actions))
     }
@@ -84,186 +74,264 @@ impl Node {
             peer.owed.pings.retain(|waiting| *waiting != ticket);
             let asked = peer.owed.data.iter().find(|data| data.ticket == ticket);
             doubtful |= asked.is_some_and(|data| peer.is_doubtful(data));
+            if asked.is_some() {
+                // The next message has all its tries.
+                peer.attempts.remove(&CallKind::Data);
+            }
             peer.owed.data.retain(|data| data.ticket != ticket);
         }
         doubtful
     }
 
-    /// The request that is due to the target, if one still is.
-    pub fn begin(&mut self, target: &Target, now: Now) -> Option<Outgoing> {
-        match target {
-            Target::Seed(address) => self.begin_seed(address, now),
+    /// The request that is due to the target, if the job's flight still is and something is.
+    pub fn begin(&mut self, job: &Job, now: Now) -> Option<Outgoing> {
+        match &job.target {
+            Target::Seed(address) => self.begin_seed(address, job.flight),
             Target::Peer(node_id) => {
-                let outgoing = self.begin_peer(node_id, now);
-                if outgoing.is_none()
-                    && let Some(peer) = self.peers.get_mut(node_id)
-                {
-                    peer.flight = None;
+                let outgoing = self.begin_peer(node_id, job.flight, now);
+                if outgoing.is_none() {
+                    self.end_flight(node_id, job.flight);
                 }
                 outgoing
             }
         }
     }
 
-    pub(super) fn something_is_due(&self, node_id: &NodeId, now: Now) -> bool {
-        let Some(peer) = self.peers.get(node_id) else {
-            return false;
-        };
-        let waits = peer.retry.as_ref().is_some_and(|retry| now.mono_ms < retry.at);
-        peer.flight.is_none() && !waits && self.due(peer, now).is_some()
+    /// No sender could take the job: what is owed stays owed, and is looked at again at the tick.
+    pub fn put_back(&mut self, job: &Job) {
+        match &job.target {
+            Target::Seed(address) => self.end_seed_flight(address, job.flight),
+            Target::Peer(node_id) => self.end_flight(node_id, job.flight),
+        }
     }
 
-    fn due(&self, peer: &Peer, now: Now) -> Option<Due> {
+    fn end_flight(&mut self, node_id: &NodeId, flight: u64) {
+        if let Some(peer) = self.peers.get_mut(node_id) {
+            // One that is under way ends with its answer.
+            peer.flight.take_if(|current| current.id == flight && current.call.is_none());
+        }
+    }
+
+    /// With whom what is due to a peer waits for a sender. Nothing where nothing is due, or a job
+    /// that waits there already is as good.
+    pub(super) fn class_due(&self, node_id: &NodeId, now: Now) -> Option<Class> {
+        let peer = self.peers.get(node_id)?;
+        let waiting = peer.flight.as_ref();
+        if waiting.is_some_and(|flight| flight.call.is_some()) {
+            return None;
+        }
+        let class = peer.class_of(*self.dues(peer, now).first()?);
+        waiting.is_none_or(|flight| class < flight.class).then_some(class)
+    }
+
+    /// What is due to a peer and need not wait, the most urgent first.
+    fn dues(&self, peer: &Peer, now: Now) -> Vec<CallKind> {
+        let mut dues = self.owed_to(peer, now);
+        let waits = |kind: &CallKind| peer.attempts.get(kind).is_some_and(|it| now.mono_ms < it.at);
+        dues.retain(|kind| !waits(kind));
+        dues
+    }
+
+    fn owed_to(&self, peer: &Peer, now: Now) -> Vec<CallKind> {
+        let has_upkeep = peer.upkeep < UPKEEP_MAX;
+        if !peer.is_reached() && !peer.may_try || peer.address_to_try().is_none() {
+            return Vec::new();
+        }
+        let may_contact = peer.contact.is_due(now.mono_ms) && has_upkeep;
         if !peer.link.connected {
-            let may = now.mono_ms >= peer.attempt_at && peer.status != PeerStatus::Left;
-            return (may && peer.address_to_try().is_some()).then_some(Due::Hello);
+            let may = may_contact && peer.status != PeerStatus::Left;
+            return if may { vec![CallKind::Hello] } else { Vec::new() };
         }
         let owed = &peer.owed;
-        let update = peer.link.own_held != Some(self.own.fingerprint)
-            || !owed.send.is_empty()
-            || !owed.want.is_empty();
-        let ping = owed.ping || !owed.pings.is_empty();
-        let data = !owed.data.is_empty();
+        if !peer.is_reached() {
+            // The answer to a PING is signed: it proves the address.
+            return if may_contact { vec![CallKind::Ping] } else { Vec::new() };
+        }
+        let peers = owed.peers && peer.exchange.is_due(now.mono_ms);
+        let is_proved = peer.is_session_proved(now.mono_ms);
+        let (data, unproved_data) =
+            (!owed.data.is_empty() && is_proved, !owed.data.is_empty() && !is_proved);
         [
-            (data && !owed.data_was_last, Due::Data),
-            (ping, Due::Ping),
-            (update, Due::Update),
-            (owed.peers, Due::Peers),
-            (data, Due::Data),
+            (data && !owed.data_was_last, CallKind::Data),
+            (!owed.pings.is_empty() || unproved_data || owed.ping && has_upkeep, CallKind::Ping),
+            (self.brings_own(peer, now) || gives_others(peer, now), CallKind::Push),
+            (!owed.want.is_empty() && peer.pull.is_due(now.mono_ms) && has_upkeep, CallKind::Pull),
+            (peers && has_upkeep, CallKind::Peers),
+            (data && owed.data_was_last, CallKind::Data),
         ]
         .into_iter()
-        .find_map(|(is_due, due)| is_due.then_some(due))
+        .filter_map(|(is_due, due)| is_due.then_some(due))
+        .collect()
     }
 
-    fn begin_peer(&mut self, node_id: &NodeId, now: Now) -> Option<Outgoing> {
+    /// Whether the own record is due to the peer.
+    fn brings_own(&self, peer: &Peer, now: Now) -> bool {
+        let (own, at_peer) = (Some(self.own.fingerprint), &peer.link.own);
+        at_peer.lacks(self.own.fingerprint)
+            && peer.push.is_due(now.mono_ms)
+            && (at_peer.sent != own || peer.upkeep < UPKEEP_MAX)
+            && (at_peer.brought != own || peer.again.is_due(now.mono_ms))
+    }
+
+    fn begin_peer(&mut self, node_id: &NodeId, flight: u64, now: Now) -> Option<Outgoing> {
         let peer = self.peers.get(node_id)?;
-        let flight = peer.flight.as_ref().filter(|flight| flight.call.is_none())?.id;
-        let due = self.due(peer, now)?;
+        let waiting = peer.flight.as_ref()?;
+        if waiting.id != flight || waiting.call.is_some() {
+            return None;
+        }
+        // What has to wait with others does not take a sender of these.
+        let fits = |due: &CallKind| peer.class_of(*due) <= waiting.class;
+        let due = self.dues(peer, now).into_iter().find(fits)?;
+        let tries = peer.attempts.get(&due).map_or(0, |attempt| attempt.tries);
+        let people_wait = !peer.owed.pings.is_empty() || !peer.owed.data.is_empty();
+        let asked_by_people = people_wait && matches!(due, CallKind::Ping | CallKind::Data);
         let (call, request) = match due {
-            Due::Hello => self.make_hello(node_id, now)?,
-            Due::Ping => self.make_ping(node_id, now)?,
-            Due::Peers => {
-                let header = self.header(node_id, now)?;
-                self.peers.get_mut(node_id)?.owed.peers = false;
-                (Call::Peers, Request::Peers(Peers { header }))
-            }
-            Due::Update => self.make_update(node_id)?,
-            Due::Data => self.make_data(node_id, now)?,
+            CallKind::Hello => self.make_hello(node_id, now)?,
+            CallKind::Ping => self.make_ping(node_id, now)?,
+            CallKind::Peers => self.make_peers(node_id, now)?,
+            CallKind::Push => self.make_push(node_id, now)?,
+            CallKind::Pull => self.make_pull(node_id, now)?,
+            CallKind::Data => self.make_data(node_id, now)?,
         };
         let peer = self.peers.get_mut(node_id)?;
-        peer.owed.data_was_last = due == Due::Data;
+        let brings_news = match &call {
+            Call::Push { own: Some(own), .. } => peer.link.own.sent.replace(*own) != Some(*own),
+            _ => false,
+        };
+        peer.upkeep += u32::from(!asked_by_people && !brings_news);
+        peer.owed.data_was_last = due == CallKind::Data;
+        peer.may_try = false;
         let address = match &call {
             Call::Hello { address } => address.clone(),
-            _ => peer.address.clone()?,
+            _ => peer.place.address()?.clone(),
         };
-        let signer = peer.direct_key().filter(|_| due != Due::Hello);
-        let flight_now = peer.flight.as_mut()?;
-        flight_now.call = Some(call);
-        flight_now.tries += 1;
-        Some(Outgoing { flight, address, signer, network_key: peer.network_key, request })
-    }
-
-    fn begin_seed(&mut self, address: &Address, now: Now) -> Option<Outgoing> {
-        let hello = self.hello(None, now.wall_us);
-        let seed = self.seeds.iter_mut().find(|seed| seed.address == *address)?;
-        seed.tries += 1;
-        let flight = seed.flight?;
-        let (network_key, address) = (seed.network_key, address.clone());
-        Some(Outgoing { flight, address, signer: None, network_key, request: hello })
+        let (signer, network_key) = (peer.direct_key(), peer.network_key);
+        let flight = peer.flight.as_mut()?;
+        flight.call = Some(call);
+        flight.address = Some(address.clone());
+        flight.tries = tries + 1;
+        Some(Outgoing { address, signer, network_key, request })
     }
 
     fn make_hello(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
         let peer = self.peers.get_mut(node_id)?;
         let address = peer.address_to_try()?.clone();
-        // With a proved key its session is real, and naming it proves that we speak now.
-        let session = peer.direct_key().and(peer.link.session);
+        // Only who proved its key has given us what to name.
+        let named = peer.direct_key().zip(peer.link.session);
         let number = peer.next_number(now.wall_us);
-        let hello = self.hello(session.map(|session| (node_id.clone(), session)), number);
-        Some((Call::Hello { address }, hello))
+        let proof = named.map(|(key, session)| HelloProof {
+            to: node_id.clone(),
+            session,
+            number,
+            given: self.session_for(node_id, &key),
+        });
+        Some((Call::Hello { address }, self.hello(proof)))
     }
 
-    fn hello(
-        &self,
-        to: Option<(NodeId, crate::protocol::identity::Session)>,
-        number: u64,
-    ) -> Request {
+    pub(super) fn hello(&self, proof: Option<HelloProof>) -> Request {
         Request::Hello(Hello {
             from: self.settings.node_id.clone(),
             public_key: self.settings.public_key,
-            session: self.settings.session,
+            incarnation: self.incarnation(),
             program: self.settings.program.clone(),
             port: self.settings.port,
             advertise: self.settings.advertise.clone(),
-            number,
-            to,
+            proof,
         })
     }
 
     fn header(&mut self, node_id: &NodeId, now: Now) -> Option<Header> {
-        let (from, from_session) = (self.settings.node_id.clone(), self.settings.session);
+        let (from, incarnation) = (self.settings.node_id.clone(), self.incarnation());
         let peer = self.peers.get_mut(node_id)?;
         let session = peer.link.session?;
         let number = peer.next_number(now.wall_us);
-        Some(Header { from, to: node_id.clone(), from_session, session, number })
+        Some(Header { from, to: node_id.clone(), incarnation, session, number })
     }
 
     fn make_ping(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
         let header = self.header(node_id, now)?;
-        let view = self.view;
         let owed = &mut self.peers.get_mut(node_id)?.owed;
         owed.ping = false;
         let waiting = owed.pings.front().copied();
-        Some((Call::Ping { waiting }, Request::Ping(Ping { header, view })))
+        Some((Call::Ping { waiting }, Request::Ping(Ping { header })))
+    }
+
+    fn make_peers(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
+        let header = self.header(node_id, now)?;
+        self.peers.get_mut(node_id)?.owed.peers = false;
+        Some((Call::Peers, Request::Peers(Peers { header, held: self.listed() })))
     }
 
     fn make_data(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
         let header = self.header(node_id, now)?;
         let session = header.session;
         let owed = self.peers.get_mut(node_id)?.owed.data.front_mut()?;
+        if owed.doubtful_in.is_some_and(|doubtful| doubtful != session) {
+            return None;
+        }
         let id = *owed.id.get_or_insert(header.number);
-        let data = Arc::clone(&owed.data);
-        Some((
-            Call::Data { ticket: owed.ticket, session },
-            Request::Data(Data { header, id, data }),
-        ))
+        let (ticket, data) = (owed.ticket, Arc::clone(&owed.data));
+        Some((Call::Data { ticket, session }, Request::Data(Data { header, id, data })))
     }
 
-    /// The own record where the peer lacks it, records of others that it lacks, and what we lack.
-    fn make_update(&mut self, node_id: &NodeId) -> Option<(Call, Request)> {
-        let own = Arc::clone(&self.own);
+    /// What the peer has newer, by its own word.
+    fn make_pull(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
+        let header = self.header(node_id, now)?;
+        let wanted = &self.peers.get(node_id)?.owed.want;
+        let wishes: Vec<NodeId> = wanted.iter().take(RECORDS_MAX).cloned().collect();
+        let wish = |node_id: &NodeId| {
+            let held = self.record_of(node_id);
+            let version = held.map_or_else(Version::default, |held| held.version());
+            Wish { node_id: node_id.clone(), version }
+        };
+        let pull = Pull { header, wishes: wishes.iter().map(wish).collect() };
+        Some((Call::Pull { wishes }, Request::Pull(pull)))
+    }
+
+    /// The own record where the peer lacks it, and records of others that it wished for: each of
+    /// them where it is due, as neither takes the other along before its time.
+    fn make_push(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
+        let own = self.own.clone();
+        let carries_own = self.brings_own(self.peers.get(node_id)?, now);
         let peer = self.peers.get_mut(node_id)?;
-        let session = peer.link.session?;
-        let send = std::mem::take(&mut peer.owed.send);
-        let wanted: Vec<NodeId> = peer.owed.want.iter().cloned().collect();
-        let own_held = peer.link.own_held;
-        let carries_own = own_held != Some(own.fingerprint);
-        let base = own_held.filter(|_| carries_own);
+        let incarnation = peer.link.incarnation?;
+        let gives = gives_others(peer, now);
+        let send = if gives { std::mem::take(&mut peer.owed.send) } else { BTreeSet::new() };
+        let held = peer.link.own.held;
+        let base = held.filter(|_| carries_own);
         let patch = base.and_then(|base| self.own_changes.patch(base, &own));
         let mut batch = Batch::default();
         if carries_own && patch.is_none() {
             batch.take(&own);
         }
-        let mut later = BTreeSet::new();
+        let (mut later, mut others) = (BTreeSet::new(), Vec::new());
         for other in send {
-            let record = self.peers.get(&other).and_then(|peer| peer.record.as_ref());
-            if let Some(record) = record
-                && !batch.take(record)
-            {
+            let Some(record) = self.record_of(&other) else { continue };
+            let fingerprint = record.fingerprint;
+            if batch.take(record) {
+                others.push((other, fingerprint));
+            } else {
                 later.insert(other);
             }
         }
-        self.peers.get_mut(node_id)?.owed.send = later;
-        let want = |node_id: NodeId| Want { version: self.version_held_of(&node_id), node_id };
-        let wants: Vec<Want> = wanted.into_iter().map(want).collect();
-        let call = Call::Update {
-            own: carries_own.then_some(own.fingerprint),
-            partial: patch.is_some(),
-            wants: !wants.is_empty(),
-        };
-        let patches = patch.into_iter().collect();
-        let update =
-            Update { to: node_id.clone(), session, records: batch.records, patches, wants };
-        Some((call, Request::Update(update)))
+        if gives {
+            self.peers.get_mut(node_id)?.owed.send = later;
+        }
+        batch.records.sort_unstable_by(|left, right| left.head.node_id.cmp(&right.head.node_id));
+        let partial = patch.is_some();
+        let own = carries_own.then_some(own.fingerprint);
+        let push = Push { to: node_id.clone(), incarnation, records: batch.records, patch };
+        Some((Call::Push { own, partial, others }, Request::Push(push)))
+    }
+
+    /// Remembers what a peer was given because it wished for it.
+    pub(super) fn note_given(&mut self, node_id: &NodeId, others: Vec<(NodeId, [u8; 16])>) {
+        let total: usize = self.peers.iter().map(|(_, peer)| peer.link.given.len()).sum();
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        if total + others.len() > GIVEN_MAX {
+            peer.link.given.clear();
+        }
+        peer.link.given.extend(others);
     }
 
     fn next_ticket(&mut self) -> Ticket {
@@ -282,12 +350,17 @@ impl Node {
             PeerStatus::Left => "it left the network".to_owned(),
             PeerStatus::Lost => {
                 let seconds = peer.silence(now.mono_ms) / 1000;
-                let address = peer.address.as_ref().map_or("an unknown address", |a| a.as_str());
+                let address = place_text(peer.place.shown());
                 format!("it is lost, not heard for {seconds} s, last at {address}")
             }
         };
         Err(Refused::Unreachable { node_id: node_id.clone(), why })
     }
+}
+
+/// Whether records of others are due to the peer, which it wished for.
+fn gives_others(peer: &Peer, now: Now) -> bool {
+    !peer.owed.send.is_empty() && peer.give.is_due(now.mono_ms) && peer.upkeep < UPKEEP_MAX
 }
 
 /// Records that go together in one message.
@@ -299,13 +372,14 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Takes the record if it is the first or the batch has room; says whether it did.
-    pub(super) fn take(&mut self, record: &Arc<Record>) -> bool {
+    pub(super) fn take(&mut self, record: &Verified<Record>) -> bool {
         let bytes = record.entries.bytes() + RECORD_OVERHEAD_BYTES;
-        if !self.records.is_empty() && self.bytes + bytes > BATCH_BYTES_MAX {
+        let is_full = self.records.len() == RECORDS_MAX || self.bytes + bytes > BATCH_BYTES_MAX;
+        if !self.records.is_empty() && is_full {
             return false;
         }
         self.bytes += bytes;
-        self.records.push(Arc::clone(record));
+        self.records.push(record.share());
         true
     }
 }

@@ -1,47 +1,163 @@
-//! DATA that was accepted and waits for somebody to receive it.
+//! DATA that was accepted and waits for somebody to receive it. Each sender has a share.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::Node;
+use crate::protocol::identity::NodeId;
 use crate::protocol::report::Message;
 use crate::protocol::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX};
+
+/// Kept for senders of whom nothing waits, one small message each: so that a few who send much do
+/// not shut out those who send little.
+const RESERVED_MESSAGES: usize = INBOX_MESSAGES_MAX / 4;
+const RESERVED_BYTES: usize = INBOX_BYTES_MAX / 4;
+/// Longest message that takes a reserved place, bytes.
+const SMALL_BYTES: usize = RESERVED_BYTES / RESERVED_MESSAGES;
 
 /// Messages in the order in which they came, within the limits.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     messages: VecDeque<Message>,
+    all: Load,
+    of: BTreeMap<NodeId, Load>,
+}
+
+/// How much waits.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Load {
+    messages: usize,
     bytes: usize,
 }
 
 impl Inbox {
-    /// How many messages wait.
-    pub(super) fn len(&self) -> usize {
-        self.messages.len()
+    /// How many messages of a sender wait.
+    pub(super) fn count_of(&self, sender: &NodeId) -> usize {
+        self.of.get(sender).map_or(0, |load| load.messages)
     }
 
-    /// Whether a message of so many bytes has room.
-    pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.messages.len() < INBOX_MESSAGES_MAX && self.bytes + bytes <= INBOX_BYTES_MAX
+    /// Whether a message of so many bytes has room. A sender may hold as much as is left for all
+    /// others, so one alone fills half of what is not reserved.
+    pub(super) fn has_room(&self, sender: &NodeId, bytes: usize) -> bool {
+        let of = self.of.get(sender).copied().unwrap_or_default();
+        let left_messages = INBOX_MESSAGES_MAX.saturating_sub(self.all.messages);
+        let left_bytes = INBOX_BYTES_MAX.saturating_sub(self.all.bytes);
+        let is_within = |messages: usize, most_bytes: usize| {
+            of.messages < messages && of.bytes + bytes <= most_bytes
+        };
+        let is_first = of.messages == 0 && bytes <= SMALL_BYTES;
+        is_within(
+            left_messages.saturating_sub(RESERVED_MESSAGES),
+            left_bytes.saturating_sub(RESERVED_BYTES),
+        ) || (is_first && is_within(left_messages, left_bytes))
     }
 
     /// Takes a message; the caller has asked for room.
     pub(super) fn push(&mut self, message: Message) {
-        self.bytes += message.data.len();
+        self.count(&message);
         self.messages.push_back(message);
+    }
+
+    fn count(&mut self, message: &Message) {
+        let of = self.of.entry(message.from.clone()).or_default();
+        for load in [of, &mut self.all] {
+            load.messages += 1;
+            load.bytes += message.data.len();
+        }
+    }
+
+    fn pop(&mut self) -> Option<Message> {
+        let message = self.messages.pop_front()?;
+        let of = self.of.entry(message.from.clone()).or_default();
+        for load in [&mut *of, &mut self.all] {
+            load.messages = load.messages.saturating_sub(1);
+            load.bytes = load.bytes.saturating_sub(message.data.len());
+        }
+        if of.messages == 0 {
+            self.of.remove(&message.from);
+        }
+        Some(message)
     }
 }
 
 impl Node {
     /// Takes the oldest message out of the inbox.
     pub fn receive(&mut self) -> Option<Message> {
-        let message = self.inbox.messages.pop_front()?;
-        self.inbox.bytes = self.inbox.bytes.saturating_sub(message.data.len());
-        Some(message)
+        self.inbox.pop()
     }
 
-    /// Puts a message back in front: its reader went away before it had it.
+    /// Puts a message back in front: its reader went away before it had it. It was acknowledged, so
+    /// it stays even where its place was taken meanwhile.
     pub fn give_back(&mut self, message: Message) {
-        self.inbox.bytes += message.data.len();
+        self.inbox.count(&message);
         self.inbox.messages.push_front(message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(from: &NodeId, bytes: usize) -> Message {
+        Message { from: from.clone(), data: vec![0; bytes].into() }
+    }
+
+    fn fill(inbox: &mut Inbox, from: &NodeId, bytes: usize) -> usize {
+        let mut count = 0;
+        while inbox.has_room(from, bytes) {
+            inbox.push(message(from, bytes));
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn one_sender_alone_fills_half_of_what_is_not_reserved() {
+        let (mut inbox, hog) = (Inbox::default(), NodeId::new("hog").unwrap());
+        assert_eq!(fill(&mut inbox, &hog, 1), (INBOX_MESSAGES_MAX - RESERVED_MESSAGES) / 2);
+        let mut inbox = Inbox::default();
+        let half_a_mib = 512 * 1024;
+        let of_one = (INBOX_BYTES_MAX - RESERVED_BYTES) / half_a_mib / 2;
+        assert_eq!(fill(&mut inbox, &hog, half_a_mib), of_one);
+        assert!(!inbox.has_room(&hog, half_a_mib) && inbox.has_room(&hog, 0));
+        let mut inbox = Inbox::default();
+        assert!(inbox.has_room(&hog, crate::protocol::DATA_BYTES_MAX), "the largest message fits");
+        inbox.push(message(&hog, 1));
+        assert_eq!(inbox.count_of(&hog), 1);
+    }
+
+    #[test]
+    fn whoever_sends_little_finds_a_place_while_others_fill_it() {
+        let mut inbox = Inbox::default();
+        let hogs: Vec<NodeId> =
+            (0..20).map(|number| NodeId::new(&format!("hog{number}")).unwrap()).collect();
+        let honest = NodeId::new("honest").unwrap();
+        for _ in 0..200 {
+            for hog in &hogs {
+                fill(&mut inbox, hog, 100);
+            }
+            assert!(inbox.has_room(&honest, 100));
+            inbox.push(message(&honest, 100));
+            // A reader takes them out one by one; the hogs fill each place at once.
+            while inbox.count_of(&honest) > 0 {
+                inbox.pop().unwrap();
+                for hog in &hogs {
+                    fill(&mut inbox, hog, 100);
+                }
+            }
+        }
+        while inbox.pop().is_some() {}
+        assert_eq!((inbox.all, inbox.of.len()), (Load::default(), 0));
+    }
+
+    #[test]
+    fn a_message_that_comes_back_stays_though_its_place_is_taken() {
+        let (mut inbox, sender) = (Inbox::default(), NodeId::new("a").unwrap());
+        fill(&mut inbox, &sender, 1);
+        let taken = inbox.pop().unwrap();
+        fill(&mut inbox, &sender, 1);
+        inbox.count(&taken);
+        inbox.messages.push_front(taken);
+        assert_eq!(inbox.all.messages, (INBOX_MESSAGES_MAX - RESERVED_MESSAGES) / 2 + 1);
+        assert!(!inbox.has_room(&sender, 0));
     }
 }

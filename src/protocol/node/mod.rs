@@ -2,231 +2,81 @@
 //!
 //! Nothing here does what it decides. The driver does, and so does the simulator.
 
+mod actions;
 mod answers;
 mod calls;
+mod compare;
+mod graves;
+mod hello;
 mod inbox;
+mod records;
+mod refusals;
 mod report;
 mod requests;
+mod seeds;
 mod ticking;
+mod tries;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::address::Address;
-use super::identity::{NodeId, PublicKey, Session};
-use super::patch::{Changes, Patch};
-use super::peers::{Flight, Link, Peer, PeerTable, Ticket, Trust, version_of};
-use super::report::{Event, PeerStatus, Refused};
-use super::state::{Entries, Fingerprint, Record};
-use super::verdict::Reason;
-use super::wire::{Answer, Held, ProgramVersion, Refusal, Request, Version};
+use super::changes::Changes;
+use super::flight::{Flight, Ticket};
+use super::identity::{Incarnation, NodeId, PublicKey};
+use super::pace::Wait;
+use super::peer::{Known, KnownPeer, Peer, Trust};
+use super::peers::{PeerTable, Room};
+use super::record::Record;
+use super::report::Refused;
+use super::verified::Verified;
+use super::view::View;
+use super::whereabouts::Whereabouts;
 
+pub use super::flight::Class;
+pub use actions::{
+    Action, DiskWishes, Incoming, Job, Now, Outcome, Outgoing, Reply, Secret, Settings, Target,
+    Urgency, Verdict,
+};
+pub use calls::UPKEEP_MAX;
+use graves::Graves;
+use hello::Claims;
 use inbox::Inbox;
-
-pub use report::Conflict;
-
-/// What time it is, from both clocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    /// The wall clock, microseconds since 1970; may jump, and is only used for timestamps.
-    pub wall_us: u64,
-    /// A clock that only goes forward, ms since any point; for all waiting.
-    pub mono_ms: u64,
-}
-
-/// What a node is told about itself when it starts.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Its id.
-    pub node_id: NodeId,
-    /// Its public key.
-    pub public_key: PublicKey,
-    /// Drawn at random for this run.
-    pub session: Session,
-    /// The port it listens on.
-    pub port: u16,
-    /// The address its operator gave it.
-    pub advertise: Option<Address>,
-    /// Bootstrap addresses.
-    pub seeds: Vec<Address>,
-    /// Time between ticks, ms.
-    pub tick_ms: u64,
-    /// Version of the program.
-    pub program: ProgramVersion,
-    /// The timestamp of the next version from the wall clock and the last one
-    /// ([`super::state::next_timestamp`]); the simulator puts a wrong one here to test itself.
-    pub timestamp_rule: fn(u64, u64) -> Option<u64>,
-    /// The nodes that may be in the network, with their keys; anybody where there is no list.
-    pub allow: Option<BTreeMap<NodeId, PublicKey>>,
-}
-
-/// Whom a request goes to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Target {
-    /// A known peer, wherever it is.
-    Peer(NodeId),
-    /// A bootstrap address, whoever is there.
-    Seed(Address),
-}
-
-/// What is to be done.
-#[derive(Debug)]
-pub enum Action {
-    /// Something is owed to the target: ask [`Node::begin`] for it on a sender.
-    Send {
-        /// To whom.
-        target: Target,
-        /// Whether it may well not answer: such sends must not hold up the others.
-        doubtful: bool,
-    },
-    /// Call [`Node::on_tick`] at this time at the latest, ms.
-    WakeAt(u64),
-    /// Make a new version of the own record, though nothing changed: peers hold a later one.
-    Republish,
-    /// Pinned keys or addresses changed: keep them ([`Node::known_peers`]).
-    SavePeers,
-    /// Something happened.
-    Tell(Event),
-    /// A state changed from one to the other: its keys are to be told as events.
-    Changed {
-        /// Whose.
-        node_id: NodeId,
-        /// Before.
-        old: Arc<Entries>,
-        /// Now.
-        new: Arc<Entries>,
-    },
-    /// What somebody waited for is done (with the round-trip time, microseconds) or is not.
-    Finish(Ticket, Result<u64, Refused>),
-    /// The operator should read this.
-    Note(String),
-}
-
-/// What a request gets.
-#[derive(Debug)]
-pub enum Reply {
-    /// 200.
-    Answer(Box<Answer>),
-    /// 204.
-    Nothing,
-    /// Any other status.
-    Refuse(Reason, Box<Refusal>),
-}
-
-impl Reply {
-    /// A 200 with what it carries.
-    pub fn answer(answer: Answer) -> Self {
-        Self::Answer(Box::new(answer))
-    }
-
-    /// A refusal with the reason and a text for the operator at the other end.
-    pub fn refuse(reason: Reason, text: impl Into<String>) -> Self {
-        let refusal = Refusal { reason: reason.code(), text: text.into(), held: None, number: 0 };
-        Self::Refuse(reason, Box::new(refusal))
-    }
-}
-
-/// A request whose sender is proved.
-#[derive(Debug)]
-pub struct Authentic {
-    request: Request,
-    signer: Option<PublicKey>,
-}
-
-impl Authentic {
-    /// States that `request` was signed by `signer` (nobody, for kinds that are not signed), and
-    /// that the records in it are signed by their owners.
-    ///
-    /// The driver says so after it verified the signatures, the simulator because it knows.
-    pub fn new(request: Request, signer: Option<PublicKey>) -> Self {
-        Self { request, signer }
-    }
-}
-
-/// A request to be sent.
-#[derive(Debug)]
-pub struct Outgoing {
-    /// Names the flight in [`Node::on_answer`].
-    pub flight: u64,
-    /// Where to.
-    pub address: Address,
-    /// The key that signs the answer; nothing for HELLO, whose answer carries it.
-    pub signer: Option<PublicKey>,
-    /// Which of the network keys seals it, counted around: 0 unless the target did not open those
-    /// before.
-    pub network_key: usize,
-    /// What.
-    pub request: Request,
-}
-
-/// How a request turned out.
-#[derive(Debug)]
-pub enum Outcome {
-    /// 200, with a proved answer.
-    Answered(Answer),
-    /// 204, proved as far as its kind asks for it.
-    Nothing,
-    /// A sealed refusal. `held_is_proved` where what it says is held carries the own signature.
-    Refused {
-        /// What it says.
-        refusal: Refusal,
-        /// Whether `refusal.held` was checked against the own key.
-        held_is_proved: bool,
-    },
-    /// A refusal of bytes that did not open: it may have another network key than the one used.
-    NotOpened(String),
-    /// Nothing that counts came back: no connection, no answer in time, or bytes without a seal.
-    Failed(String),
-}
-
-/// A bootstrap address.
-#[derive(Debug)]
-struct Seed {
-    address: Address,
-    /// Who answered there last.
-    node_id: Option<NodeId>,
-    flight: Option<u64>,
-    tries: u32,
-    failures: u32,
-    network_key: usize,
-    attempt_at: u64,
-    last_fault: Option<String>,
-}
-
-/// A known peer as it is kept on disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pin {
-    /// Which node.
-    pub node_id: NodeId,
-    /// Its key.
-    pub public_key: PublicKey,
-    /// Whether the node proved the key to us.
-    pub direct: bool,
-    /// Where it was.
-    pub address: Option<Address>,
-}
+pub use records::Judgement;
+use report::Conflicts;
+pub use requests::{CheckedPush, RefusedPart};
+use seeds::Seed;
+use tries::Tries;
 
 /// One node of the network: the rules and all that they need to remember.
 pub struct Node {
     settings: Settings,
-    own: Arc<Record>,
+    /// How often this run began anew in the eyes of the others ([`graves`]).
+    epoch: u64,
+    own: Verified<Record>,
     /// What patches for the peers are made of.
     own_changes: Changes,
     /// The highest timestamp that is proved to have been issued by us, kept here or not.
     timestamp_floor: u64,
-    /// How often peers showed us a later version of our own record in this session.
+    /// Whether a version above that one has to be made, and is not yet.
+    is_behind: bool,
+    /// How often peers showed us a later version of our own record in this run.
     catch_ups: u32,
     peers: PeerTable,
+    graves: Graves,
+    claims: Claims,
     seeds: Vec<Seed>,
+    /// Where a forgotten node may be, as a bootstrap address for one try.
+    knock: Option<Seed>,
     inbox: Inbox,
-    conflicts: VecDeque<Conflict>,
-    /// When conflicts were told of late, ms.
-    noted_at: Vec<u64>,
-    /// The exclusive or of the fingerprints of all records held.
-    view: Fingerprint,
+    conflicts: Conflicts,
+    view: View,
     /// From where a peer saw us, for others to use where no address was given.
     seen_at: Option<Address>,
+    save_peers: Option<Urgency>,
     random: fastrand::Rng,
+    /// What tries of addresses that never answered are taken from.
+    tries: Tries,
     flights: u64,
     tickets: Ticket,
     started_ms: u64,
@@ -244,145 +94,183 @@ pub const RETRY_DELAY_MS: u64 = 500;
 impl Node {
     /// Takes the settings, the own record as it was kept, the peers known from an earlier run, and
     /// a random number.
-    pub fn new(settings: Settings, own: Record, pins: Vec<Pin>, random: u64, now: Now) -> Self {
-        let seed = |address: &Address| Seed {
-            address: address.clone(),
-            node_id: None,
-            flight: None,
-            tries: 0,
-            failures: 0,
-            network_key: 0,
-            attempt_at: 0,
-            last_fault: None,
-        };
+    pub fn new(
+        settings: Settings,
+        own: Verified<Record>,
+        known: Vec<KnownPeer>,
+        random: u64,
+        now: Now,
+    ) -> Self {
         // An address that is named twice is one target.
         let named: BTreeSet<&Address> = settings.seeds.iter().collect();
+        let seeds = named.into_iter().map(|address| Seed::new(address.clone())).collect();
+        let mut view = View::default();
+        view.note(&settings.node_id, Some(own.fingerprint));
         let mut node = Self {
-            seeds: named.into_iter().map(seed).collect(),
+            seeds,
             settings,
-            view: own.fingerprint,
+            epoch: 0,
+            view,
             timestamp_floor: own.head.timestamp,
-            own: Arc::new(own),
+            is_behind: false,
+            own,
             own_changes: Changes::default(),
             catch_ups: 0,
             peers: PeerTable::default(),
+            graves: Graves::default(),
+            claims: Claims::default(),
+            knock: None,
             inbox: Inbox::default(),
-            conflicts: VecDeque::new(),
-            noted_at: Vec::new(),
+            conflicts: Conflicts::default(),
             seen_at: None,
+            save_peers: None,
             random: fastrand::Rng::with_seed(random),
+            tries: Tries::default(),
             flights: 0,
             tickets: 0,
             started_ms: now.mono_ms,
             tick_at: now.mono_ms,
             ticks: 0,
         };
-        for pin in pins {
-            let room = node.peers.room_for(Trust::Hearsay, now.mono_ms).is_some();
-            if room && pin.node_id != node.settings.node_id {
-                let trust = if pin.direct { Trust::Direct } else { Trust::Hearsay };
-                let mut peer = Peer::new(now.mono_ms);
-                peer.key = Some((pin.public_key, trust));
-                peer.address = pin.address;
-                node.peers.insert(pin.node_id, peer);
-            }
+        for known in known {
+            node.remember(known, now);
         }
         node
     }
 
+    fn remember(&mut self, known: KnownPeer, now: Now) {
+        let KnownPeer { node_id, known } = known;
+        if self.is_me(&node_id) {
+            return;
+        }
+        match known {
+            Known::Forgotten { address } => {
+                self.graves.forget(node_id, address, now.mono_ms);
+            }
+            Known::Pinned { pin, address } => {
+                if self.peers.room_for(Trust::Hearsay, now.mono_ms) == Some(Room::Free) {
+                    let mut peer = Peer::new(now.mono_ms);
+                    peer.pin = Some(pin);
+                    peer.place = Whereabouts::kept(address);
+                    self.peers.insert(node_id, peer);
+                }
+            }
+        }
+    }
+
     /// The own record.
-    pub fn own(&self) -> &Arc<Record> {
+    pub fn own(&self) -> &Verified<Record> {
         &self.own
     }
 
-    /// The session of this run.
-    pub fn session(&self) -> Session {
-        self.settings.session
+    /// The own id.
+    pub fn node_id(&self) -> &NodeId {
+        &self.settings.node_id
     }
 
-    /// The timestamp for the next version of the own record; nothing when none is left.
+    /// Names this run to the others.
+    pub fn incarnation(&self) -> Incarnation {
+        Incarnation(self.derived(b"dsn/1 incarnation", &[]))
+    }
+
+    /// The timestamp for the next version of the own record after `last`; nothing when none is
+    /// left.
     pub fn next_timestamp(&self, wall_us: u64, last: u64) -> Option<u64> {
-        (self.settings.timestamp_rule)(wall_us, last.max(self.timestamp_floor))
+        super::head::next_timestamp(wall_us, last.max(self.timestamp_floor))
     }
 
     /// Takes the next version of the own record, which is on disk by now, and pushes it to all
     /// connected peers.
-    pub fn on_set(&mut self, record: Arc<Record>, now: Now) -> Vec<Action> {
+    pub fn on_set(&mut self, record: Verified<Record>, now: Now) -> Vec<Action> {
         let mut actions = Vec::new();
         let old = std::mem::replace(&mut self.own, record);
         self.own_changes.note(&old, &self.own);
+        self.is_behind &= self.own.head.timestamp <= self.timestamp_floor;
         self.timestamp_floor = self.timestamp_floor.max(self.own.head.timestamp);
-        xor(&mut self.view, &old.fingerprint);
-        xor(&mut self.view, &self.own.fingerprint);
+        self.view.note(&self.settings.node_id, Some(self.own.fingerprint));
         actions.push(Action::Changed {
             node_id: self.settings.node_id.clone(),
             old: Arc::clone(&old.entries),
             new: Arc::clone(&self.own.entries),
         });
-        for node_id in self.peer_ids() {
+        for node_id in self.peers.ids() {
             self.poke(&node_id, now, &mut actions);
         }
         actions
     }
 
-    /// Drops all that is known of a node: its key, its addresses and its state.
-    pub fn forget(&mut self, node_id: &NodeId) -> Result<Vec<Action>, Refused> {
-        if *node_id == self.settings.node_id {
-            return Err(Refused::OwnNode(node_id.clone()));
-        }
-        let peer =
-            self.peers.remove(node_id).ok_or_else(|| Refused::UnknownNode(node_id.clone()))?;
-        let mut actions = vec![Action::SavePeers];
-        self.conflicts.retain(|conflict| conflict.node_id.as_ref() != Some(node_id));
-        self.bury(node_id, peer, "it was forgotten here", &mut actions);
+    /// Drops all that is known of a node: its key, its addresses and its state. It comes back by
+    /// its own HELLO alone, and nothing that was recorded of it before is good again.
+    pub fn forget(&mut self, node_id: &NodeId, now: Now) -> Result<Vec<Action>, Refused> {
+        self.may_forget(node_id)?;
+        let mut actions = Vec::new();
+        let address = self.peers.get(node_id).and_then(|peer| peer.place.shown().cloned());
+        self.bury(node_id, "it was forgotten here", &mut actions);
+        self.graves.forget(node_id.clone(), address, now.mono_ms);
+        self.conflicts.drop_about(node_id);
+        self.want_saved(Urgency::Soon, &mut actions);
         Ok(actions)
     }
 
-    /// Whether all peers that can be reached hold the newest version of the own record.
-    pub fn everybody_knows(&self) -> bool {
-        self.peers.iter().all(|(_, peer)| {
-            !peer.link.connected || peer.link.own_held == Some(self.own.fingerprint)
-        })
+    /// Whether a node can be forgotten. One that was forgotten already can be, without harm.
+    pub fn may_forget(&self, node_id: &NodeId) -> Result<(), Refused> {
+        if self.is_me(node_id) {
+            return Err(Refused::OwnNode(node_id.clone()));
+        }
+        if self.peers.get(node_id).is_none() && !self.graves.is_known(node_id) {
+            return Err(Refused::UnknownNode(node_id.clone()));
+        }
+        Ok(())
+    }
+
+    /// The ids of all that are lost.
+    pub fn lost(&self) -> Vec<NodeId> {
+        let is_lost = |peer: &Peer| peer.status == super::report::PeerStatus::Lost;
+        self.peers
+            .iter()
+            .filter(|(_, peer)| is_lost(peer))
+            .map(|(node_id, _)| node_id.clone())
+            .collect()
+    }
+
+    /// The peers that answer, or did a moment ago, and do not hold the newest version of the own
+    /// record yet.
+    pub fn unaware(&self) -> Vec<NodeId> {
+        use super::report::PeerStatus::{Alive, Suspect};
+        let is_unaware = |peer: &Peer| {
+            matches!(peer.status, Alive | Suspect)
+                && peer.direct_key().is_some()
+                && peer.link.own.held != Some(self.own.fingerprint)
+        };
+        self.peers
+            .iter()
+            .filter(|(_, peer)| is_unaware(peer))
+            .map(|(node_id, _)| node_id.clone())
+            .collect()
     }
 
     /// The peers to keep on disk.
-    pub fn known_peers(&self) -> Vec<Pin> {
-        let pin = |(node_id, peer): (&NodeId, &Peer)| {
-            let (public_key, trust) = peer.key?;
-            let direct = trust == Trust::Direct;
-            Some(Pin {
-                node_id: node_id.clone(),
-                public_key,
-                direct,
-                address: peer.address.clone(),
-            })
-        };
-        self.peers.iter().filter_map(pin).collect()
+    pub fn known_peers(&self) -> Vec<KnownPeer> {
+        let pinned = self.peers.iter().filter_map(|(node_id, peer)| {
+            let address = peer.place.proved().or_else(|| peer.place.address()).cloned();
+            let known = Known::Pinned { pin: peer.pin?, address };
+            Some(KnownPeer { node_id: node_id.clone(), known })
+        });
+        let forgotten = self.graves.forgotten().map(|(node_id, grave)| {
+            let known = Known::Forgotten { address: grave.address.clone() };
+            KnownPeer { node_id: node_id.clone(), known }
+        });
+        pinned.chain(forgotten).collect()
     }
 
-    /// The key that requests of `node_id` have to be signed with.
-    pub fn direct_key_of(&self, node_id: &NodeId) -> Option<PublicKey> {
-        self.peers.get(node_id)?.direct_key()
+    /// What the disk has to do; asked once, it is not asked for again.
+    pub fn take_disk_wishes(&mut self) -> DiskWishes {
+        DiskWishes { republish: self.is_behind, save_peers: self.save_peers.take() }
     }
 
-    /// Whether a record would be taken: if not, its signature need not be checked.
-    pub fn lacks(&self, record: &Record) -> bool {
-        if record.head.node_id == self.settings.node_id {
-            return record.head.is_newer_than(&self.own.head);
-        }
-        let held = self.peers.get(&record.head.node_id).and_then(|peer| peer.record.as_ref());
-        held.is_none_or(|held| record.head.is_newer_than(&held.head))
-    }
-
-    /// The record that a patch is made of, if it is held: the caller works out the new one
-    /// ([`super::wire::Update::make_whole`]).
-    pub fn base_of(&self, patch: &Patch) -> Option<Arc<Record>> {
-        let held = self.peers.get(&patch.head.node_id)?.record.as_ref()?;
-        (held.fingerprint == patch.base).then(|| Arc::clone(held))
-    }
-
-    fn peer_ids(&self) -> Vec<NodeId> {
-        self.peers.iter().map(|(node_id, _)| node_id.clone()).collect()
+    fn want_saved(&mut self, urgency: Urgency, actions: &mut Vec<Action>) {
+        self.save_peers = self.save_peers.max(Some(urgency));
+        actions.push(Action::WakeDisk);
     }
 
     fn is_me(&self, node_id: &NodeId) -> bool {
@@ -399,6 +287,11 @@ impl Node {
         self.flights
     }
 
+    fn wait(&mut self, now: Now) -> Wait {
+        let roll = self.random.f64();
+        Wait { now_ms: now.mono_ms, tick_ms: self.settings.tick_ms, roll }
+    }
+
     /// The peer of that name, made if there is room; `None` where the table is full.
     fn peer_or_new(
         &mut self,
@@ -408,159 +301,59 @@ impl Node {
         actions: &mut Vec<Action>,
     ) -> Option<&mut Peer> {
         if self.peers.get(node_id).is_none() {
-            if let Some(goes) = self.peers.room_for(trust, now.mono_ms)?
-                && let Some(peer) = self.peers.remove(&goes)
-            {
-                self.bury(&goes, peer, "its place was needed", actions);
+            if let Room::Instead(goes) = self.peers.room_for(trust, now.mono_ms)? {
+                self.bury(&goes, "its place was needed", actions);
             }
-            self.peers.insert(node_id.clone(), Peer::new(now.mono_ms));
+            let mut peer = Peer::new(now.mono_ms);
+            if let Some(grave) = self.graves.take(node_id) {
+                peer.removals = grave.removals;
+                peer.floor = grave.floor;
+                peer.pin = grave.pin;
+            }
+            self.peers.insert(node_id.clone(), peer);
         }
         self.peers.get_mut(node_id)
     }
 
-    /// What follows when a peer is taken out of the table.
-    fn bury(&mut self, node_id: &NodeId, mut peer: Peer, why: &str, actions: &mut Vec<Action>) {
+    /// Takes a peer out of the table. What it said in this run is never good again.
+    fn bury(&mut self, node_id: &NodeId, why: &str, actions: &mut Vec<Action>) {
+        let Some(mut peer) = self.peers.remove(node_id) else { return };
         self.drop_record(node_id, &mut peer, actions);
         give_up(node_id, &mut peer, why, actions);
-    }
-
-    fn drop_record(&mut self, node_id: &NodeId, peer: &mut Peer, actions: &mut Vec<Action>) {
-        if let Some(record) = peer.record.take() {
-            xor(&mut self.view, &record.fingerprint);
-            actions.push(Action::Changed {
-                node_id: node_id.clone(),
-                old: Arc::clone(&record.entries),
-                new: Arc::default(),
-            });
+        if !self.graves.dig(node_id, &peer) {
+            self.begin_epoch(actions);
         }
     }
 
-    /// Pins the key that a node proved to us. Where hearsay said another one, what came with it
-    /// goes. Says whether it was news; `None` where another proved key is pinned.
-    fn pin(
-        &mut self,
-        node_id: &NodeId,
-        key: PublicKey,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) -> Option<bool> {
-        match self.peers.get(node_id)?.key {
-            Some((pinned, Trust::Direct)) => return (pinned == key).then_some(false),
-            Some((claimed, Trust::Hearsay)) if claimed != key => {
-                if let Some(mut peer) = self.peers.remove(node_id) {
-                    self.drop_record(node_id, &mut peer, actions);
-                    peer.link = Link::default();
-                    peer.expired = Version::default();
-                    peer.known_since = now.mono_ms;
-                    self.peers.insert(node_id.clone(), peer);
-                }
-                actions.push(Action::Note(format!(
-                    "{node_id} proved another key than others had told; what they told of it is dropped"
-                )));
-            }
-            _ => {}
-        }
-        if let Some(peer) = self.peers.get_mut(node_id) {
-            peer.key = Some((key, Trust::Direct));
-        }
-        actions.push(Action::SavePeers);
-        Some(true)
-    }
-
-    /// Something signed by the peer came directly from it.
-    fn heard(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
-        let Some(peer) = self.peers.get_mut(node_id) else {
-            return;
-        };
-        peer.heard_at = Some(now.mono_ms);
-        let was = std::mem::replace(&mut peer.status, PeerStatus::Alive);
-        if was == PeerStatus::Alive {
-            return;
-        }
-        actions.push(Action::Tell(Event::Joined { node_id: node_id.clone() }));
-        if was == PeerStatus::Lost {
-            self.hurry_lost_peers(now);
-        }
-    }
-
-    /// Where one lost peer is back a partition may have ended: the others are tried soon, spread
-    /// over a tick.
-    fn hurry_lost_peers(&mut self, now: Now) {
-        let tick_ms = self.settings.tick_ms.max(1);
-        let random = &mut self.random;
-        for (_, peer) in self.peers.iter_mut() {
-            if peer.status == PeerStatus::Lost {
-                let soon = now.mono_ms + random.u64(0..tick_ms);
-                peer.attempt_at = peer.attempt_at.min(soon);
+    /// Begins this run anew in the eyes of the others: nothing that was sent to it before is good
+    /// any more, so the graves need not be remembered.
+    fn begin_epoch(&mut self, actions: &mut Vec<Action>) {
+        self.epoch += 1;
+        self.graves.clear();
+        // To all others it is another run that speaks from now on: what they know messages of this
+        // one by is over.
+        for (node_id, peer) in self.peers.iter_mut() {
+            for ticket in peer.take_all_doubtful() {
+                let why = "this node had to begin anew while the message was on its way; \
+                           it may have been delivered all the same";
+                let refused = Refused::Unreachable { node_id: node_id.clone(), why: why.into() };
+                actions.push(Action::Finish(ticket, Err(refused)));
             }
         }
+        actions.push(Action::Note(
+            "many nodes came and went: all others have to say HELLO here again".into(),
+        ));
     }
 
-    /// Takes a newer version of another node's record, whose signature was checked.
-    fn apply(&mut self, record: Arc<Record>, now: Now, actions: &mut Vec<Action>) {
-        let node_id = record.head.node_id.clone();
-        let Some(peer) = self.peers.get_mut(&node_id) else {
-            return;
-        };
-        let left = record.head.left;
-        let new = Arc::clone(&record.entries);
-        xor(&mut self.view, &record.fingerprint);
-        let old = peer.record.replace(record);
-        if let Some(old) = &old {
-            xor(&mut self.view, &old.fingerprint);
-        }
-        let old = old.map(|old| Arc::clone(&old.entries)).unwrap_or_default();
-        actions.push(Action::Changed { node_id: node_id.clone(), old, new });
-        if left && peer.status != PeerStatus::Left {
-            peer.status = PeerStatus::Left;
-            peer.link.connected = false;
-            actions.push(Action::Tell(Event::Left { node_id: node_id.clone() }));
-            self.fail_waiting(&node_id, "it left the network", actions);
-        } else if !left && peer.status == PeerStatus::Left {
-            peer.status = PeerStatus::Suspect;
-            peer.known_since = now.mono_ms;
-            peer.heard_at = None;
-            peer.attempt_at = now.mono_ms;
-        }
-    }
-
-    /// Tells all that wait for this peer that it can't be reached.
-    fn fail_waiting(&mut self, node_id: &NodeId, why: &str, actions: &mut Vec<Action>) {
-        if let Some(peer) = self.peers.get_mut(node_id) {
-            give_up(node_id, peer, why, actions);
-        }
-    }
-
-    /// Puts a send on its way where something is due to the peer and nothing is in flight.
+    /// Puts a send on its way where something is due to the peer and nothing is in flight; or where
+    /// what is due now need not wait with those that what was due before waits with.
     fn poke(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
-        if !self.something_is_due(node_id, now) {
-            return;
-        }
-        let id = self.next_flight();
-        let Some(peer) = self.peers.get_mut(node_id) else {
-            return;
-        };
-        let tries = peer.retry.take().map_or(0, |retry| retry.tries);
-        peer.flight = Some(Flight { id, call: None, tries });
-        let doubtful = peer.status != PeerStatus::Alive || peer.failures > 0 || tries > 0;
-        actions.push(Action::Send { target: Target::Peer(node_id.clone()), doubtful });
-    }
-
-    fn held_of(record: &Record) -> Option<Held> {
-        Some(Held {
-            node_id: record.head.node_id.clone(),
-            timestamp: record.head.timestamp,
-            left: record.head.left,
-            digest: record.head.digest,
-            signature: *record.signature.get()?,
-        })
-    }
-
-    fn version_held_of(&self, node_id: &NodeId) -> Version {
-        if self.is_me(node_id) {
-            return version_of(&self.own);
-        }
-        self.peers.get(node_id).map_or_else(Version::default, Peer::version)
+        self.grant_try(node_id, now);
+        let Some(class) = self.class_due(node_id, now) else { return };
+        let flight = self.next_flight();
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        peer.flight = Some(Flight { id: flight, call: None, address: None, tries: 0, class });
+        actions.push(Action::Send(Job { target: Target::Peer(node_id.clone()), flight, class }));
     }
 }
 
@@ -585,8 +378,10 @@ fn give_up_doubtful(node_id: &NodeId, peer: &mut Peer, actions: &mut Vec<Action>
     }
 }
 
-fn xor(view: &mut Fingerprint, fingerprint: &Fingerprint) {
-    for (left, right) in view.iter_mut().zip(fingerprint) {
-        *left ^= right;
-    }
+/// An address for people.
+fn place_text(address: Option<&Address>) -> &str {
+    address.map_or("an unknown address", Address::as_str)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! The tick: who has fallen silent, who is asked whether it is there, who is tried again.
 
 use super::answers::SUSPECT_TICKS;
-use super::{Action, Node, Now, Target};
+use super::{Action, Node, Now, Urgency, give_up};
 use crate::protocol::identity::NodeId;
 use crate::protocol::report::{Event, PeerStatus};
 
@@ -21,8 +21,6 @@ const PEERS_TICKS: u64 = 10;
 const PEERS_TICKS_MISSED: u64 = 2;
 /// How long a node is looked for in this way, ms.
 const MISSED_MS: u64 = 5 * 60 * 1000;
-/// How long the state of a lost node is kept, ms: a week.
-const RETENTION_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
 impl Node {
     /// Does what is due by now: retries, and at each tick the upkeep of the network. Gives when
@@ -33,102 +31,89 @@ impl Node {
             self.ticks += 1;
             let jitter = self.random.u64(0..=self.settings.tick_ms / 10);
             self.tick_at = now.mono_ms + self.settings.tick_ms - jitter;
+            for (_, peer) in self.peers.iter_mut() {
+                peer.upkeep = 0;
+                peer.drop_old_attempts(now.mono_ms);
+            }
             self.age_peers(now, &mut actions);
             self.drop_expired(now, &mut actions);
+            if self.graves.age(now.mono_ms) {
+                self.want_saved(Urgency::Late, &mut actions);
+            }
             self.choose_pings(now);
             self.choose_exchange(now);
-            self.forget_old_conflicts(now);
-            if self.own.head.timestamp < self.timestamp_floor {
+            self.grant_tries(now);
+            self.conflicts.age(now.mono_ms);
+            self.knock_at_forgotten(now, &mut actions);
+            if self.is_behind {
                 // The disk did not take it when it was asked first.
-                actions.push(Action::Republish);
+                actions.push(Action::WakeDisk);
             }
         }
-        for node_id in self.peer_ids() {
+        for node_id in self.peers.ids() {
             self.poke(&node_id, now, &mut actions);
         }
-        self.drop_retries(now);
         self.try_seeds(now, &mut actions);
-        (self.wake_at(), actions)
+        (self.wake_at(now), actions)
     }
 
-    fn wake_at(&self) -> u64 {
-        let retries = self.peers.iter().filter_map(|(_, peer)| {
-            peer.retry.as_ref().filter(|_| peer.flight.is_none()).map(|retry| retry.at)
-        });
-        let seeds = self.seeds.iter().filter(|seed| seed.tries > 0 && seed.flight.is_none());
-        retries.chain(seeds.map(|seed| seed.attempt_at)).fold(self.tick_at, u64::min)
-    }
-
-    /// What was to be tried again, and is owed no more: else it would be due for ever.
-    fn drop_retries(&mut self, now: Now) {
-        for (_, peer) in self.peers.iter_mut() {
-            if peer.flight.is_none() {
-                peer.retry.take_if(|retry| retry.at <= now.mono_ms);
-            }
-        }
+    fn wake_at(&self, now: Now) -> u64 {
+        // What was due before waits for something else: a sender, or the next tick.
+        let attempts = self.peers.iter().flat_map(|(_, peer)| peer.attempts.values());
+        let retries = attempts.map(|attempt| attempt.at).filter(|at| *at > now.mono_ms);
+        let seeds = self.seeds.iter().filter_map(super::Seed::wake_at);
+        retries.chain(seeds).fold(self.tick_at, u64::min)
     }
 
     fn age_peers(&mut self, now: Now, actions: &mut Vec<Action>) {
         let tick_ms = self.settings.tick_ms;
-        let mut lost = Vec::new();
         for (node_id, peer) in self.peers.iter_mut() {
             let silence = peer.silence(now.mono_ms);
             // A network of many speaks to each peer only every few ticks: silence alone does not
             // make a suspect before that, a failed try does.
             if peer.status == PeerStatus::Suspect && silence > LOST_TICKS * tick_ms {
-                let unanswered = peer.failures > 0 || peer.retry.is_some();
-                let untried = peer.flight.is_none() && peer.address_to_try().is_none();
+                let unanswered = peer.contact.is_failing() || !peer.unanswered.is_empty();
+                let untried = peer.flight.is_none() && !peer.is_reached() && !peer.may_try;
                 if unanswered || untried {
-                    peer.status = PeerStatus::Lost;
                     // Its twin, if it has one, may take its place.
                     peer.link.superseded.clear();
-                    lost.push(node_id.clone());
+                    // The last that is known of it may be that it left, heard from others first.
+                    let left = peer.record.as_ref().is_some_and(|record| record.head.left);
+                    let (status, event, why) = if left {
+                        let event = Event::Left { node_id: node_id.clone() };
+                        (PeerStatus::Left, event, "it left the network")
+                    } else {
+                        (PeerStatus::Lost, Event::Lost { node_id: node_id.clone() }, "it is lost")
+                    };
+                    peer.status = status;
+                    actions.push(Action::Tell(event));
+                    give_up(node_id, peer, why, actions);
                 }
             } else if peer.status == PeerStatus::Alive
                 && silence > SUSPECT_TICKS * tick_ms
-                && (peer.failures > 0 || !peer.link.connected)
+                && (peer.contact.is_failing() || !peer.link.connected || !peer.is_reached())
             {
                 peer.status = PeerStatus::Suspect;
                 actions.push(Action::Tell(Event::Suspect { node_id: node_id.clone() }));
             }
         }
-        for node_id in lost {
-            actions.push(Action::Tell(Event::Lost { node_id: node_id.clone() }));
-            self.fail_waiting(&node_id, "it is lost", actions);
-        }
     }
 
-    /// What a lost node left behind goes at the end of the retention time. Its key stays, and so
-    /// does the name of the version, so that nobody brings it back.
-    fn drop_expired(&mut self, now: Now, actions: &mut Vec<Action>) {
-        let gone = |status| matches!(status, PeerStatus::Lost | PeerStatus::Left);
-        let expired: Vec<NodeId> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| {
-                gone(peer.status)
-                    && peer.record.is_some()
-                    && peer.silence(now.mono_ms) > RETENTION_MS
-            })
-            .map(|(node_id, _)| node_id.clone())
-            .collect();
-        for node_id in expired {
-            if let Some(mut peer) = self.peers.remove(&node_id) {
-                peer.expired = peer.version();
-                self.drop_record(&node_id, &mut peer, actions);
-                self.peers.insert(node_id, peer);
-            }
-        }
-    }
-
-    /// Suspects, and of the others those that were silent for longest.
+    /// Suspects, and of the others that were reached those that were silent for longest. Who was
+    /// not waits for a try of its address, and must not take the place of another one here.
     fn choose_pings(&mut self, now: Now) {
+        if self.own.head.left {
+            // Whoever said goodbye asks nobody whether it is there.
+            return;
+        }
         let heard_lately = self.settings.tick_ms * HEARD_PERCENT / 100;
         let mut silent: Vec<(u64, NodeId)> = Vec::new();
         for (node_id, peer) in self.peers.iter_mut() {
             match peer.status {
                 PeerStatus::Suspect => peer.owed.ping = true,
-                PeerStatus::Alive if peer.silence(now.mono_ms) >= heard_lately => {
+                PeerStatus::Alive
+                    if peer.is_reached() && peer.silence(now.mono_ms) >= heard_lately =>
+                {
                     silent.push((peer.silence(now.mono_ms), node_id.clone()));
                 }
                 _ => {}
@@ -156,32 +141,6 @@ impl Node {
         let alive = self.peers.iter_mut().filter(|(_, peer)| peer.status == PeerStatus::Alive);
         if let Some((_, peer)) = random.choice(alive.collect::<Vec<_>>()) {
             peer.owed.peers = true;
-        }
-    }
-
-    fn try_seeds(&mut self, now: Now, actions: &mut Vec<Action>) {
-        for at in 0..self.seeds.len() {
-            let flight = self.next_flight();
-            let (peers, own_id) = (&self.peers, &self.settings.node_id);
-            let Some(seed) = self.seeds.get_mut(at) else {
-                return;
-            };
-            let reached = seed.node_id.as_ref().is_some_and(|node_id| {
-                node_id == own_id
-                    || peers.get(node_id).is_some_and(|p| p.status == PeerStatus::Alive)
-            });
-            if reached {
-                // Somebody else led there before the next try.
-                seed.tries = 0;
-                continue;
-            }
-            if !seed.is_due(now) {
-                continue;
-            }
-            seed.flight = Some(flight);
-            let target = Target::Seed(seed.address.clone());
-            // A first try is expected to succeed; a start should not wait behind dead peers.
-            actions.push(Action::Send { target, doubtful: seed.failures > 0 });
         }
     }
 }

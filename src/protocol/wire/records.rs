@@ -1,17 +1,17 @@
 //! Records to bytes and back: whole ones, and partial ones.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bincode::de::{BorrowDecode, BorrowDecoder};
 use bincode::enc::{Encode, Encoder};
 use bincode::error::{DecodeError, EncodeError};
 
-use super::length;
+use super::codec::length;
+use super::{RECORDS_MAX, check_order};
+use crate::protocol::entries::{Change, Entries, InvalidEntry, Key, Value, check_limits};
+use crate::protocol::head::{Fingerprint, Head};
 use crate::protocol::identity::{NodeId, PublicKey};
-use crate::protocol::patch::Patch;
-use crate::protocol::state::{
-    Change, Entries, Fingerprint, Head, InvalidEntry, Key, Record, Signature, Value, check_limits,
-};
+use crate::protocol::record::{Draft, Patch, Record, Signature};
 use crate::protocol::verdict::Reason;
 use crate::protocol::{KEYS_MAX, TIMESTAMP_MAX};
 
@@ -56,39 +56,59 @@ impl<'de, Context> BorrowDecode<'de, Context> for RawRecord<'de> {
     }
 }
 
-/// The whole ones, and the partial ones.
-pub(super) type TypedRecords = (Vec<Arc<Record>>, Vec<Arc<Patch>>);
+/// The whole ones, in the order of their ids, and the partial one, which comes last: there is one
+/// way to write a list, and it has at most one version of each node.
+pub(super) type TypedRecords = (Vec<Arc<Record>>, Option<Arc<Patch>>);
 
-/// Whole records come before partial ones: there is one way to write a list.
-pub(super) fn typed_records(all: Vec<RawRecord<'_>>) -> Result<TypedRecords, Reason> {
-    let (mut records, mut patches) = (Vec::new(), Vec::new());
-    for raw in all {
-        if raw.timestamp == 0 || raw.timestamp > TIMESTAMP_MAX {
-            return Err(Reason::LimitExceeded);
+pub(super) fn typed_records(mut all: Vec<RawRecord<'_>>) -> Result<TypedRecords, Reason> {
+    let patch = match all.pop_if(|last| matches!(last.content, RawContent::Partial { .. })) {
+        Some(raw) if all.iter().any(|other| other.node_id == raw.node_id) => {
+            return Err(Reason::Malformed);
         }
-        let signature = Arc::new(OnceLock::from(raw.signature));
-        let (node_id, public_key, timestamp, left) =
-            (raw.node_id, raw.public_key, raw.timestamp, raw.left);
-        match raw.content {
-            RawContent::Whole(_) if !patches.is_empty() => return Err(Reason::Malformed),
-            RawContent::Whole(entries) => {
-                let entries = Arc::new(typed_entries(&entries)?);
-                let mut record = Record::new(node_id, public_key, timestamp, left, entries);
-                record.signature = signature;
-                records.push(Arc::new(record));
-            }
-            RawContent::Partial { base, digest, changes } => {
-                let change = typed_change(&changes)?;
-                let head = Head { node_id, timestamp, left, digest };
-                patches.push(Arc::new(Patch { head, public_key, base, change, signature }));
-            }
-        }
+        raw => raw.map(typed_patch).transpose()?,
+    };
+    Ok((whole_records(all)?, patch.map(Arc::new)))
+}
+
+/// Whole records in the order of their ids.
+pub(super) fn whole_records(all: Vec<RawRecord<'_>>) -> Result<Vec<Arc<Record>>, Reason> {
+    // Before anything is hashed: what breaks a rule costs little.
+    check_order(&all, |raw| raw.node_id.as_str())?;
+    let is_whole = |raw: &RawRecord<'_>| matches!(raw.content, RawContent::Whole(_));
+    if all.len() > RECORDS_MAX || !all.iter().all(is_whole) {
+        return Err(Reason::Malformed);
     }
-    Ok((records, patches))
+    all.into_iter().map(|raw| typed_record(raw).map(Arc::new)).collect()
+}
+
+fn typed_record(raw: RawRecord<'_>) -> Result<Record, Reason> {
+    check_timestamp(raw.timestamp)?;
+    let RawContent::Whole(entries) = raw.content else {
+        return Err(Reason::Malformed);
+    };
+    let entries = Arc::new(typed_entries(&entries)?);
+    let draft = Draft::new(raw.node_id, raw.timestamp, raw.left, entries);
+    Ok(Record::new(draft, raw.public_key, raw.signature))
+}
+
+fn typed_patch(raw: RawRecord<'_>) -> Result<Patch, Reason> {
+    check_timestamp(raw.timestamp)?;
+    let RawContent::Partial { base, digest, changes } = raw.content else {
+        return Err(Reason::Malformed);
+    };
+    let change = typed_change(&changes)?;
+    let RawRecord { node_id, timestamp, left, public_key, signature, .. } = raw;
+    let head = Head { node_id, timestamp, left, digest };
+    Ok(Patch { head, public_key, base, change, signature })
+}
+
+fn check_timestamp(timestamp: u64) -> Result<(), Reason> {
+    let is_one = (1..=TIMESTAMP_MAX).contains(&timestamp);
+    if is_one { Ok(()) } else { Err(Reason::LimitExceeded) }
 }
 
 fn typed_entries(entries: &[(&str, &[u8])]) -> Result<Entries, Reason> {
-    check_order(entries)?;
+    check_order(entries, |(key, _)| key)?;
     // Before anything is hashed: what is too much costs little.
     if entries.len() > KEYS_MAX {
         return Err(Reason::LimitExceeded);
@@ -104,18 +124,12 @@ fn typed_entries(entries: &[(&str, &[u8])]) -> Result<Entries, Reason> {
 }
 
 fn typed_change(changes: &[(&str, Option<&[u8]>)]) -> Result<Change, Reason> {
-    check_order(changes)?;
+    check_order(changes, |(key, _)| key)?;
     let typed = |(key, value): &(&str, Option<&[u8]>)| {
         Ok((Key::new(key)?, value.map(Value::new).transpose()?))
     };
     let change = changes.iter().map(typed).collect::<Result<Change, _>>();
     change.map_err(|_: InvalidEntry| Reason::LimitExceeded)
-}
-
-/// One way to write a state or a change: sorted, each key once.
-fn check_order<T>(pairs: &[(&str, T)]) -> Result<(), Reason> {
-    let is_sorted = pairs.is_sorted_by(|left, right| left.0 < right.0);
-    if is_sorted { Ok(()) } else { Err(Reason::Malformed) }
 }
 
 impl Encode for Record {
@@ -126,7 +140,7 @@ impl Encode for Record {
             key.as_str().encode(encoder)?;
             value.as_bytes().encode(encoder)?;
         }
-        encode_signature(&self.signature, encoder)
+        self.signature.encode(encoder)
     }
 }
 
@@ -139,7 +153,7 @@ impl Encode for Patch {
             key.as_str().encode(encoder)?;
             value.as_ref().map(Value::as_bytes).encode(encoder)?;
         }
-        encode_signature(&self.signature, encoder)
+        self.signature.encode(encoder)
     }
 }
 
@@ -155,9 +169,103 @@ fn encode_head<E: Encoder>(
     (flags | u8::from(head.left)).encode(encoder)
 }
 
-fn encode_signature<E: Encoder>(
-    signature: &OnceLock<Signature>,
-    encoder: &mut E,
-) -> Result<(), EncodeError> {
-    signature.get().ok_or(EncodeError::Other("record is not signed"))?.encode(encoder)
+#[cfg(test)]
+mod tests {
+    use super::super::{Answer, Kind, Push, REFUSED_MAX, Request, decode_answer, decode_request};
+    use super::super::{encode_answer, encode_request};
+    use super::*;
+    use crate::protocol::identity::Incarnation;
+
+    fn record(name: &str, timestamp: u64) -> Arc<Record> {
+        let draft = Draft::new(NodeId::new(name).unwrap(), timestamp, false, Arc::default());
+        Arc::new(Record::new(draft, PublicKey([4; 65]), [0; 64]))
+    }
+
+    fn patch(name: &str, keys: &[&str]) -> Arc<Patch> {
+        let head = Head { digest: [1; 32], ..record(name, 5).head.clone() };
+        let change = keys.iter().map(|key| (Key::new(key).unwrap(), None)).collect();
+        let (public_key, base, signature) = (PublicKey([4; 65]), [2; 16], [0; 64]);
+        Arc::new(Patch { head, public_key, base, change, signature })
+    }
+
+    fn payload(records: Vec<Arc<Record>>, patch: Option<Arc<Patch>>) -> Vec<u8> {
+        let (to, incarnation) = (NodeId::new("us").unwrap(), Incarnation([3; 16]));
+        encode_request(&Request::Push(Push { to, incarnation, records, patch })).unwrap()
+    }
+
+    fn refused(payload: &[u8]) -> Option<Reason> {
+        decode_request(Kind::Update, payload).err()
+    }
+
+    fn many(count: usize) -> Vec<Arc<Record>> {
+        (0..count).map(|number| record(&format!("n{number:03}"), 5)).collect()
+    }
+
+    #[test]
+    fn an_update_has_few_records_and_one_partial_one() {
+        assert_eq!(refused(&payload(many(RECORDS_MAX), Some(patch("z", &["a"])))), None);
+        let too_many = payload(many(RECORDS_MAX + 1), None);
+        assert_eq!(refused(&too_many), Some(Reason::Malformed));
+        assert_eq!(refused(&payload(many(REFUSED_MAX + 1), None)), Some(Reason::Malformed));
+        let answer = |records| encode_answer(&Answer::Records(records)).unwrap();
+        assert!(decode_answer(Kind::Update, &answer(many(RECORDS_MAX))).is_ok());
+        assert!(decode_answer(Kind::Update, &answer(many(RECORDS_MAX + 1))).is_err());
+    }
+
+    #[test]
+    fn an_update_has_one_version_of_a_node() {
+        for names in [["a", "a"], ["b", "a"]] {
+            let records = names.map(|name| record(name, 5)).to_vec();
+            assert_eq!(refused(&payload(records.clone(), None)), Some(Reason::Malformed));
+            let answer = encode_answer(&Answer::Records(records)).unwrap();
+            assert!(decode_answer(Kind::Update, &answer).is_err());
+        }
+        let twice = payload(vec![record("a", 5)], Some(patch("a", &["k"])));
+        assert_eq!(refused(&twice), Some(Reason::Malformed));
+    }
+
+    /// Where the flags of the only record are: behind form, receiver, run, count, id, key and
+    /// timestamp.
+    const FLAGS_AT: usize = 1 + (8 + 2) + 16 + 8 + (8 + 1) + 65 + 8;
+
+    #[test]
+    fn flags_that_mean_nothing_are_refused() {
+        let good = payload(vec![record("a", 5)], None);
+        for flags in [4, 5, 0x80, 0xff] {
+            let mut bytes = good.clone();
+            assert_eq!(std::mem::replace(&mut bytes[FLAGS_AT], flags), 0);
+            assert_eq!(refused(&bytes), Some(Reason::Malformed), "{flags}");
+        }
+        let mut left = good;
+        left[FLAGS_AT] = LEFT;
+        assert_eq!(refused(&left), None);
+    }
+
+    /// The keys of a partial record rise, and it comes last and alone.
+    #[test]
+    fn there_is_one_way_to_write_what_changed() {
+        let good = payload(Vec::new(), Some(patch("a", &["x", "y"])));
+        assert_eq!(refused(&good), None);
+        let mut bytes = good;
+        let at = |bytes: &[u8], key: u8| {
+            let entry = [&1_u64.to_le_bytes()[..], &[key, 0]].concat();
+            bytes.windows(entry.len()).position(|window| window == entry).unwrap() + 8
+        };
+        let (x, y) = (at(&bytes, b'x'), at(&bytes, b'y'));
+        bytes.swap(x, y);
+        assert_eq!(refused(&bytes), Some(Reason::Malformed));
+        bytes[x] = b'x';
+        bytes[y] = b'x';
+        assert_eq!(refused(&bytes), Some(Reason::Malformed), "a key twice");
+    }
+
+    #[test]
+    fn timestamps_have_a_lowest_and_a_highest() {
+        for (timestamp, is_one) in
+            [(0, false), (1, true), (TIMESTAMP_MAX, true), (TIMESTAMP_MAX + 1, false)]
+        {
+            let reason = refused(&payload(vec![record("a", timestamp)], None));
+            assert_eq!(reason, (!is_one).then_some(Reason::LimitExceeded));
+        }
+    }
 }

@@ -7,9 +7,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::ENTRY_OVERHEAD_BYTES;
-use super::digest::{self, Hash};
-use super::state::{Key, Value};
+use super::{Key, Value, digest};
+use crate::protocol::ENTRY_OVERHEAD_BYTES;
+use crate::protocol::hash::Hash;
 
 const GROUPS: usize = 16;
 
@@ -192,7 +192,7 @@ fn same<T>(left: Option<&Arc<T>>, right: Option<&Arc<T>>) -> bool {
 }
 
 /// What a key with its value, or its removal, counts, bytes.
-pub(super) fn entry_bytes(key: &Key, value: Option<&Value>) -> usize {
+pub fn entry_bytes(key: &Key, value: Option<&Value>) -> usize {
     key.as_str().len() + value.map_or(0, |value| value.as_bytes().len()) + ENTRY_OVERHEAD_BYTES
 }
 
@@ -268,7 +268,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::protocol::state::Change;
+    use crate::protocol::entries::Change;
 
     fn key(text: &str) -> Key {
         Key::new(text).unwrap()

@@ -4,11 +4,8 @@
 //! entry changes one leaf, one bucket, one group and the root, so both sides can work out the
 //! digest of a changed state without hashing all of it again.
 
-use super::crypto::Sha256;
-use super::state::{Fingerprint, Head, Key, Value};
-
-/// A SHA-256 hash.
-pub type Hash = [u8; 32];
+use super::{Key, Value};
+use crate::protocol::hash::{Hash, Sha256};
 
 /// The root over the groups that are not empty, each with its number.
 pub(super) fn root<'a>(groups: impl Iterator<Item = (u8, &'a Hash)>) -> Hash {
@@ -30,28 +27,6 @@ pub(super) fn bucket(entries: &[(Key, Value)]) -> Hash {
 pub(super) fn bucket_of(key: &str) -> u8 {
     let [first, ..] = Sha256::new(key.as_bytes()).finish();
     first
-}
-
-/// The short name of a version: the first 16 bytes of a hash over its head.
-pub fn fingerprint(head: &Head) -> Fingerprint {
-    let hash = Sha256::new(b"dsn/1 version").chain(&head_bytes(head)).finish();
-    let mut fingerprint = Fingerprint::default();
-    fingerprint.copy_from_slice(hash.split_at(16).0);
-    fingerprint
-}
-
-/// The bytes of a head as they are signed: length of the id (1 byte), id, timestamp (8 bytes,
-/// little-endian), flags (1 byte: 1 where the owner left), digest.
-pub fn head_bytes(head: &Head) -> Vec<u8> {
-    let id = head.node_id.as_str().as_bytes();
-    let mut bytes = Vec::with_capacity(id.len() + 42);
-    // A node id has at most 64 bytes.
-    bytes.push(u8::try_from(id.len()).unwrap_or(u8::MAX));
-    bytes.extend_from_slice(id);
-    bytes.extend_from_slice(&head.timestamp.to_le_bytes());
-    bytes.push(u8::from(head.left));
-    bytes.extend_from_slice(&head.digest);
-    bytes
 }
 
 const LEAF: u8 = 0;
@@ -77,7 +52,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::protocol::entries::Entries;
-    use crate::protocol::identity::{NodeId, hex};
+    use crate::protocol::identity::hex;
 
     /// The digest of all entries as docs/protocol.md defines it, worked out from nothing.
     pub(in crate::protocol) fn definition(entries: &BTreeMap<Key, Value>) -> Hash {
@@ -142,22 +117,5 @@ pub(super) mod tests {
             hex(Entries::new().digest()),
             "084fed08b978af4d7d196a7446a86b58009e636b611db16211b65a9aadff29c5"
         );
-    }
-
-    #[test]
-    fn a_fingerprint_depends_on_all_of_the_head() {
-        let head = |id: &str, timestamp, left, digest| {
-            let node_id = NodeId::new(id).unwrap();
-            fingerprint(&Head { node_id, timestamp, left, digest })
-        };
-        let base = head("a", 1, false, [0; 32]);
-        for other in [
-            head("b", 1, false, [0; 32]),
-            head("a", 2, false, [0; 32]),
-            head("a", 1, true, [0; 32]),
-            head("a", 1, false, [1; 32]),
-        ] {
-            assert_ne!(base, other);
-        }
     }
 }

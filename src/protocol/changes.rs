@@ -1,13 +1,12 @@
-//! Partial records: what changed between two versions of one node's state, with the same proof as
-//! a whole record. The owner signs the head; whoever holds the base works out the rest.
+//! The last changes of the own state: what patches for peers are made of. The owner signs the head;
+//! whoever holds the base works out the rest.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use super::entries::entry_bytes;
-use super::identity::PublicKey;
-use super::state::{Change, Fingerprint, Head, Record, Signature, check_limits};
-use super::verdict::Reason;
+use super::entries::{Change, entry_bytes};
+use super::head::Fingerprint;
+use super::record::{Patch, Record};
 
 /// Most own changes that are remembered: peers that are further behind get the whole record.
 const CHANGES_MAX: usize = 64;
@@ -15,43 +14,6 @@ const CHANGES_MAX: usize = 64;
 const CHANGES_BYTES_MAX: usize = 256 * 1024;
 /// What a patch has beside its changes and a whole record has not, bytes: base and digest.
 const PATCH_OVERHEAD_BYTES: usize = 48;
-
-/// A version of one node's state, told by what changed since another one.
-#[derive(Debug, Clone)]
-pub struct Patch {
-    /// The head of the new version, with its digest.
-    pub head: Head,
-    /// The owner's public key.
-    pub public_key: PublicKey,
-    /// The version that it is made of.
-    pub base: Fingerprint,
-    /// Values that are set, and keys that are removed.
-    pub change: Change,
-    /// The owner's signature over the head: the cell is that of the whole record.
-    pub signature: Arc<OnceLock<Signature>>,
-}
-
-impl Record {
-    /// The version that a patch makes of this one. The signature is not checked.
-    ///
-    /// Refuses a patch for another base, one that breaks a limit, and one that comes to another
-    /// digest than it says.
-    pub fn patched(&self, patch: &Patch) -> Result<Self, Reason> {
-        if patch.base != self.fingerprint || patch.head.node_id != self.head.node_id {
-            return Err(Reason::LacksBase);
-        }
-        let change = patch.change.iter().map(|(key, value)| (key, value.as_ref()));
-        let entries = self.entries.with(change);
-        check_limits(&entries).map_err(|_| Reason::LimitExceeded)?;
-        if *entries.digest() != patch.head.digest {
-            return Err(Reason::Malformed);
-        }
-        let Head { node_id, timestamp, left, .. } = patch.head.clone();
-        let mut record = Self::new(node_id, patch.public_key, timestamp, left, Arc::new(entries));
-        record.signature = Arc::clone(&patch.signature);
-        Ok(record)
-    }
-}
 
 /// The last changes of the own state: what a patch for a peer is made of.
 #[derive(Debug, Default)]
@@ -95,7 +57,7 @@ impl Changes {
             public_key: own.public_key,
             base,
             change,
-            signature: Arc::clone(&own.signature),
+            signature: own.signature,
         });
         self.last = Some(Arc::clone(&patch));
         Some(patch)
@@ -109,22 +71,55 @@ fn change_bytes(change: &Change) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::identity::NodeId;
-    use crate::protocol::state::{Key, Value};
+    use crate::protocol::crypto::{CryptoFault, Signed, Signer, Verifier};
+    use crate::protocol::entries::{Key, Value};
+    use crate::protocol::identity::{NodeId, PublicKey};
+    use crate::protocol::record::{Draft, Signature};
+    use crate::protocol::verdict::Reason;
+    use crate::protocol::verified::Verified;
+
+    /// Signs with nothing, and believes it.
+    struct Anybody;
+
+    impl Signer for Anybody {
+        fn public_key(&self) -> PublicKey {
+            PublicKey([4; 65])
+        }
+
+        fn sign(&self, _: Signed<'_>) -> Result<Signature, CryptoFault> {
+            Ok([0; 64])
+        }
+    }
+
+    impl Verifier for Anybody {
+        fn verify(&self, _: &PublicKey, _: Signed<'_>, _: &Signature) -> bool {
+            true
+        }
+    }
 
     fn key(text: &str) -> Key {
         Key::new(text).unwrap()
     }
 
-    fn first() -> Record {
+    fn first() -> Verified<Record> {
         let entries = (0..20).map(|n| (key(&format!("k{n}")), Value::new(&[n; 40]).unwrap()));
         let node_id = NodeId::new("a").unwrap();
-        Record::new(node_id, PublicKey([4; 65]), 1, false, Arc::new(entries.collect()))
+        Verified::sign(Draft::new(node_id, 1, false, Arc::new(entries.collect())), &Anybody)
+            .unwrap()
     }
 
-    fn next(record: &Record, name: &str, value: Option<&[u8]>) -> Record {
+    fn next(record: &Record, name: &str, value: Option<&[u8]>) -> Verified<Record> {
         let change = Change::from([(key(name), value.map(|bytes| Value::new(bytes).unwrap()))]);
-        record.after(&change, false, record.head.timestamp + 1).unwrap().unwrap()
+        after(record, &change)
+    }
+
+    fn after(record: &Record, change: &Change) -> Verified<Record> {
+        let draft = record.draft().after(change, false, record.head.timestamp + 1);
+        Verified::sign(draft.unwrap().unwrap(), &Anybody).unwrap()
+    }
+
+    fn checked(patch: &Patch) -> Verified<Patch> {
+        Verified::<Patch>::check(Arc::new(patch.clone()), &Anybody).unwrap()
     }
 
     #[test]
@@ -140,12 +135,18 @@ mod tests {
         }
         let patch = changes.patch(base.fingerprint, &own).unwrap();
         assert_eq!(patch.change.len(), 3, "each key once");
-        let made = base.patched(&patch).unwrap();
+        let made = base.patched(&checked(&patch)).unwrap();
         assert_eq!((&made.head, &made.entries), (&own.head, &own.entries));
-        let refused = |record: &Record, patch: &Patch| record.patched(patch).unwrap_err();
+        let refused =
+            |record: &Verified<Record>, patch: &Patch| record.patched(&checked(patch)).unwrap_err();
         assert_eq!(refused(&own, &patch), Reason::LacksBase);
         let lie = Patch { change: Change::new(), ..(*patch).clone() };
         assert_eq!(refused(&base, &lie), Reason::Malformed);
+        let other_key = Patch { public_key: PublicKey([5; 65]), ..(*patch).clone() };
+        assert_eq!(refused(&base, &other_key), Reason::OtherKey);
+        let mut other_node = (*patch).clone();
+        other_node.head.node_id = NodeId::new("b").unwrap();
+        assert_eq!(refused(&base, &other_node), Reason::LacksBase);
         assert!(changes.patch([9; 16], &own).is_none());
     }
 
@@ -177,7 +178,7 @@ mod tests {
             .iter()
             .map(|(key, _)| (key.clone(), Some(Value::new(b"z").unwrap())))
             .collect();
-        let own = base.after(&all, false, 9).unwrap().unwrap();
+        let own = after(&base, &all);
         changes.note(&base, &own);
         assert!(changes.patch(base.fingerprint, &own).is_none());
     }

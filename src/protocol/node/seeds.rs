@@ -1,0 +1,206 @@
+//! Bootstrap addresses: somebody of the network may be there, whoever it is.
+
+use super::answers::other_key_next;
+use super::{Action, Class, Job, Node, Now, Outcome, Outgoing, RETRY_DELAY_MS, TRIES, Target};
+use crate::protocol::address::Address;
+use crate::protocol::identity::NodeId;
+use crate::protocol::pace::{Pace, WAIT_MAX_MS};
+use crate::protocol::report::PeerStatus;
+use crate::protocol::verdict::Reason;
+use crate::protocol::wire::Refusal;
+
+/// A bootstrap address.
+#[derive(Debug)]
+pub(super) struct Seed {
+    pub(super) address: Address,
+    /// Who answered there last.
+    pub(super) node_id: Option<NodeId>,
+    flight: Option<u64>,
+    tries: u32,
+    pace: Pace,
+    /// When the next try is due after one that failed, ms.
+    retry_at: Option<u64>,
+    network_key: usize,
+    pub(super) last_fault: Option<String>,
+}
+
+impl Seed {
+    pub(super) fn new(address: Address) -> Self {
+        Self {
+            address,
+            node_id: None,
+            flight: None,
+            tries: 0,
+            pace: Pace::default(),
+            retry_at: None,
+            network_key: 0,
+            last_fault: None,
+        }
+    }
+
+    /// When it is to be looked at again before the next tick, ms.
+    pub(super) fn wake_at(&self) -> Option<u64> {
+        self.retry_at.filter(|_| self.flight.is_none())
+    }
+
+    fn try_again_soon(&mut self, why: String, now: Now, actions: &mut Vec<Action>) {
+        let at = now.mono_ms + RETRY_DELAY_MS;
+        self.retry_at = Some(at);
+        self.last_fault = Some(why);
+        actions.push(Action::WakeAt(at));
+    }
+
+    fn is_due(&self, now: Now) -> bool {
+        let waits = self.retry_at.is_some_and(|at| now.mono_ms < at);
+        self.flight.is_none() && !waits && self.pace.is_due(now.mono_ms)
+    }
+}
+
+/// Whether the receiver says that it is itself at fault.
+fn is_fault_of(refusal: &Refusal) -> bool {
+    refusal.reason == Reason::Internal.code()
+}
+
+impl Node {
+    pub(super) fn try_seeds(&mut self, now: Now, actions: &mut Vec<Action>) {
+        for at in 0..self.seeds.len() {
+            let flight = self.next_flight();
+            let (peers, own_id) = (&self.peers, &self.settings.node_id);
+            let Some(seed) = self.seeds.get_mut(at) else { return };
+            let is_reached = seed.node_id.as_ref().is_some_and(|node_id| {
+                let peer = peers.get(node_id);
+                node_id == own_id || peer.is_some_and(|peer| peer.status == PeerStatus::Alive)
+            });
+            if is_reached {
+                // Only this ends the wait: an answer to a first HELLO alone may come for ever.
+                (seed.tries, seed.retry_at) = (0, None);
+                seed.pace.succeeded();
+                continue;
+            }
+            if !seed.is_due(now) {
+                continue;
+            }
+            seed.flight = Some(flight);
+            seed.retry_at = None;
+            // A first try is expected to succeed; a start should not wait behind dead peers.
+            let class = if seed.pace.is_failing() { Class::Returning } else { Class::Healthy };
+            let target = Target::Seed(seed.address.clone());
+            actions.push(Action::Send(Job { target, flight, class }));
+        }
+    }
+
+    /// One try where a forgotten node may be: it, or another one in its place, may prove itself.
+    pub(super) fn knock_at_forgotten(&mut self, now: Now, actions: &mut Vec<Action>) {
+        if self.knock.is_some() {
+            return;
+        }
+        let wait = self.wait(now);
+        let Some(address) = self.graves.next_knock(wait) else { return };
+        if self.seeds.iter().any(|seed| seed.address == address) {
+            return;
+        }
+        let flight = self.next_flight();
+        let mut seed = Seed::new(address.clone());
+        seed.flight = Some(flight);
+        self.knock = Some(seed);
+        let target = Target::Seed(address);
+        actions.push(Action::Send(Job { target, flight, class: Class::Unproved }));
+    }
+
+    fn seed_mut(&mut self, address: &Address) -> Option<&mut Seed> {
+        let seeds = self.seeds.iter_mut().chain(&mut self.knock);
+        seeds.into_iter().find(|seed| seed.address == *address)
+    }
+
+    pub(super) fn begin_seed(&mut self, address: &Address, flight: u64) -> Option<Outgoing> {
+        let request = self.hello(None);
+        let seed = self.seed_mut(address)?;
+        if seed.flight != Some(flight) {
+            return None;
+        }
+        seed.tries += 1;
+        let (network_key, address) = (seed.network_key, address.clone());
+        Some(Outgoing { address, signer: None, network_key, request })
+    }
+
+    pub(super) fn end_seed_flight(&mut self, address: &Address, flight: u64) {
+        if let Some(seed) = self.seed_mut(address) {
+            seed.flight.take_if(|current| *current == flight);
+        }
+        self.knock.take_if(|knock| knock.flight.is_none());
+    }
+
+    pub(super) fn on_seed_answer(
+        &mut self,
+        address: &Address,
+        flight: u64,
+        outcome: Outcome,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.knock.take_if(|knock| knock.flight == Some(flight)).is_some() {
+            if let Outcome::Introduced(answer) = outcome
+                && self.meet(answer.message(), address, now, actions)
+            {
+                self.poke(&answer.message().node_id, now, actions);
+            }
+            return;
+        }
+        let wait = self.wait(now);
+        let Some(seed) = self.seed_mut(address) else { return };
+        if seed.flight.take_if(|current| *current == flight).is_none() {
+            return;
+        }
+        match other_key_next(outcome, &mut seed.network_key) {
+            Outcome::Introduced(answer) => {
+                let answer = answer.message();
+                seed.tries = 0;
+                seed.pace.came_to_nothing(wait, WAIT_MAX_MS);
+                seed.last_fault = None;
+                seed.node_id = Some(answer.node_id.clone());
+                self.meet_at_seed(address, answer, now, actions);
+            }
+            Outcome::Failed(why) if seed.tries < TRIES => seed.try_again_soon(why, now, actions),
+            Outcome::Failed(why) => self.seed_failed(address, why, now),
+            Outcome::Refused(refusal, _) if is_fault_of(&refusal) && seed.tries < TRIES => {
+                seed.try_again_soon(refusal.text.as_str().to_owned(), now, actions);
+            }
+            Outcome::Refused(refusal, _) => {
+                let text = refusal.text.as_str();
+                let sentence = format!("the bootstrap node at {address} refused: {text}");
+                self.seed_failed(address, sentence.clone(), now);
+                self.note_general(sentence, now, actions);
+            }
+            _ => self.seed_failed(address, "it gave an answer that makes no sense".into(), now),
+        }
+    }
+
+    fn meet_at_seed(
+        &mut self,
+        address: &Address,
+        answer: &crate::protocol::wire::HelloAnswer,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let node_id = &answer.node_id;
+        let is_met = self.meet(answer, address, now, actions);
+        if is_met {
+            self.poke(node_id, now, actions);
+        }
+        let is_refused = self.peers.get(node_id).is_some_and(|peer| peer.link.refused);
+        if (is_refused || !is_met && !self.is_me(node_id))
+            && let Some(seed) = self.seed_mut(address)
+        {
+            seed.last_fault = Some("it answers, but refuses this node".into());
+        }
+    }
+
+    fn seed_failed(&mut self, address: &Address, why: String, now: Now) {
+        let wait = self.wait(now);
+        if let Some(seed) = self.seed_mut(address) {
+            (seed.tries, seed.retry_at) = (0, None);
+            seed.pace.came_to_nothing(wait, WAIT_MAX_MS);
+            seed.last_fault = Some(why);
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! What is owed to a peer: bounded, and made of the newest state.
+
+use super::*;
+use crate::protocol::DATA_BYTES_MAX;
+use crate::protocol::node::{OWED_DATA_MAX, UPKEEP_MAX};
+use crate::protocol::peer::Trust;
+use crate::protocol::report::PeerStatus;
+
+fn connected(count: u8) -> (Us, Vec<Other>) {
+    let mut us = Us::new();
+    let mut others: Vec<Other> =
+        (0..count).map(|number| Other::new(&format!("other{number}"), 2 + number)).collect();
+    for other in &mut others {
+        us.is_connected_with(other);
+    }
+    (us, others)
+}
+
+fn is_data(request: &Request) -> bool {
+    matches!(request, Request::Data(_))
+}
+
+/// A sender of those that answer is none for one that does not any more.
+#[test]
+fn a_job_of_one_class_makes_no_call_of_another() {
+    let (mut us, others) = connected(1);
+    us.sets("v1");
+    let job = us.jobs.pop_front().unwrap();
+    us.node.peers.get_mut(&others[0].id).unwrap().status = PeerStatus::Suspect;
+    assert!(us.node.begin(&job, us.now).is_none());
+    us.tick();
+    assert!(us.begins_with(&others[0]).is_some(), "it is called by its like");
+}
+
+/// Who answers a PING and hangs on UPDATE waits with its like for that call alone.
+#[test]
+fn who_hangs_on_one_call_waits_for_that_one_with_its_like() {
+    use crate::protocol::flight::Class;
+    let (mut us, others) = connected(1);
+    let other = &others[0];
+    us.sets("v1");
+    let hangs = |request: &Request| {
+        matches!(request, Request::Push(_)).then(|| Outcome::Failed("no answer within 5 s".into()))
+    };
+    us.answer_all(other, hangs);
+    let mut classes = Vec::new();
+    for _ in 0..4 {
+        us.tick();
+        while let Some(job) = us.jobs.pop_front() {
+            let Some(outgoing) = us.node.begin(&job, us.now) else { continue };
+            let is_push = matches!(outgoing.request, Request::Push(_));
+            classes.push((is_push, job.class));
+            let outcome = hangs(&outgoing.request)
+                .unwrap_or_else(|| other.answers(&mut us, &outgoing.request));
+            us.is_answered(&job, outcome);
+        }
+    }
+    assert!(
+        classes.contains(&(true, Class::Returning)) && classes.contains(&(false, Class::Healthy))
+    );
+    assert!(!classes.contains(&(true, Class::Healthy)), "{classes:?}");
+}
+
+/// A session that was not proved of late may be over: then DATA may be for the run before.
+#[test]
+fn a_message_waits_until_the_session_is_proved() {
+    let (mut us, others) = connected(1);
+    us.wait(60_000);
+    let (_, actions) = us.node.send(&others[0].id, b"x"[..].into(), us.now).unwrap();
+    us.take_actions(actions);
+    let (job, outgoing) = us.begins_with(&others[0]).unwrap();
+    assert!(matches!(outgoing.request, Request::Ping(_)));
+    let pong = others[0].pong(&mut us);
+    us.is_answered(&job, pong);
+    let (_, outgoing) = us.begins_with(&others[0]).unwrap();
+    assert!(is_data(&outgoing.request));
+}
+
+/// Nobody knows whether a message arrived whose answer did not: the next run does not get it.
+#[test]
+fn a_message_in_doubt_is_not_sent_to_another_run() {
+    let (mut us, mut others) = connected(1);
+    let other = &mut others[0];
+    let (ticket, actions) = us.node.send(&other.id, b"x"[..].into(), us.now).unwrap();
+    us.take_actions(actions);
+    let (job, outgoing) = us.begins_with(other).unwrap();
+    assert!(is_data(&outgoing.request));
+    us.is_answered(&job, Outcome::Failed("no answer within 5 s".into()));
+    other.incarnation = Incarnation([9; 16]);
+    other.given = Session([9; 16]);
+    us.is_joined_by(other);
+    assert!(matches!(&us.finished[..], [(done, Err(_))] if *done == ticket));
+    us.answer_all(other, |request| {
+        assert!(!is_data(request));
+        None
+    });
+}
+
+/// Two halves of a network may have forgotten each other: somebody has to begin.
+#[test]
+fn who_was_forgotten_is_knocked_at() {
+    let (mut us, others) = connected(1);
+    us.forgets(&others[0]);
+    us.jobs.clear();
+    us.tick();
+    let job = us.jobs.pop_front().expect("a try");
+    assert_eq!(job.target, Target::Seed(others[0].place()));
+    assert!(us.node.begin(&job, us.now).is_some());
+    us.is_answered(&job, others[0].introduces());
+    assert_eq!(us.peer(&others[0]).direct_key(), Some(others[0].key), "it proved itself");
+}
+
+/// Who was reached once and moved is looked for before those that nobody ever reached.
+#[test]
+fn who_was_reached_is_looked_for_before_made_up_names() {
+    let (mut us, others) = connected(1);
+    for number in 0..1_000_u32 {
+        let place = address(&format!("10.1.{}.{}:8000", number / 250, number % 250));
+        us.node.take_hint(&id(&format!("made{number}")), &place, us.now, &mut Vec::new());
+    }
+    let peer = us.node.peers.get_mut(&others[0].id).unwrap();
+    peer.status = PeerStatus::Lost;
+    peer.link.connected = false;
+    let wait = crate::protocol::pace::Wait { now_ms: 0, tick_ms: 1, roll: 0.0 };
+    peer.contact.came_to_nothing(wait, 1);
+    peer.place.add_hint(&address("10.9.9.9:8000"));
+    us.jobs.clear();
+    us.tick();
+    assert!(us.peer(&others[0]).may_try);
+}
+
+#[test]
+fn what_waits_for_one_peer_is_bounded_in_number() {
+    let (mut us, others) = connected(1);
+    for waiting in 0..=OWED_DATA_MAX {
+        let sent = us.node.send(&others[0].id, b"x"[..].into(), us.now);
+        assert_eq!(sent.is_ok(), waiting < OWED_DATA_MAX, "{waiting}");
+        let pinged = us.node.ping(&others[0].id, us.now);
+        assert_eq!(pinged.is_ok(), waiting < OWED_DATA_MAX, "{waiting}");
+    }
+}
+
+#[test]
+fn what_waits_for_all_peers_is_bounded_in_bytes() {
+    let (mut us, others) = connected(20);
+    let large: Arc<[u8]> = vec![0; DATA_BYTES_MAX].into();
+    let mut sent = 0;
+    for other in &others {
+        sent += usize::from(us.node.send(&other.id, Arc::clone(&large), us.now).is_ok());
+    }
+    assert_eq!(sent, 8);
+    let refused = us.node.send(&others[19].id, large, us.now);
+    assert!(matches!(refused, Err(Refused::Busy(_))));
+}
+
+#[test]
+fn a_version_that_was_wished_for_is_given_once() {
+    let (mut us, others) = connected(2);
+    let [one, two] = [&others[0], &others[1]];
+    us.is_brought(two, &[&two.record(5, "five")]);
+    let wish = || PeersAnswer { nodes: Vec::new(), wishes: vec![two.id.clone()] };
+    let mut given = 0;
+    for _ in 0..10 {
+        if us.node.compare(&one.id, wish(), us.now, &mut Vec::new()) {
+            given += 1;
+            us.tick();
+            us.serve(one);
+        }
+    }
+    assert_eq!(given, 1);
+    us.is_brought(two, &[&two.record(6, "six")]);
+    assert!(us.node.compare(&one.id, wish(), us.now, &mut Vec::new()), "another version");
+}
+
+/// Members may make up nodes and versions without end.
+#[test]
+fn what_is_remembered_as_given_is_bounded() {
+    let (mut us, others) = connected(1);
+    let peer = &others[0];
+    for round in 0..2_000_u32 {
+        let given = (0..64).map(|number| (id(&format!("g{round}.{number}")), [1; 16]));
+        us.node.note_given(&peer.id, given.collect());
+    }
+    assert!(us.peer(peer).link.given.len() <= 16 * 1024);
+}
+
+/// Whatever a peer answers: a few requests to it between two ticks, unless people ask.
+#[test]
+fn upkeep_is_a_few_requests_a_tick() {
+    let (mut us, others) = connected(1);
+    let other = &others[0];
+    us.tick();
+    us.serve(other);
+    us.wait(TICK_MS / 2);
+    let mut asked = 0;
+    for _ in 0..50 {
+        let peer = us.node.peers.get_mut(&other.id).unwrap();
+        (peer.owed.ping, peer.owed.peers) = (true, true);
+        let mut actions = Vec::new();
+        us.node.poke(&other.id, us.now, &mut actions);
+        us.take_actions(actions);
+        asked += us.serve(other);
+    }
+    assert!(asked <= UPKEEP_MAX as usize, "{asked}");
+    // A change of ours is no upkeep.
+    us.sets("v1");
+    assert_eq!(us.serve(other), 1);
+}
+
+/// Who never answered waits with its like, however much is owed to it.
+#[test]
+fn who_never_answered_holds_up_nobody() {
+    let (mut us, others) = connected(1);
+    let mut claims = Other::new("claims", 9);
+    us.is_joined_by(&mut claims);
+    us.node.peers.get_mut(&others[0].id).unwrap().owed.ping = true;
+    us.tick();
+    let class_of = |us: &Us, other: &Other| {
+        let target = Target::Peer(other.id.clone());
+        us.jobs.iter().find(|job| job.target == target).unwrap().class
+    };
+    use crate::protocol::flight::Class;
+    assert_eq!(class_of(&us, &others[0]), Class::Healthy);
+    assert_eq!(class_of(&us, &claims), Class::Unproved);
+}
+
+/// Anybody can name any address: all tries where nobody ever answered have one budget.
+#[test]
+fn tries_of_addresses_that_nobody_answered_at_have_one_budget() {
+    let mut us = Us::new();
+    let mut tried = 0;
+    for number in 0..500_u32 {
+        let name = id(&format!("made{number}"));
+        let place = address(&format!("10.1.{}.{}:8000", number / 250, number % 250));
+        us.node.take_hint(&name, &place, us.now, &mut Vec::new());
+        tried += usize::from(us.node.peers.get(&name).is_some_and(|peer| peer.may_try));
+    }
+    assert_eq!(tried, 32);
+}
+
+#[test]
+fn one_place_of_many_names_is_one_try() {
+    let (mut us, third) = (Us::new(), address("10.2.0.1:8000"));
+    for number in 0..500_u32 {
+        let name = id(&format!("made{number}"));
+        us.node.take_hint(&name, &third, us.now, &mut Vec::new());
+    }
+    let tried = us.node.peers.iter().filter(|(_, peer)| peer.may_try).count();
+    assert_eq!(tried, 1);
+}
+
+#[test]
+fn where_somebody_lives_nobody_else_is_tried() {
+    let (mut us, others) = connected(1);
+    us.wait(60_000);
+    for number in 0..10 {
+        let name = id(&format!("made{number}"));
+        us.node.take_hint(&name, &others[0].place(), us.now, &mut Vec::new());
+        assert!(!us.node.peers.get(&name).unwrap().may_try);
+    }
+    // It is silent: perhaps it has another name now.
+    us.node.peers.get_mut(&others[0].id).unwrap().status = PeerStatus::Lost;
+    us.node.take_hint(&id("made10"), &others[0].place(), us.now, &mut Vec::new());
+    assert!(us.node.peers.get(&id("made10")).unwrap().may_try);
+}
+
+/// Each host has its turn, however many names there are for it.
+#[test]
+fn a_newcomer_has_its_try_beside_a_thousand_names_of_one_host() {
+    let mut us = Us::new();
+    for number in 0..1_000_u32 {
+        let place = address(&format!("10.2.0.1:{}", 1_000 + number));
+        us.node.take_hint(&id(&format!("made{number}")), &place, us.now, &mut Vec::new());
+    }
+    let newcomer = Other::new("a-newcomer", 5);
+    us.node.take_hint(&newcomer.id, &newcomer.place(), us.now, &mut Vec::new());
+    assert!(!us.peer(&newcomer).may_try, "those before it took all tries");
+    us.tick();
+    assert!(us.peer(&newcomer).may_try);
+}
+
+/// Whoever said goodbye asks nobody whether it is there: that would call it alive again.
+#[test]
+fn who_leaves_asks_nobody_any_more() {
+    let (mut us, others) = connected(1);
+    let mut goodbye = Other::new("us", OUR_KEY).goodbye(us.node.own().head.timestamp + 1);
+    std::mem::swap(&mut us.node.own, &mut goodbye);
+    for _ in 0..20 {
+        us.tick();
+        us.answer_all(&others[0], |request| {
+            assert!(!matches!(request, Request::Ping(_)), "it asks");
+            None
+        });
+    }
+}
+
+/// What only hearsay knows takes no place in the table of who may be reached, and none is pushed
+/// out for it.
+#[test]
+fn a_record_of_somebody_new_is_hearsay() {
+    let (mut us, others) = connected(1);
+    let ghost = Other::new("ghost", 7);
+    us.is_brought(&others[0], &[&ghost.record(5, "five")]);
+    assert_eq!(us.peer(&ghost).pin.unwrap().trust, Trust::Hearsay);
+    assert_eq!(us.peer(&ghost).status, PeerStatus::Suspect);
+    assert!(us.node.key_of(&ghost.id).is_none(), "it proved nothing");
+}
+
+/// What is asked for and what is brought fits in one message: a longer one would be refused whole,
+/// each time.
+#[test]
+fn what_is_asked_for_and_brought_fits_in_one_message() {
+    use crate::protocol::wire::{KnownNode, RECORDS_MAX};
+    let (mut us, others) = connected(1);
+    let other = &others[0];
+    let ghosts: Vec<Other> =
+        (0..200).map(|number| Other::new(&format!("ghost{number:03}"), 9)).collect();
+    let held = ghosts.iter().map(|ghost| Listed {
+        node_id: ghost.id.clone(),
+        rank: ghost.key.rank_for(&ghost.id),
+        version: ghost.record(5, "five").version(),
+        is_missed: false,
+    });
+    assert_eq!(us.lists(held.collect()).wishes.len(), RECORDS_MAX);
+    let known = ghosts.iter().map(|ghost| KnownNode {
+        node_id: ghost.id.clone(),
+        address: None,
+        rank: ghost.key.rank_for(&ghost.id),
+        version: ghost.record(5, "five").version(),
+    });
+    let answer = PeersAnswer { nodes: known.collect(), wishes: Vec::new() };
+    us.node.compare(&other.id, answer, us.now, &mut Vec::new());
+    us.tick();
+    let mut pulled = 0;
+    us.answer_all(other, |request| {
+        let Request::Pull(pull) = request else { return None };
+        assert!(pull.wishes.len() <= RECORDS_MAX);
+        pulled = pull.wishes.len();
+        None
+    });
+    assert_eq!(pulled, RECORDS_MAX);
+    for ghost in &ghosts {
+        us.is_brought(other, &[&ghost.record(5, "five")]);
+    }
+    let wishes = ghosts.iter().map(|ghost| ghost.id.clone()).collect();
+    let answer = PeersAnswer { nodes: Vec::new(), wishes };
+    us.node.compare(&other.id, answer, us.now, &mut Vec::new());
+    us.tick();
+    let mut brought = 0;
+    us.answer_all(other, |request| {
+        let Request::Push(push) = request else { return None };
+        assert!(push.records.len() <= RECORDS_MAX);
+        brought = brought.max(push.records.len());
+        None
+    });
+    assert_eq!(brought, RECORDS_MAX);
+}
+
+/// The receiver knows a message by its id within a run of ours. Where ours begins anew, it may have
+/// been delivered to the run before.
+#[test]
+fn a_message_in_doubt_is_not_sent_by_another_run_of_ours() {
+    for in_flight in [false, true] {
+        let (mut us, others) = connected(1);
+        let (ticket, actions) = us.node.send(&others[0].id, b"x"[..].into(), us.now).unwrap();
+        us.take_actions(actions);
+        let (job, outgoing) = us.begins_with(&others[0]).unwrap();
+        assert!(is_data(&outgoing.request));
+        let lost = || Outcome::Failed("no answer within 5 s".into());
+        if !in_flight {
+            us.is_answered(&job, lost());
+        }
+        let before = us.node.incarnation();
+        let mut actions = Vec::new();
+        us.node.begin_epoch(&mut actions);
+        us.take_actions(actions);
+        assert_ne!(us.node.incarnation(), before);
+        if in_flight {
+            us.is_answered(&job, lost());
+        }
+        assert!(matches!(&us.finished[..], [(done, Err(_))] if *done == ticket), "{in_flight}");
+        us.tick();
+        us.answer_all(&others[0], |request| {
+            assert!(!is_data(request), "{in_flight}");
+            None
+        });
+    }
+}
+
+/// Another node that answers at the address of a peer says nothing of what the peer would take.
+#[test]
+fn what_another_node_refused_at_its_address_is_still_owed_to_a_peer() {
+    let (mut us, mut others) = connected(1);
+    let other = &mut others[0];
+    us.sets("v1");
+    let (job, outgoing) = us.begins_with(other).unwrap();
+    assert!(matches!(outgoing.request, Request::Push(_)));
+    us.is_answered(&job, refuses(Reason::WrongReceiver));
+    other.ip = IpAddr::from([10, 0, 0, 77]);
+    us.is_joined_by(other);
+    us.tick();
+    let pushed = std::cell::Cell::new(0);
+    us.answer_all(other, |request| {
+        pushed.set(pushed.get() + usize::from(matches!(request, Request::Push(_))));
+        None
+    });
+    assert_eq!(pushed.get(), 1, "it is brought to where it is now");
+}
+
+/// A goodbye may come through others before anything else of that run.
+#[test]
+fn one_that_fell_silent_behind_its_goodbye_has_left() {
+    let (mut us, mut others) = connected(2);
+    let teller = others.pop().unwrap();
+    let leaver = &mut others[0];
+    leaver.incarnation = Incarnation([9; 16]);
+    us.is_brought(&teller, &[&leaver.goodbye(WALL_US + 5)]);
+    us.is_joined_by(leaver);
+    for _ in 0..20 {
+        us.tick();
+        us.answer_all(leaver, |_| Some(Outcome::Failed("nobody listens there".into())));
+    }
+    assert_eq!(us.peer(leaver).status, PeerStatus::Left);
+}

@@ -1,0 +1,382 @@
+//! One other node: the pinned key, where it is, the link, what is in flight to it and what is owed
+//! to it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::TIMESTAMP_MAX;
+use super::address::Address;
+use super::flight::{Attempt, Call, CallKind, Class, Flight, Ticket};
+use super::floor::Floor;
+use super::head::{Fingerprint, Version};
+use super::identity::{Incarnation, NodeId, PublicKey, Rank, Session};
+use super::link::{Link, OwnAtPeer};
+use super::pace::{AGAIN_MAX_MS, Pace, Wait};
+use super::record::Record;
+use super::report::PeerStatus;
+use super::verified::Verified;
+use super::whereabouts::Whereabouts;
+
+/// How a public key came to be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// The node proved it to us in a HELLO. Only an operator changes it.
+    Direct,
+    /// A record signed with it came through others. A HELLO of the node itself replaces it.
+    Hearsay,
+}
+
+/// The key that a node is known by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pin {
+    /// The key.
+    pub key: PublicKey,
+    /// How it came to be believed.
+    pub trust: Trust,
+}
+
+/// A node as it is kept on disk between runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownPeer {
+    /// Which node.
+    pub node_id: NodeId,
+    /// What is known of it.
+    pub known: Known,
+}
+
+/// What is kept of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// It was met, or told of.
+    Pinned {
+        /// Its key.
+        pin: Pin,
+        /// Where it was reached.
+        address: Option<Address>,
+    },
+    /// An operator had it forgotten: it comes back by its own HELLO alone.
+    Forgotten {
+        /// Where it was, or may be.
+        address: Option<Address>,
+    },
+}
+
+/// One other node.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its pinned key.
+    pub pin: Option<Pin>,
+    /// Where it may be.
+    pub place: Whereabouts,
+    /// The newest version of its state.
+    pub record: Option<Verified<Record>>,
+    /// What was dropped of it and may not come back.
+    pub floor: Floor,
+    /// How it is doing.
+    pub status: PeerStatus,
+    /// When something signed by it last came directly from it, ms.
+    pub heard_at: Option<u64>,
+    /// Since when it is known here, ms.
+    pub known_since: u64,
+    /// How often it was taken out of the table before, in this incarnation of ours.
+    pub removals: u32,
+    /// What both know of each other's runs.
+    pub link: Link,
+    /// The request in flight to it, or queued to be: at most one.
+    pub flight: Option<Flight>,
+    /// Calls that are to be made again, by their kind: another kind in between changes nothing.
+    pub attempts: BTreeMap<CallKind, Attempt>,
+    /// Kinds of calls of which the last one got no answer.
+    pub unanswered: BTreeSet<CallKind>,
+    /// How reaching it goes.
+    pub contact: Pace,
+    /// How bringing it the own record goes.
+    pub push: Pace,
+    /// When it may be brought again what was brought to it before.
+    pub again: Pace,
+    /// How comparing all that is held goes.
+    pub exchange: Pace,
+    /// How asking it for records goes.
+    pub pull: Pace,
+    /// How giving it records of others goes, which it wished for.
+    pub give: Pace,
+    /// Requests since the own last tick that nobody asked for and that came to nothing new.
+    pub upkeep: u32,
+    /// Whether an address that never answered may be tried for it now.
+    pub may_try: bool,
+    /// Which of the network keys it opens, counted around.
+    pub network_key: usize,
+    /// What is owed to it.
+    pub owed: Owed,
+}
+
+/// What is owed to a peer; the newest state is sent, however often it was owed.
+#[derive(Debug, Default)]
+pub struct Owed {
+    /// A PING.
+    pub ping: bool,
+    /// A PEERS.
+    pub peers: bool,
+    /// PINGs that somebody waits for.
+    pub pings: VecDeque<Ticket>,
+    /// DATA in order.
+    pub data: VecDeque<OwedData>,
+    /// Whether the last call was DATA: then other things go first, so that DATA starves nothing.
+    pub data_was_last: bool,
+    /// Nodes whose records the peer wished for.
+    pub send: BTreeSet<NodeId>,
+    /// Nodes whose records the peer has newer.
+    pub want: BTreeSet<NodeId>,
+}
+
+/// A DATA message that waits to be sent.
+#[derive(Debug)]
+pub struct OwedData {
+    /// Who waits for it.
+    pub ticket: Ticket,
+    /// The message.
+    pub data: Arc<[u8]>,
+    /// The id, from the first try on.
+    pub id: Option<u64>,
+    /// The session of a try whose outcome is not known: in another session the message is never
+    /// sent again, as it may have been delivered.
+    pub doubtful_in: Option<Session>,
+}
+
+impl Peer {
+    /// A node of which nothing is known yet.
+    pub fn new(now_ms: u64) -> Self {
+        Self {
+            pin: None,
+            place: Whereabouts::default(),
+            record: None,
+            floor: Floor::default(),
+            status: PeerStatus::Suspect,
+            heard_at: None,
+            known_since: now_ms,
+            removals: 0,
+            link: Link::default(),
+            flight: None,
+            attempts: BTreeMap::new(),
+            unanswered: BTreeSet::new(),
+            contact: Pace::default(),
+            push: Pace::default(),
+            again: Pace::default(),
+            exchange: Pace::default(),
+            pull: Pace::default(),
+            give: Pace::default(),
+            upkeep: 0,
+            may_try: false,
+            network_key: 0,
+            owed: Owed::default(),
+        }
+    }
+
+    /// The key that the node proved to us, if it did.
+    pub fn direct_key(&self) -> Option<PublicKey> {
+        self.pin.filter(|pin| pin.trust == Trust::Direct).map(|pin| pin.key)
+    }
+
+    /// The version of its state that is held here.
+    pub fn version(&self) -> Version {
+        self.record.as_ref().map_or_else(Version::default, |record| record.version())
+    }
+
+    /// What stands for its key in lists.
+    pub fn rank(&self, node_id: &NodeId) -> Rank {
+        self.pin.map_or_else(Rank::default, |pin| pin.key.rank_for(node_id))
+    }
+
+    /// How long nothing was heard from it, ms.
+    pub fn silence(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.heard_at.unwrap_or(self.known_since))
+    }
+
+    /// Where it is to be called next, if it may be: where it answered, or where it never did.
+    pub fn address_wanted(&self) -> Option<&Address> {
+        if self.link.connected || self.link.was_introduced {
+            // Where it answered the first step, the second one follows.
+            self.place.address()
+        } else {
+            self.place.to_try(self.contact.fruitless())
+        }
+    }
+
+    /// Where it is called now. Where it never answered it is called if it may be, or if there is no
+    /// other place.
+    pub fn address_to_try(&self) -> Option<&Address> {
+        let wanted = self.address_wanted();
+        let may = self.may_try || wanted == self.place.proved() || !self.place.is_proved();
+        if may { wanted } else { self.place.address() }
+    }
+
+    /// Whether it has answered where it is called now, in this run or an earlier one.
+    pub fn is_reached(&self) -> bool {
+        self.address_to_try().is_some_and(|to_try| self.place.proved() == Some(to_try))
+    }
+
+    /// Drops attempts that were due long ago: what they were for is owed no more, and the next such
+    /// call is another one.
+    pub fn drop_old_attempts(&mut self, now_ms: u64) {
+        self.attempts.retain(|_, attempt| now_ms.saturating_sub(attempt.at) < ATTEMPT_MS);
+    }
+
+    /// Whether it did not answer lately whatever it was asked; who only leaves some calls without
+    /// an answer was there.
+    pub fn was_away(&self) -> bool {
+        self.unanswered.contains(&CallKind::Hello) || self.unanswered.contains(&CallKind::Ping)
+    }
+
+    /// With whom such a call waits for a sender: what did not answer lately never holds up the
+    /// others, and what answers never waits for what does not.
+    pub fn class_of(&self, kind: CallKind) -> Class {
+        if !self.is_reached() {
+            Class::Unproved
+        } else if self.status == PeerStatus::Alive && !self.unanswered.contains(&kind) {
+            Class::Healthy
+        } else {
+            Class::Returning
+        }
+    }
+
+    /// Whether a DATA message may be at the peer already, though no answer says so.
+    pub fn is_doubtful(&self, data: &OwedData) -> bool {
+        let in_flight = self.flight.as_ref().and_then(|flight| flight.call.as_ref());
+        let is_this =
+            |call: &Call| matches!(call, Call::Data { ticket, .. } if *ticket == data.ticket);
+        data.doubtful_in.is_some() || in_flight.is_some_and(is_this)
+    }
+
+    /// Nobody knows whether a try to send it in this session delivered it.
+    pub fn note_doubt(&mut self, ticket: Ticket, session: Session) {
+        if let Some(data) = self.owed.data.iter_mut().find(|data| data.ticket == ticket) {
+            data.doubtful_in = Some(session);
+        }
+    }
+
+    /// This version of the own record was brought to it, whether it took it or gave no answer.
+    pub fn note_brought(&mut self, own: Fingerprint, wait: Wait) {
+        if self.link.own.brought.replace(own) == Some(own) {
+            self.again.came_to_nothing(wait, AGAIN_MAX_MS);
+        } else {
+            self.again.succeeded();
+        }
+    }
+
+    /// Empties the queues of PING and DATA: who waited, and whether it may have been delivered.
+    pub fn take_waiting(&mut self) -> Vec<(Ticket, bool)> {
+        let data: Vec<_> =
+            self.owed.data.iter().map(|data| (data.ticket, self.is_doubtful(data))).collect();
+        self.owed.data.clear();
+        self.owed.pings.drain(..).map(|ticket| (ticket, false)).chain(data).collect()
+    }
+
+    /// Takes out the DATA messages that may have been delivered already.
+    pub fn take_all_doubtful(&mut self) -> Vec<Ticket> {
+        let doubtful = |data: &&OwedData| self.is_doubtful(data);
+        let tickets: Vec<Ticket> =
+            self.owed.data.iter().filter(doubtful).map(|data| data.ticket).collect();
+        self.owed.data.retain(|data| !tickets.contains(&data.ticket));
+        tickets
+    }
+
+    /// Takes out the DATA messages that may have been delivered to an earlier run of the peer.
+    pub fn take_doubtful(&mut self) -> Vec<Ticket> {
+        let session = self.link.session;
+        let over = |data: &OwedData| data.doubtful_in.is_some() && data.doubtful_in != session;
+        let tickets = self.owed.data.iter().filter(|data| over(data)).map(|data| data.ticket);
+        let tickets = tickets.collect();
+        self.owed.data.retain(|data| !over(data));
+        tickets
+    }
+
+    /// Whether the peer proved a moment ago that the session is one. DATA is not sent without:
+    /// where it is refused because the session is over, somebody who listens may have brought it
+    /// to the run, or the time, before.
+    pub fn is_session_proved(&self, now_ms: u64) -> bool {
+        self.link.proved_at.is_some_and(|at| now_ms.saturating_sub(at) < PROVED_MS)
+    }
+
+    /// Takes what the peer gave us to name, and in which of its runs.
+    pub fn begin_session(&mut self, incarnation: Incarnation, session: Session, wait: Wait) {
+        self.link.proved_at = Some(wait.now_ms);
+        if self.link.incarnation != Some(incarnation) {
+            if let Some(old) = self.link.incarnation.replace(incarnation) {
+                if self.link.superseded.len() == SUPERSEDED_MAX {
+                    self.link.superseded.pop_front();
+                }
+                self.link.superseded.push_back(old);
+            }
+            self.link.data_in = None;
+        }
+        if self.link.session.replace(session) != Some(session) {
+            // It was started again, or has forgotten us: nobody knows what it holds. But what it
+            // took from us is not brought to it at once again and again.
+            self.link.connected = false;
+            let brought = self.link.own.brought;
+            self.link.own = OwnAtPeer { brought, ..OwnAtPeer::default() };
+            if !std::mem::take(&mut self.link.given).is_empty() {
+                self.give.forgive(wait.now_ms, AGAIN_MAX_MS);
+                self.give.came_to_nothing(wait, AGAIN_MAX_MS);
+            }
+        }
+    }
+
+    /// The number for the next request: above all before it and all that the peer has seen.
+    pub fn next_number(&mut self, wall_us: u64) -> u64 {
+        // A clock that is far off uses up no numbers.
+        let wall_us = if wall_us <= TIMESTAMP_MAX { wall_us } else { 0 };
+        self.link.number_out = wall_us.max(self.link.number_out.saturating_add(1));
+        self.link.number_out
+    }
+}
+
+/// The part of an address that stands for a host.
+pub fn host_of(address: &Address) -> &str {
+    address.as_str().rsplit_once(':').map_or(address.as_str(), |(host, _)| host)
+}
+
+/// From where somebody called, as text.
+pub fn caller_text(ip: IpAddr) -> String {
+    ip.to_canonical().to_string()
+}
+
+/// A number beyond this is not sent, and not believed in a refusal: numbers would run out.
+pub const NUMBER_MAX: u64 = u64::MAX / 2;
+/// How long an attempt that is due waits to be made, ms.
+const ATTEMPT_MS: u64 = 30_000;
+/// How long a session is taken for one after the peer proved it, ms: as long as two tries may take.
+const PROVED_MS: u64 = 10_000;
+/// Most former runs that are remembered of one node.
+const SUPERSEDED_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(peer: &mut Peer, incarnation: u8, session: u8) {
+        let wait = Wait { now_ms: 0, tick_ms: 1_000, roll: 0.0 };
+        peer.begin_session(Incarnation([incarnation; 16]), Session([session; 16]), wait);
+    }
+
+    #[test]
+    fn a_new_session_makes_nothing_sure() {
+        let mut peer = Peer::new(0);
+        begin(&mut peer, 1, 1);
+        peer.link.connected = true;
+        peer.link.own.held = Some([1; 16]);
+        peer.link.data_in = Some(7);
+        begin(&mut peer, 1, 1);
+        assert!(peer.link.connected && peer.link.own.held.is_some());
+        begin(&mut peer, 1, 2);
+        assert!(
+            !peer.link.connected && peer.link.own.held.is_none() && peer.link.data_in == Some(7)
+        );
+        for number in 2..20 {
+            begin(&mut peer, number, 2);
+        }
+        assert_eq!((peer.link.superseded.len(), peer.link.data_in), (SUPERSEDED_MAX, None));
+        assert_eq!(peer.link.superseded.back(), Some(&Incarnation([18; 16])));
+    }
+}

@@ -1,0 +1,163 @@
+//! Records: one version of one node's state with its owner's signature, as a whole or as what
+//! changed. What was decoded is a [`Record`] or a [`Patch`]; that the signature fits is said by
+//! [`super::verified::Verified`] alone.
+
+use std::sync::Arc;
+
+use super::entries::{Change, Entries, InvalidEntry, check_limits};
+use super::head::{Fingerprint, Head, Version};
+use super::identity::{NodeId, PublicKey, SIGNATURE_BYTES};
+
+/// An ECDSA P-256 signature: r and s, 32 bytes each.
+pub type Signature = [u8; SIGNATURE_BYTES];
+
+/// A version of the own state that its owner is about to sign.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// What the signature will cover.
+    pub head: Head,
+    /// The entries.
+    pub entries: Arc<Entries>,
+}
+
+impl Draft {
+    /// Takes what a version is made of and works out its digest.
+    pub fn new(node_id: NodeId, timestamp: u64, left: bool, entries: Arc<Entries>) -> Self {
+        let head = Head { node_id, timestamp, left, digest: *entries.digest() };
+        Self { head, entries }
+    }
+
+    /// The version that follows when its owner makes `change`; nothing where that changes nothing.
+    ///
+    /// `timestamp` comes from [`super::head::next_timestamp`].
+    pub fn after(
+        &self,
+        change: &Change,
+        left: bool,
+        timestamp: u64,
+    ) -> Result<Option<Self>, InvalidEntry> {
+        let changes_nothing = left == self.head.left
+            && change.iter().all(|(key, value)| self.entries.get(key.as_str()) == value.as_ref());
+        if changes_nothing {
+            return Ok(None);
+        }
+        let entries = self.entries.with(change.iter().map(|(key, value)| (key, value.as_ref())));
+        check_limits(&entries)?;
+        let node_id = self.head.node_id.clone();
+        Ok(Some(Self::new(node_id, timestamp, left, Arc::new(entries))))
+    }
+
+    /// The same entries under a later timestamp.
+    pub fn again(&self, timestamp: u64) -> Self {
+        let head = Head { timestamp, ..self.head.clone() };
+        Self { head, entries: Arc::clone(&self.entries) }
+    }
+}
+
+/// A whole version with its owner's signature, which may fit or not.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// What the signature covers. Its digest is that of the entries.
+    pub head: Head,
+    /// The owner's public key.
+    pub public_key: PublicKey,
+    /// The entries.
+    pub entries: Arc<Entries>,
+    /// The owner's signature over the head.
+    pub signature: Signature,
+    /// The short name of the version.
+    pub fingerprint: Fingerprint,
+}
+
+impl Record {
+    /// Takes a draft with a signature over its head.
+    pub fn new(draft: Draft, public_key: PublicKey, signature: Signature) -> Self {
+        let Draft { head, entries } = draft;
+        let fingerprint = head.fingerprint(&public_key);
+        Self { head, public_key, entries, signature, fingerprint }
+    }
+
+    /// Its place in the order, and its short name.
+    pub fn version(&self) -> Version {
+        Version { timestamp: self.head.timestamp, fingerprint: self.fingerprint }
+    }
+
+    /// What proves that this version was made.
+    pub fn signed_head(&self) -> SignedHead {
+        SignedHead { head: self.head.clone(), signature: self.signature }
+    }
+
+    /// What the next version is made of.
+    pub fn draft(&self) -> Draft {
+        Draft { head: self.head.clone(), entries: Arc::clone(&self.entries) }
+    }
+}
+
+/// A version told by what changed since another one, with its owner's signature, which may fit or
+/// not.
+#[derive(Debug, Clone)]
+pub struct Patch {
+    /// The head of the new version, with its digest.
+    pub head: Head,
+    /// The owner's public key.
+    pub public_key: PublicKey,
+    /// The version that it is made of.
+    pub base: Fingerprint,
+    /// Values that are set, and keys that are removed.
+    pub change: Change,
+    /// The owner's signature over the head.
+    pub signature: Signature,
+}
+
+/// The head of a version with its owner's signature: once verified, proof that it was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedHead {
+    /// What the signature covers.
+    pub head: Head,
+    /// The owner's signature.
+    pub signature: Signature,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::entries::{Key, Value};
+
+    fn draft(pairs: &[(&str, &str)], timestamp: u64) -> Draft {
+        let entries = pairs
+            .iter()
+            .map(|(key, value)| (Key::new(key).unwrap(), Value::new(value.as_bytes()).unwrap()))
+            .collect();
+        Draft::new(NodeId::new("a").unwrap(), timestamp, false, Arc::new(entries))
+    }
+
+    fn change(key: &str, value: Option<&[u8]>) -> Change {
+        let value = value.map(|bytes| Value::new(bytes).unwrap());
+        Change::from([(Key::new(key).unwrap(), value)])
+    }
+
+    #[test]
+    fn a_change_that_changes_nothing_is_no_version() {
+        let first = draft(&[("k", "v")], 1);
+        assert!(first.after(&change("k", Some(b"v")), false, 2).unwrap().is_none());
+        assert!(first.after(&change("x", None), false, 2).unwrap().is_none());
+        let next = first.after(&change("k", None), false, 2).unwrap().unwrap();
+        assert!(next.entries.is_empty() && next.head.is_newer_than(&first.head));
+        assert!(first.after(&Change::new(), true, 2).unwrap().unwrap().head.left, "a goodbye");
+    }
+
+    #[test]
+    fn a_change_that_breaks_a_limit_is_refused() {
+        let mut now = draft(&[], 1);
+        let value = vec![0; crate::protocol::VALUE_BYTES_MAX];
+        let fault = loop {
+            let key = format!("key-{}", now.entries.len());
+            match now.after(&change(&key, Some(&value)), false, 2) {
+                Ok(next) => now = next.unwrap(),
+                Err(fault) => break fault,
+            }
+        };
+        assert!(matches!(fault, InvalidEntry::StateTooLarge { .. }));
+        assert_eq!(now.entries.len(), 15);
+    }
+}

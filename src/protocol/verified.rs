@@ -1,0 +1,122 @@
+//! Facts that were checked, as types that only the check makes: whoever has one need not ask.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::crypto::{CryptoFault, Signed, Signer, Verifier};
+use super::entries::check_limits;
+use super::identity::PublicKey;
+use super::record::{Draft, Patch, Record, Signature, SignedHead};
+use super::verdict::Reason;
+
+/// Something that carries its owner's signature, and the signature fits. A copy shares it.
+#[derive(Debug)]
+pub struct Verified<T>(Arc<T>);
+
+impl<T> Deref for Verified<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> Clone for Verified<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Verified<T> {
+    /// The same for a message, where nobody believes it unchecked.
+    pub fn share(&self) -> Arc<T> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Verified<Record> {
+    /// Signs a version of the own state.
+    pub fn sign(draft: Draft, signer: &impl Signer) -> Result<Self, CryptoFault> {
+        let signature = signer.sign(Signed::Record(&draft.head))?;
+        Ok(Self(Arc::new(Record::new(draft, signer.public_key(), signature))))
+    }
+
+    /// Checks the signature against the key that the record carries.
+    pub fn check(record: Arc<Record>, verifier: &impl Verifier) -> Option<Self> {
+        let what = Signed::Record(&record.head);
+        verifier.verify(&record.public_key, what, &record.signature).then_some(Self(record))
+    }
+
+    /// The version that a patch makes of this one.
+    ///
+    /// Refuses a patch for another base, one that breaks a limit, and one that comes to another
+    /// digest than its owner signed.
+    pub fn patched(&self, patch: &Verified<Patch>) -> Result<Self, Reason> {
+        let Patch { head, public_key, base, change, signature } = &**patch;
+        if *base != self.fingerprint || head.node_id != self.head.node_id {
+            return Err(Reason::LacksBase);
+        }
+        if *public_key != self.public_key {
+            return Err(Reason::OtherKey);
+        }
+        let entries = self.entries.with(change.iter().map(|(key, value)| (key, value.as_ref())));
+        check_limits(&entries).map_err(|_| Reason::LimitExceeded)?;
+        if *entries.digest() != head.digest {
+            return Err(Reason::Malformed);
+        }
+        let draft = Draft { head: head.clone(), entries: Arc::new(entries) };
+        Ok(Self(Arc::new(Record::new(draft, *public_key, *signature))))
+    }
+}
+
+impl Verified<Patch> {
+    /// Checks the signature over the head of the new version. What the patch comes to is not
+    /// worked out yet: [`Verified::patched`].
+    pub fn check(patch: Arc<Patch>, verifier: &impl Verifier) -> Option<Self> {
+        let what = Signed::Record(&patch.head);
+        verifier.verify(&patch.public_key, what, &patch.signature).then_some(Self(patch))
+    }
+}
+
+impl Verified<SignedHead> {
+    /// Checks the signature against this key.
+    pub fn check(held: SignedHead, key: &PublicKey, verifier: &impl Verifier) -> Option<Self> {
+        let what = Signed::Record(&held.head);
+        verifier.verify(key, what, &held.signature).then(|| Self(Arc::new(held)))
+    }
+}
+
+/// A message whose speaker proved with its signature that it said it.
+#[derive(Debug)]
+pub struct Authentic<T> {
+    message: T,
+    signer: PublicKey,
+}
+
+impl<T> Authentic<T> {
+    /// Checks the signature over the bytes that the message came in.
+    pub fn check(
+        message: T,
+        signer: PublicKey,
+        what: Signed<'_>,
+        signature: &Signature,
+        verifier: &impl Verifier,
+    ) -> Option<Self> {
+        verifier.verify(&signer, what, signature).then_some(Self { message, signer })
+    }
+
+    /// The key that it was signed with.
+    pub fn signer(&self) -> PublicKey {
+        self.signer
+    }
+
+    /// The message.
+    pub fn message(&self) -> &T {
+        &self.message
+    }
+
+    /// The message, and the key that it was signed with.
+    pub fn into_parts(self) -> (T, PublicKey) {
+        (self.message, self.signer)
+    }
+}

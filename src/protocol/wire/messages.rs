@@ -1,0 +1,362 @@
+//! What the messages carry.
+
+use std::sync::Arc;
+
+use super::Kind;
+use crate::protocol::address::Address;
+use crate::protocol::head::Version;
+use crate::protocol::identity::{Incarnation, NodeId, PublicKey, Rank, Session};
+use crate::protocol::record::{Patch, Record, Signature, SignedHead};
+use crate::protocol::view::ViewHash;
+
+/// Longest text of a refusal, bytes.
+pub const TEXT_BYTES_MAX: usize = 500;
+/// Longest version of a program, bytes.
+pub const PROGRAM_BYTES_MAX: usize = 32;
+
+/// Who speaks to whom: in PEERS, PING, DATA and wishes.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Header {
+    /// The caller.
+    pub from: NodeId,
+    /// The receiver.
+    pub to: NodeId,
+    /// The caller's run: tells twins apart that share one key.
+    pub incarnation: Incarnation,
+    /// What the receiver gave the caller to name.
+    pub session: Session,
+    /// Higher than in any request before, from this caller in this session.
+    pub number: u64,
+}
+
+/// HELLO: who I am; and, once I know who you are, proof that I speak now.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Hello {
+    /// The caller.
+    pub from: NodeId,
+    /// Its public key.
+    pub public_key: PublicKey,
+    /// Its run.
+    pub incarnation: Incarnation,
+    /// Version of its program, information only.
+    pub program: ProgramVersion,
+    /// The port it listens on.
+    pub port: u16,
+    /// The address it wants to be found at, where its operator gave one.
+    pub advertise: Option<Address>,
+    /// The second step. A HELLO without it changes nothing.
+    pub proof: Option<HelloProof>,
+}
+
+/// What makes a HELLO one of now, for one receiver.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct HelloProof {
+    /// The receiver.
+    pub to: NodeId,
+    /// What the receiver gave the caller to name.
+    pub session: Session,
+    /// Higher than in any request before, from this caller in this session.
+    pub number: u64,
+    /// What the receiver has to name when it calls the caller.
+    pub given: Session,
+}
+
+/// The answer to a HELLO that does not name the right session.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct HelloAnswer {
+    /// The protocol version that both will speak.
+    pub version: u16,
+    /// The receiver.
+    pub node_id: NodeId,
+    /// Its public key.
+    pub public_key: PublicKey,
+    /// Its run.
+    pub incarnation: Incarnation,
+    /// What the caller has to name from now on.
+    pub session: Session,
+    /// Version of its program, information only.
+    pub program: ProgramVersion,
+    /// The address it wants to be found at, where its operator gave one.
+    pub advertise: Option<Address>,
+    /// From where the caller's connection came.
+    pub seen: Address,
+}
+
+/// Text without what a terminal would act upon: printable ASCII, cut where it is too long.
+fn printable(text: &str, bytes_max: usize) -> String {
+    let shown = |character: char| {
+        if matches!(character, ' '..='~') { character } else { '?' }
+    };
+    text.chars().take(bytes_max).map(shown).collect()
+}
+
+/// A program version: at most 32 printable characters of ASCII.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramVersion(String);
+
+impl ProgramVersion {
+    /// Takes a text, cut where it is too long; what is not printable becomes `?`.
+    pub fn new(text: &str) -> Self {
+        Self(printable(text, PROGRAM_BYTES_MAX))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What one node wants the operator of another to read: at most 500 printable characters of ASCII.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text(String);
+
+impl Text {
+    /// Takes a text, cut where it is too long; what is not printable becomes `?`.
+    pub fn new(text: &str) -> Self {
+        Self(printable(text, TEXT_BYTES_MAX))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// PEERS: which versions the caller holds, its own among them.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode)]
+pub struct Peers {
+    /// Who speaks to whom.
+    pub header: Header,
+    /// In the order of the ids, each id once; at most [`super::LISTED_MAX`].
+    pub held: Vec<Listed>,
+}
+
+/// What a caller holds of a node.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Listed {
+    /// Which node.
+    pub node_id: NodeId,
+    /// The key that it is known by; zeros where none is.
+    pub rank: Rank,
+    /// The version held.
+    pub version: Version,
+    /// Whether the caller would like to hear where the node is.
+    pub is_missed: bool,
+}
+
+/// The answer to PEERS: where the receiver holds something else, and what it would like to have.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode)]
+pub struct PeersAnswer {
+    /// In the order of the ids, each id once; at most [`super::LISTED_MAX`].
+    pub nodes: Vec<KnownNode>,
+    /// Nodes of which the caller holds what the receiver lacks, in their order, each once; at most
+    /// [`super::RECORDS_MAX`].
+    pub wishes: Vec<NodeId>,
+}
+
+/// What a node says of another: a hint where it is, and which version of its state is held.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct KnownNode {
+    /// Which node.
+    pub node_id: NodeId,
+    /// Where it may be found.
+    pub address: Option<Address>,
+    /// The key that it is known by; zeros where none is.
+    pub rank: Rank,
+    /// The version held.
+    pub version: Version,
+}
+
+/// UPDATE that brings records.
+#[derive(Debug, Clone)]
+pub struct Push {
+    /// The receiver.
+    pub to: NodeId,
+    /// The receiver's run.
+    pub incarnation: Incarnation,
+    /// In the order of the ids, each id once; at most [`super::RECORDS_MAX`].
+    pub records: Vec<Arc<Record>>,
+    /// A partial record, of a node that is not among the others.
+    pub patch: Option<Arc<Patch>>,
+}
+
+/// UPDATE that asks for records.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode)]
+pub struct Pull {
+    /// Who speaks to whom.
+    pub header: Header,
+    /// In the order of the ids, each id once; at most [`super::RECORDS_MAX`].
+    pub wishes: Vec<Wish>,
+}
+
+/// A wish for another version than the one held.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Wish {
+    /// Whose state.
+    pub node_id: NodeId,
+    /// The version held.
+    pub version: Version,
+}
+
+/// PING.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Ping {
+    /// Who speaks to whom.
+    pub header: Header,
+}
+
+/// The answer to PING: the view of the receiver.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Pong {
+    /// Equal where both hold the same records.
+    pub view: ViewHash,
+    /// Another node with the id of the caller that called the receiver lately.
+    pub twin: Option<Twin>,
+}
+
+/// Another node with the same id.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Twin {
+    /// From where it called.
+    pub address: Address,
+    /// Its public key.
+    pub public_key: PublicKey,
+}
+
+/// DATA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Data {
+    /// Who speaks to whom.
+    pub header: Header,
+    /// The same in every try of one message, rising from message to message.
+    pub id: u64,
+    /// The message.
+    pub data: Arc<[u8]>,
+}
+
+/// A request, decoded; signatures are not checked yet.
+#[derive(Debug, Clone)]
+pub enum Request {
+    /// Type 1.
+    Hello(Hello),
+    /// Type 2.
+    Peers(Peers),
+    /// Type 3, form 0.
+    Push(Push),
+    /// Type 3, form 1.
+    Pull(Pull),
+    /// Type 4.
+    Ping(Ping),
+    /// Type 5.
+    Data(Data),
+}
+
+impl Request {
+    /// Its type.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Hello(_) => Kind::Hello,
+            Self::Peers(_) => Kind::Peers,
+            Self::Push(_) | Self::Pull(_) => Kind::Update,
+            Self::Ping(_) => Kind::Ping,
+            Self::Data(_) => Kind::Data,
+        }
+    }
+
+    /// Whether the caller signs it. The records that are pushed carry the signatures of their
+    /// owners instead.
+    pub fn is_signed(&self) -> bool {
+        !matches!(self, Self::Push(_))
+    }
+
+    /// Who speaks to whom, in those kinds that have it.
+    pub fn header(&self) -> Option<&Header> {
+        match self {
+            Self::Hello(_) | Self::Push(_) => None,
+            Self::Peers(peers) => Some(&peers.header),
+            Self::Pull(pull) => Some(&pull.header),
+            Self::Ping(ping) => Some(&ping.header),
+            Self::Data(data) => Some(&data.header),
+        }
+    }
+}
+
+/// An answer with status 200, decoded; signatures are not checked yet.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// To HELLO.
+    Hello(HelloAnswer),
+    /// To PEERS.
+    Peers(PeersAnswer),
+    /// To UPDATE with wishes: the records that were wished for, as far as they fit.
+    Records(Vec<Arc<Record>>),
+    /// To PING.
+    Ping(Pong),
+    /// To DATA: accepted.
+    Data,
+}
+
+/// A refusal of a request that opened.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode)]
+pub struct Refusal {
+    /// The number of the [`super::Reason`]; one that is not known here stays a number.
+    pub reason: u16,
+    /// What the operator at the other end should read.
+    pub text: Text,
+    /// For a replayed number: the highest one seen; else 0.
+    pub number: u64,
+    /// Which of the records that were pushed were refused; at most [`super::REFUSED_MAX`].
+    pub records: Vec<RefusedRecord>,
+}
+
+/// A record that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct RefusedRecord {
+    /// Whose.
+    pub node_id: NodeId,
+    /// The number of the reason.
+    pub reason: u16,
+    /// For a stale record: the version that the receiver holds, with its owner's proof.
+    pub held: Option<Held>,
+}
+
+/// The head of a record with the owner's signature, beside the node id.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Held {
+    /// Its timestamp.
+    pub timestamp: u64,
+    /// Whether the owner said goodbye with it.
+    pub left: bool,
+    /// Digest of the entries.
+    pub digest: [u8; 32],
+    /// The owner's signature.
+    pub signature: Signature,
+}
+
+impl RefusedRecord {
+    /// The head that the receiver holds, with a signature that is not checked yet.
+    pub fn signed_head(&self) -> Option<SignedHead> {
+        let held = self.held.as_ref()?;
+        let head = crate::protocol::head::Head {
+            node_id: self.node_id.clone(),
+            timestamp: held.timestamp,
+            left: held.left,
+            digest: held.digest,
+        };
+        Some(SignedHead { head, signature: held.signature })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What others say is shown to people: nothing in it may act upon a terminal.
+    #[test]
+    fn a_text_has_nothing_that_a_terminal_acts_upon() {
+        let text = Text::new("a\u{202e}b\x1b[2Jc\u{7f}d\u{9b}e\nf");
+        assert_eq!(text.as_str(), "a?b?[2Jc?d?e?f");
+        assert_eq!(Text::new(&"é".repeat(1_000)).as_str(), "?".repeat(TEXT_BYTES_MAX));
+        assert_eq!(ProgramVersion::new(&"x".repeat(100)).as_str().len(), PROGRAM_BYTES_MAX);
+    }
+}
