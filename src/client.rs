@@ -36,13 +36,6 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-impl Answer {
-    /// Whether it refuses bytes that could not be opened.
-    pub fn is_unsealed_refusal(&self) -> bool {
-        self.status == 400 && self.seal.is_none() && self.body.is_empty()
-    }
-}
-
 impl Client {
     /// Takes the largest body of an answer, bytes, and how many connections are kept at most.
     pub fn new(body_bytes_max: usize, idle_connections_max: usize) -> Self {
@@ -129,6 +122,8 @@ mod tests {
                 let mut buffer = [0; 1024];
                 let _ = stream.read(&mut buffer);
                 stream.write_all(answer).unwrap();
+                // That no more comes, where the answer does not say where it ends.
+                stream.shutdown(std::net::Shutdown::Write).unwrap();
                 let _ = stream.read(&mut buffer);
             })
             .unwrap();
@@ -154,8 +149,52 @@ mod tests {
         assert_eq!(post(&address, 5000).unwrap().status, 302, "and no redirect is followed");
     }
 
+    /// docs/protocol.md, section 1: what a caller takes.
+    #[test]
+    fn an_answer_may_end_in_any_way_that_http_has() {
+        let answers: [(&'static [u8], u16, &[u8]); 7] = [
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n1\r\n!\r\n0\r\n\r\n",
+                200,
+                b"hi!",
+            ),
+            (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", 200, b"hi"),
+            (b"HTTP/1.0 200 OK\r\n\r\nhi", 200, b"hi"),
+            (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhi", 200, b"hi"),
+            (
+                b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+                200,
+                b"hi",
+            ),
+            (b"HTTP/1.1 204 No Content\r\n\r\n", 204, b""),
+            (b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", 204, b""),
+        ];
+        for (bytes, status, body) in answers {
+            let said = String::from_utf8_lossy(bytes);
+            let answer = post(&serve(bytes), 5000).unwrap_or_else(|why| panic!("{said:?}: {why}"));
+            assert_eq!((answer.status, &*answer.body), (status, body), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn half_an_answer_is_none() {
+        let answers: [&'static [u8]; 4] = [
+            b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Le",
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+        ];
+        for bytes in answers {
+            assert!(post(&serve(bytes), 5000).is_err(), "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
     #[test]
     fn a_body_over_the_limit_is_not_read() {
+        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3c\r\n\
+            012345678901234567890123456789012345678901234567890123456789\r\n3c\r\n\
+            012345678901234567890123456789012345678901234567890123456789\r\n0\r\n\r\n";
+        assert!(post(&serve(chunked), 5000).is_err());
         let address = serve(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n0123456789");
         assert!(post(&address, 5000).is_err());
     }

@@ -14,8 +14,10 @@ use zeroize::Zeroizing;
 use crate::durable;
 use crate::protocol::PEERS_MAX;
 use crate::protocol::address::Address;
-use crate::protocol::crypto::{PrivateKey, Sha256};
+use crate::protocol::crypto::{PrivateKey, Signer};
+use crate::protocol::hash::Sha256;
 use crate::protocol::identity::{NodeId, PublicKey, hex, unhex};
+use crate::protocol::peer::{Known, KnownPeer, Pin, Trust};
 
 /// Largest key file, bytes: a file that is longer is not one of ours.
 const KEY_FILE_BYTES_MAX: u64 = 16 * 1024;
@@ -23,6 +25,8 @@ const KEY_FILE_BYTES_MAX: u64 = 16 * 1024;
 const NETWORK_KEYS_MAX: usize = 8;
 /// Largest file of known peers, bytes.
 const KNOWN_PEERS_BYTES_MAX: u64 = 1024 * 1024;
+/// Most lines in it: all peers, and as many that were forgotten.
+const KNOWN_PEERS_MAX: usize = 2 * PEERS_MAX;
 /// What stands before the secret in the file of the own key pair.
 const PKCS8_PREFIX: &str = "dsn-p256-pkcs8:";
 
@@ -104,7 +108,11 @@ pub fn save_network_key(path: &Path, keys: &[Zeroizing<[u8; 32]>]) -> Result<(),
 /// The own key pair as PKCS#8; made at the first start.
 pub fn load_or_create_pkcs8(folder: &Path) -> Result<Zeroizing<Vec<u8>>, CredentialsError> {
     let path = folder.join(NODE_KEY);
-    if !path.try_exists().map_err(|why| unusable(&path, why))? {
+    if path.try_exists().map_err(|why| unusable(&path, why))? {
+        // A start that was killed may have left names that are not on disk yet, and others will
+        // pin this key. A root that can only be read refuses, and has nothing to sync.
+        let _ = durable::sync_folder(folder).and_then(|()| durable::sync_folder_of(folder));
+    } else {
         create_key_pair(&path)?;
     }
     let text = read_secret(&path)?;
@@ -195,19 +203,6 @@ pub fn load_allow_list(path: &Path) -> Result<BTreeMap<NodeId, PublicKey>, Crede
     Ok(list)
 }
 
-/// A peer met before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownPeer {
-    /// Which node.
-    pub node_id: NodeId,
-    /// Its key.
-    pub public_key: PublicKey,
-    /// Whether the node proved the key to us; else it came through others.
-    pub direct: bool,
-    /// Where it was.
-    pub address: Option<Address>,
-}
-
 /// Reads the peers met before, and what was wrong with the file. One damaged line must not cost
 /// the others, so it is skipped and named, and the damaged file is set aside.
 pub fn load_known_peers(folder: &Path) -> Result<(Vec<KnownPeer>, Vec<String>), CredentialsError> {
@@ -261,7 +256,7 @@ fn parse_known_peers(bytes: &[u8]) -> (Vec<KnownPeer>, Vec<usize>) {
             continue;
         }
         match parse_known_peer(line) {
-            Some(peer) if peers.len() < PEERS_MAX => peers.push(peer),
+            Some(peer) if peers.len() < KNOWN_PEERS_MAX => peers.push(peer),
             _ if bad_lines.len() < BAD_LINES_MAX => bad_lines.push(number + 1),
             _ => {}
         }
@@ -287,17 +282,40 @@ fn parse_known_peer(line: &str) -> Option<KnownPeer> {
     }
     let mut words = line.split_ascii_whitespace();
     let node_id = NodeId::new(words.next()?).ok()?;
-    let public_key = PublicKey::from_hex(words.next()?)?;
-    let direct = match words.next()? {
-        "direct" => true,
-        "hearsay" => false,
-        _ => return None,
-    };
-    let address = match words.next()? {
+    let [key, how, address] = [words.next()?, words.next()?, words.next()?];
+    if words.next().is_some() {
+        return None;
+    }
+    let address = match address {
         "-" => None,
         text => Some(Address::new(text).ok()?),
     };
-    words.next().is_none().then_some(KnownPeer { node_id, public_key, direct, address })
+    let trust = match how {
+        "direct" => Trust::Direct,
+        "hearsay" => Trust::Hearsay,
+        "forgotten" if key == "-" => {
+            return Some(KnownPeer { node_id, known: Known::Forgotten { address } });
+        }
+        _ => return None,
+    };
+    let pin = Pin { key: PublicKey::from_hex(key)?, trust };
+    Some(KnownPeer { node_id, known: Known::Pinned { pin, address } })
+}
+
+/// A peer as a line, without its checksum.
+fn known_peer_line(peer: &KnownPeer) -> String {
+    let id = &peer.node_id;
+    let (key, how, address) = match &peer.known {
+        Known::Forgotten { address } => ("-".to_owned(), "forgotten", address),
+        Known::Pinned { pin, address } => {
+            let how = match pin.trust {
+                Trust::Direct => "direct",
+                Trust::Hearsay => "hearsay",
+            };
+            (pin.key.to_hex(), how, address)
+        }
+    };
+    format!("{id} {key} {how} {}", address.as_ref().map_or("-", Address::as_str))
 }
 
 /// Writes the peers met so far.
@@ -305,9 +323,7 @@ pub fn save_known_peers(folder: &Path, peers: &[KnownPeer]) -> Result<(), Creden
     use fmt::Write;
     let mut text = format!("{KNOWN_PEERS_TITLE}\n");
     for peer in peers {
-        let address = peer.address.as_ref().map_or("-", Address::as_str);
-        let trust = if peer.direct { "direct" } else { "hearsay" };
-        let line = format!("{} {} {trust} {address}", peer.node_id, peer.public_key.to_hex());
+        let line = known_peer_line(peer);
         // Writing to a String can't fail.
         let _ = writeln!(text, "{line} {}", line_checksum(&line));
     }
@@ -504,13 +520,22 @@ mod tests {
     #[test]
     fn known_peers_come_back_and_bad_lines_are_skipped() {
         let folder = tempfile::tempdir().unwrap();
-        let peer = |name: &str, direct, address: Option<&str>| KnownPeer {
+        let peer = |name: &str, trust, address: Option<&str>| KnownPeer {
             node_id: NodeId::new(name).unwrap(),
-            public_key: PublicKey([4; 65]),
-            direct,
-            address: address.map(|text| Address::new(text).unwrap()),
+            known: Known::Pinned {
+                pin: Pin { key: PublicKey([4; 65]), trust },
+                address: address.map(|text| Address::new(text).unwrap()),
+            },
         };
-        let peers = [peer("a", true, Some("[::1]:80")), peer("b", false, None)];
+        let forgotten = KnownPeer {
+            node_id: NodeId::new("c").unwrap(),
+            known: Known::Forgotten { address: Some(Address::new("c.local:80").unwrap()) },
+        };
+        let peers = [
+            peer("a", Trust::Direct, Some("[::1]:80")),
+            peer("b", Trust::Hearsay, None),
+            forgotten,
+        ];
         assert_eq!(load_known_peers(folder.path()).unwrap(), (vec![], vec![]));
         save_known_peers(folder.path(), &peers).unwrap();
         assert_eq!(load_known_peers(folder.path()).unwrap(), (peers.to_vec(), vec![]));
@@ -530,16 +555,18 @@ mod tests {
     /// and what is missing is told.
     #[test]
     fn damaged_known_peers_are_noticed_at_every_byte() {
-        let peers: Vec<KnownPeer> = ["ab", "b", "c"]
-            .iter()
-            .enumerate()
-            .map(|(at, name)| KnownPeer {
-                node_id: NodeId::new(name).unwrap(),
-                public_key: PublicKey([4 + u8::try_from(at).unwrap(); 65]),
-                direct: at != 1,
-                address: (at != 2).then(|| Address::new("10.0.0.1:8000").unwrap()),
-            })
-            .collect();
+        let pinned = |key, trust, address: Option<&str>| Known::Pinned {
+            pin: Pin { key: PublicKey([key; 65]), trust },
+            address: address.map(|text| Address::new(text).unwrap()),
+        };
+        let peers: Vec<KnownPeer> = [
+            ("ab", pinned(4, Trust::Direct, Some("10.0.0.1:8000"))),
+            ("b", pinned(5, Trust::Hearsay, None)),
+            ("c", Known::Forgotten { address: None }),
+        ]
+        .into_iter()
+        .map(|(name, known)| KnownPeer { node_id: NodeId::new(name).unwrap(), known })
+        .collect();
         let folder = tempfile::tempdir().unwrap();
         save_known_peers(folder.path(), &peers).unwrap();
         let good = std::fs::read(folder.path().join(KNOWN_PEERS)).unwrap();

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::protocol::entries::Value;
 use crate::protocol::report::Event;
-use crate::protocol::state::Value;
 
 /// Most events that wait for one reader.
 const EVENTS_MAX: usize = 1024;

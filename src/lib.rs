@@ -21,9 +21,11 @@ pub mod driver;
 pub mod durable;
 pub mod events;
 pub mod journal;
+pub mod keeper;
 pub mod protocol;
 pub mod runtime;
 pub mod server;
+pub mod steps;
 
 pub use config::{Config, SyncRule};
 pub use events::Subscription;

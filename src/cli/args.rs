@@ -27,7 +27,8 @@ pub(super) struct Arguments {
     pub(super) command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 yes or done; 1 the answer is no; 2 wrong usage; 3 no node answers at the socket.";
+const EXIT_CODES: &str = "Exit codes: 0 yes or done; 1 the answer is no; 2 wrong usage; 3 no node answers at \
+    the socket; 70 the node itself is at fault.";
 
 /// What all commands that talk to a node take.
 pub(super) struct Options {
@@ -138,10 +139,15 @@ pub(super) enum Command {
         #[command(subcommand)]
         what: KeyCommand,
     },
-    /// Drop the key, the addresses and the state of a node
+    /// Drop the keys, the addresses and the states of nodes; they come back by their own HELLO
+    /// alone
     Forget {
-        /// Which node
-        node: String,
+        /// Which nodes
+        #[arg(required_unless_present = "lost", conflicts_with = "lost", value_name = "NODE")]
+        nodes: Vec<String>,
+        /// All that are lost
+        #[arg(long)]
+        lost: bool,
     },
     /// Say goodbye to the network and stop the node
     Leave,

@@ -66,7 +66,8 @@ fn request_of(command: &Command) -> Result<Map<String, Json>, Fault> {
             json!({ "op": "wait_key", "node": node, "key": key, "value": value })
         }
         Command::Key { what } => key_request(what)?,
-        Command::Forget { node } => json!({ "op": "forget", "node": node }),
+        Command::Forget { lost: true, .. } => json!({ "op": "forget", "lost": true }),
+        Command::Forget { nodes, .. } => json!({ "op": "forget", "nodes": nodes }),
         Command::Leave => json!({ "op": "leave" }),
         Command::Stop => json!({ "op": "stop" }),
     };
@@ -193,7 +194,7 @@ impl Asking<'_> {
             peers.retain(|peer| !matches!(print::text(peer, "status"), "lost" | "left"));
         }
         if self.options.json {
-            writeln!(stdout(), "{result}")?;
+            writeln!(stdout(), "{}", print::json(&result))?;
             return Ok(());
         }
         let text = match command {
@@ -203,6 +204,7 @@ impl Asking<'_> {
             Command::Get { raw, .. } => return print_bytes(result.get("value"), *raw),
             Command::Key { .. } => print::keys(&result),
             Command::Ping { node } => print::ping(node, &result),
+            Command::Forget { lost: true, .. } => print::forgotten(&result),
             // No news is good news: the exit code tells.
             _ => String::new(),
         };
@@ -243,7 +245,7 @@ impl Asking<'_> {
         let timeout = (!follow).then(|| self.options.timeout.saturating_add(GRACE));
         while let Some(message) = self.next(timeout)? {
             if self.options.json {
-                writeln!(stdout(), "{message}")?;
+                writeln!(stdout(), "{}", print::json(&message))?;
             } else {
                 print_bytes(message.get("data"), raw)?;
             }
@@ -264,7 +266,7 @@ impl Asking<'_> {
             if print::text(&event, "event") == "watching" {
                 continue;
             }
-            let line = if self.options.json { event.to_string() } else { print::event(&event) };
+            let line = if self.options.json { print::json(&event) } else { print::event(&event) };
             writeln!(stdout(), "{line}")?;
             stdout().flush()?;
         }
@@ -273,22 +275,38 @@ impl Asking<'_> {
 
     /// Waits until the node is gone: it ends the connection when all else is ended.
     fn stop(mut self, request: &Json) -> Result<(), Fault> {
-        self.call(request)?;
+        let result = self.call(request)?;
         match self.next(Some(STOP_TIME)) {
-            Ok(None) | Err(Fault::NoNode(_)) => Ok(()),
-            Ok(Some(_)) => Ok(()),
-            Err(fault) => Err(fault),
+            Ok(_) | Err(Fault::NoNode(_)) => {}
+            Err(fault) => return Err(fault),
         }
+        let not_told: Vec<&str> = result
+            .get("not_told")
+            .and_then(Json::as_array)
+            .map(|nodes| nodes.iter().filter_map(Json::as_str).collect())
+            .unwrap_or_default();
+        if not_told.is_empty() {
+            return Ok(());
+        }
+        Err(Fault::No(format!(
+            "the node left and has stopped, but could not tell {}: they call it lost until others pass the goodbye on",
+            not_told.join(", ")
+        )))
     }
 }
 
-/// The bytes, with a newline behind a text unless they are wanted raw.
+/// The bytes, with a newline behind a text unless they are wanted raw. A terminal gets none that it
+/// would act on.
 fn print_bytes(json: Option<&Json>, raw: bool) -> Result<(), Fault> {
     let bytes = json.and_then(dsn::control::bytes_from_json).unwrap_or_default();
     let mut out = stdout();
-    out.write_all(&bytes)?;
-    if !raw && (str::from_utf8(&bytes).is_ok() || out.is_terminal()) {
-        out.write_all(b"\n")?;
+    if out.is_terminal() && !raw {
+        writeln!(out, "{}", print::for_a_terminal(&bytes))?;
+    } else {
+        out.write_all(&bytes)?;
+        if !raw && str::from_utf8(&bytes).is_ok() {
+            out.write_all(b"\n")?;
+        }
     }
     out.flush()?;
     Ok(())

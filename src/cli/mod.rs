@@ -57,6 +57,8 @@ pub(crate) enum Fault {
     NoNode(String),
     /// Nobody reads our answer any more.
     ReaderGone,
+    /// The node that ran here had a fault of its own.
+    Broken(String),
 }
 
 impl Fault {
@@ -66,12 +68,16 @@ impl Fault {
             Self::No(_) => 1,
             Self::Usage(_) => 2,
             Self::NoNode(_) => 3,
+            // EX_SOFTWARE of sysexits.h: whoever looks after the node starts it again.
+            Self::Broken(_) => 70,
         }
     }
 
     fn text(&self) -> Option<&str> {
         match self {
-            Self::No(text) | Self::Usage(text) | Self::NoNode(text) => Some(text),
+            Self::No(text) | Self::Usage(text) | Self::NoNode(text) | Self::Broken(text) => {
+                Some(text)
+            }
             Self::ReaderGone => None,
         }
     }
@@ -173,5 +179,24 @@ fn explain(failure: Failure, path: &Path) -> Fault {
             "no node answers at {}: {why}. Start it with `dsn run`, or name another socket with --control PATH",
             path.display()
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scripts and service managers tell these apart (docs/operations.md).
+    #[test]
+    fn each_fault_has_its_exit_code() {
+        let text = || "why".to_owned();
+        let faults = [
+            Fault::ReaderGone,
+            Fault::No(text()),
+            Fault::Usage(text()),
+            Fault::NoNode(text()),
+            Fault::Broken(text()),
+        ];
+        assert_eq!(faults.map(|fault| fault.exit_code()), [0, 1, 2, 3, 70]);
     }
 }

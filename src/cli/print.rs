@@ -1,5 +1,5 @@
 //! Answers for people. What comes from other nodes is escaped: a terminal acts on control
-//! characters.
+//! characters, and others are not seen or turn the line around (Unicode TR 36, Trojan Source).
 
 use std::fmt::Write;
 
@@ -30,10 +30,48 @@ fn escaped(json: &Json) -> String {
 
 fn escape(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut line, character| {
-        if character.is_control() {
-            line.extend(character.escape_default());
-        } else {
+        if is_seen(character) {
             line.push(character);
+        } else {
+            line.extend(character.escape_default());
+        }
+        line
+    })
+}
+
+/// Whether a character shows itself, and does nothing else.
+fn is_seen(character: char) -> bool {
+    // What Rust leaves as it is in a text is what can be printed; accents only behind another one.
+    let is_left = || String::from_iter(['.', character]).escape_debug().count() == 2;
+    character.is_ascii_graphic() || character == ' ' || is_left()
+}
+
+/// What was set or sent, for a terminal: a text as it is, with its lines, but for what would do
+/// more than show itself; of other bytes their number.
+pub(super) fn for_a_terminal(bytes: &[u8]) -> String {
+    match str::from_utf8(bytes) {
+        Ok(text) => text
+            .split_inclusive(['\n', '\t'])
+            .flat_map(|part| {
+                let end = part.len() - usize::from(part.ends_with(['\n', '\t']));
+                [escape(&part[..end]), part[end..].to_owned()]
+            })
+            .collect(),
+        Err(_) => format!("({} bytes; --raw prints them)", bytes.len()),
+    }
+}
+
+/// JSON on one line: characters that do not show themselves as their escapes, so that it may go to
+/// a terminal, too.
+pub(super) fn json(json: &Json) -> String {
+    let text = json.to_string();
+    text.chars().fold(String::with_capacity(text.len()), |mut line, character| {
+        if is_seen(character) {
+            line.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                let _ = write!(line, "\\u{unit:04x}");
+            }
         }
         line
     })
@@ -149,6 +187,12 @@ pub(super) fn states(states: &Json) -> String {
     }
 }
 
+/// The ids of those that were forgotten, a line each.
+pub(super) fn forgotten(result: &Json) -> String {
+    let ids = result.get("forgotten").and_then(Json::as_array).into_iter().flatten();
+    ids.filter_map(Json::as_str).map(|id| format!("{id}\n")).collect()
+}
+
 pub(super) fn ping(node: &str, result: &Json) -> String {
     let ms = result.get("ms").and_then(Json::as_f64).unwrap_or_default();
     format!("{node} answered in {ms:.1} ms\n")
@@ -183,6 +227,25 @@ mod tests {
         assert_eq!(states(&evil), "a  alive    k=\\u{1b}[2Jx\\n\\u{9b}\n");
         let bytes = json!({ "entries": { "k": { "base64": "/w==" } } });
         assert_eq!(states(&bytes), "k=(1 bytes)\n");
+    }
+
+    #[test]
+    fn what_turns_a_line_around_or_is_not_seen_is_escaped() {
+        let evil = "a\u{202e}b\u{200b}c\u{2066}d\u{feff}e\u{2028}f\u{e0041}g\u{ad}";
+        let shown = "a\\u{202e}b\\u{200b}c\\u{2066}d\\u{feff}e\\u{2028}f\\u{e0041}g\\u{ad}";
+        assert_eq!(escape(evil), shown);
+        let plain = "e\u{301}é ü 漢字 नमस्ते 🙂 \"'\\ ~";
+        assert_eq!(escape(plain), plain);
+        assert_eq!(for_a_terminal(b"one\n\ttwo\x1b[2J\n"), "one\n\ttwo\\u{1b}[2J\n");
+        assert_eq!(for_a_terminal(b"\xff\x1b"), "(2 bytes; --raw prints them)");
+    }
+
+    #[test]
+    fn json_stays_the_same_json() {
+        let evil = json!({ "k": "a\u{202e}\u{9b}\u{e0041}\u{7f}\"\\é🙂", "n": [1, null] });
+        let line = super::json(&evil);
+        assert!(line.contains("a\\u202e\\u009b\\udb40\\udc41\\u007f\\\"\\\\é🙂"), "{line}");
+        assert_eq!(serde_json::from_str::<Json>(&line).unwrap(), evil);
     }
 
     #[test]

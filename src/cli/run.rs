@@ -31,12 +31,16 @@ pub(super) fn run(flags: RunArgs, control: Option<PathBuf>) -> Result<(), Fault>
         .map_err(|why| Fault::No(format!("the system gave no thread: {why}")))?;
     // Whoever started us may not care for the line, and may have closed its end.
     let _ = writeln!(stdout(), "listening on {}", node.listen());
-    manager.ready(node.listen(), node.pulse());
-    node.wait_for_stop();
+    manager.ready(&node.listen(), node.pulse());
+    let ended = node.wait_for_stop();
     manager.stopping();
     node.stop_within(STOP_PATIENCE);
     handle.close();
     // It has nothing to tell.
     let _ = listener.join();
-    Ok(())
+    ended.map_err(|why| {
+        Fault::Broken(format!(
+            "the node broke a rule of its own and has stopped: {why}. Please report it"
+        ))
+    })
 }

@@ -4,8 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value as Json, json};
 
+use crate::protocol::entries::{Entries, Value};
 use crate::protocol::report::{Event, Message, NodeState, PeerInfo, Status};
-use crate::protocol::state::{Entries, Value};
 
 /// Bytes as JSON: a text where they are UTF-8, else `{"base64": …}`.
 pub fn bytes_to_json(bytes: &[u8]) -> Json {
@@ -70,7 +70,7 @@ pub(super) fn state(state: &NodeState) -> Json {
 }
 
 fn entries(entries: &Entries) -> Json {
-    let pair = |(key, value): (&crate::protocol::state::Key, &Value)| {
+    let pair = |(key, value): (&crate::protocol::entries::Key, &Value)| {
         (key.as_str().to_owned(), bytes_to_json(value.as_bytes()))
     };
     Json::Object(entries.iter().map(pair).collect())

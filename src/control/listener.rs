@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::Shutdown;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::ControlError;
 use super::server::{LOOK_EVERY, converse, refuse};
-use super::{ControlError, Service};
+use crate::driver::Driver;
 
 /// Most connections at a time: each has a thread.
 const CONNECTIONS_MAX: usize = 32;
@@ -67,7 +68,7 @@ impl Connections {
 impl ControlServer {
     /// Opens the socket, for this user alone, and serves it. A socket file that a dead node left is
     /// replaced.
-    pub fn start(path: &Path, service: Arc<dyn Service>) -> Result<Self, ControlError> {
+    pub fn start(path: &Path, service: Arc<Driver>) -> Result<Self, ControlError> {
         let unusable = |why| ControlError::Unusable { path: path.into(), why };
         create_folder_of(path).map_err(unusable)?;
         match UnixStream::connect(path) {
@@ -82,14 +83,16 @@ impl ControlServer {
             }
             Err(why) => return Err(unusable(why)),
         }
-        let listener = bind_private(path).map_err(unusable)?;
+        let bound = Bound::at(path).map_err(unusable)?;
         let connections = Arc::<Connections>::default();
-        connections.lock().listener = Some(listener.try_clone().map_err(unusable)?);
+        connections.lock().listener = Some(bound.listener.try_clone().map_err(unusable)?);
         let (place, shared) = (path.to_owned(), Arc::clone(&connections));
         let accepts = thread::Builder::new()
             .name("dsn-control".into())
             .stack_size(STACK_BYTES)
-            .spawn(move || accept(listener, &place, &shared, &service))
+            .spawn(move || {
+                service.guard("dsn-control", || accept(bound, &place, &shared, &service));
+            })
             .map_err(unusable)?;
         Ok(Self { path: path.into(), accepts: Some(accepts), connections })
     }
@@ -143,18 +146,41 @@ fn join(thread: JoinHandle<()>) {
     }
 }
 
-/// Binds under a name of its own first, so that the socket never stands there with another mode.
-fn bind_private(path: &Path) -> std::io::Result<UnixListener> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push("~");
-    let temporary = PathBuf::from(temporary);
-    if std::fs::symlink_metadata(&temporary).is_ok_and(|found| found.file_type().is_socket()) {
-        std::fs::remove_file(&temporary)?;
+/// A socket that is listened on, and its file, by which it is known.
+struct Bound {
+    listener: UnixListener,
+    device: u64,
+    inode: u64,
+}
+
+impl Bound {
+    /// Binds under a name of its own first, so that the socket never stands there with another
+    /// mode.
+    fn at(path: &Path) -> std::io::Result<Self> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push("~");
+        let temporary = PathBuf::from(temporary);
+        if std::fs::symlink_metadata(&temporary).is_ok_and(|found| found.file_type().is_socket()) {
+            std::fs::remove_file(&temporary)?;
+        }
+        let listener = UnixListener::bind(&temporary)?;
+        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))?;
+        let file = std::fs::symlink_metadata(&temporary)?;
+        std::fs::rename(&temporary, path)?;
+        Ok(Self { listener, device: file.dev(), inode: file.ino() })
     }
-    let bound = UnixListener::bind(&temporary)?;
-    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))?;
-    std::fs::rename(&temporary, path)?;
-    Ok(bound)
+
+    /// Whether callers at this path reach somebody: this listener, or another process that serves
+    /// there. A socket that nobody serves any more is back when its disk is.
+    fn is_reached(&self, path: &Path) -> bool {
+        let Ok(found) = path.symlink_metadata() else { return false };
+        let is_ours = (found.dev(), found.ino()) == (self.device, self.inode);
+        let is_dead = || {
+            let refused = |why: std::io::Error| why.kind() == ErrorKind::ConnectionRefused;
+            found.file_type().is_socket() && UnixStream::connect(path).is_err_and(refused)
+        };
+        is_ours || !is_dead()
+    }
 }
 
 fn create_folder_of(path: &Path) -> std::io::Result<()> {
@@ -167,44 +193,39 @@ fn create_folder_of(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Waits for somebody to connect. Where nobody does for a while and the socket is gone, it is
+/// Waits for somebody to connect. Where nobody does for a while and nobody could, the socket is
 /// opened anew: else nobody could ever ask this node again.
-fn await_caller(listener: &mut UnixListener, path: &Path, connections: &Connections) {
-    let waits = poll(&mut [PollFd::new(&*listener, PollFlags::IN)], Some(&SOCKET_CHECK));
-    if waits != Ok(0) || path.symlink_metadata().is_ok() {
+fn await_caller(bound: &mut Bound, path: &Path, connections: &Connections) {
+    let waits = poll(&mut [PollFd::new(&bound.listener, PollFlags::IN)], Some(&SOCKET_CHECK));
+    if waits != Ok(0) || bound.is_reached(path) {
         return;
     }
     let mut open = connections.lock();
     if open.closed {
         return;
     }
-    let again = create_folder_of(path).and_then(|()| bind_private(path));
-    match again.and_then(|bound| Ok((bound.try_clone()?, bound))) {
-        Ok((kept, bound)) => {
+    let again = create_folder_of(path).and_then(|()| Bound::at(path));
+    match again.and_then(|new| Ok((new.listener.try_clone()?, new))) {
+        Ok((kept, new)) => {
             log::warn!("the control socket {} was removed; it is there again", path.display());
             open.listener = Some(kept);
-            let _ = bound.set_nonblocking(true);
-            *listener = bound;
+            let _ = new.listener.set_nonblocking(true);
+            *bound = new;
         }
         // It is tried again; the fault of the disk is told by whoever writes to it.
         Err(why) => log::debug!("the control socket can't be opened anew: {why}"),
     }
 }
 
-fn accept(
-    mut listener: UnixListener,
-    path: &Path,
-    connections: &Arc<Connections>,
-    service: &Arc<dyn Service>,
-) {
+fn accept(mut bound: Bound, path: &Path, connections: &Arc<Connections>, service: &Arc<Driver>) {
     // Never waited for without a look: a connection may be gone before it is accepted.
-    let _ = listener.set_nonblocking(true);
+    let _ = bound.listener.set_nonblocking(true);
     loop {
-        await_caller(&mut listener, path, connections);
+        await_caller(&mut bound, path, connections);
         if connections.lock().closed {
             return;
         }
-        let stream = match listener.accept() {
+        let stream = match bound.listener.accept() {
             Ok((stream, _)) => stream,
             Err(why) if why.kind() == ErrorKind::WouldBlock => continue,
             // Shut down: the end. Anything else (no descriptor left) may pass.
@@ -241,7 +262,7 @@ fn accept(
         let (service, shared) = (Arc::clone(service), Arc::clone(connections));
         let name = format!("dsn-control-{number}");
         let thread = thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
-            converse(&stream, &*service);
+            converse(&stream, &service);
             shared.lock().streams.remove(&number);
         });
         match thread {

@@ -8,10 +8,11 @@ use serde_json::{Value as Json, json};
 use zeroize::Zeroizing;
 
 use super::json;
-use super::{KeyChange, LINE_BYTES_MAX, Service, bytes_from_json};
+use super::{LINE_BYTES_MAX, bytes_from_json};
+use crate::driver::{Driver, KeyChange};
+use crate::protocol::entries::{Change, Key, Value};
 use crate::protocol::identity::{NodeId, unhex};
 use crate::protocol::report::{Event, Refused};
-use crate::protocol::state::{Change, Key, Value};
 
 /// How long an operation may take where its caller does not say, ms.
 const TIMEOUT_DEFAULT_MS: u64 = 5_000;
@@ -23,7 +24,7 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(5);
 
 /// Serves one connection until its end.
-pub(super) fn converse(stream: &UnixStream, service: &dyn Service) {
+pub(super) fn converse(stream: &UnixStream, service: &Driver) {
     Conversation { stream, service }.run();
 }
 
@@ -57,7 +58,7 @@ fn failure(kind: &str, error: String) -> Json {
 /// One connection.
 struct Conversation<'a> {
     stream: &'a UnixStream,
-    service: &'a dyn Service,
+    service: &'a Driver,
 }
 
 /// Why an operation has no result.
@@ -106,6 +107,17 @@ impl Asked {
 
     fn node(&self) -> Result<NodeId, Fault> {
         NodeId::new(self.text("node")?).map_err(|fault| Fault::Usage(fault.to_string()))
+    }
+
+    fn nodes(&self) -> Result<Vec<NodeId>, Fault> {
+        let list = self.0.get("nodes").and_then(Json::as_array);
+        let list =
+            list.ok_or_else(|| Fault::Usage("the field \"nodes\" is no list of node ids".into()))?;
+        let node = |json: &Json| {
+            NodeId::new(json.as_str().unwrap_or_default())
+                .map_err(|fault| Fault::Usage(fault.to_string()))
+        };
+        list.iter().map(node).collect()
     }
 
     fn bytes(&self, name: &str) -> Result<Vec<u8>, Fault> {
@@ -177,8 +189,8 @@ impl Conversation<'_> {
             }
             "state" => Json::Array(service.states().iter().map(json::state).collect()),
             "get" => self.get(asked)?,
-            "set" => json!({ "timestamp": service.set(changes(asked)?)? }),
-            "unset" => json!({ "timestamp": service.set(removals(asked)?)? }),
+            "set" => json!({ "timestamp": service.change(changes(asked)?)? }),
+            "unset" => json!({ "timestamp": service.change(removals(asked)?)? }),
             "ping" => {
                 let elapsed = service.ping(&asked.node()?, asked.timeout())?;
                 json!({ "ms": elapsed.as_secs_f64() * 1000.0 })
@@ -202,13 +214,15 @@ impl Conversation<'_> {
                 let names = service.network_keys(key_change(asked)?)?;
                 json!({ "keys": names })
             }
-            "forget" => {
-                service.forget(&asked.node()?)?;
-                json!({})
-            }
+            "forget" => self.forget(asked)?,
             "leave" => {
-                service.leave(asked.timeout())?;
-                write_line(self.stream, &success(json!({})))?;
+                let not_told = match service.leave(asked.timeout()) {
+                    Ok(()) => Vec::new(),
+                    Err(Refused::NotTold { nodes }) => nodes,
+                    Err(refused) => return Err(refused.into()),
+                };
+                let not_told: Vec<&str> = not_told.iter().map(NodeId::as_str).collect();
+                write_line(self.stream, &success(json!({ "not_told": not_told })))?;
                 service.request_stop();
                 return Ok(None);
             }
@@ -219,6 +233,19 @@ impl Conversation<'_> {
             }
             other => return Err(Fault::Usage(format!("there is no operation {other:?}"))),
         }))
+    }
+
+    /// One node, several, or all that are lost.
+    fn forget(&self, asked: &Asked) -> Result<Json, Fault> {
+        let forgotten = if asked.flag("lost") {
+            self.service.forget_lost()
+        } else {
+            let nodes = if asked.has("nodes") { asked.nodes()? } else { vec![asked.node()?] };
+            self.service.forget(&nodes)?;
+            nodes
+        };
+        let names: Vec<&str> = forgotten.iter().map(NodeId::as_str).collect();
+        Ok(json!({ "forgotten": names }))
     }
 
     fn get(&self, asked: &Asked) -> Result<Json, Fault> {

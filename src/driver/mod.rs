@@ -1,13 +1,18 @@
-//! The one mutex: bytes are opened, decoded and verified outside it, the rules run inside it, and
-//! what they decide is done outside it again.
+//! The one mutex: bytes are read and checked outside it, the rules run inside it, and what they
+//! decide is done outside it again. The steps themselves are in [`crate::steps`].
 
 mod asked;
-mod incoming;
-mod outgoing;
+mod keys;
+mod lines;
+mod network;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
-use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::hash::RandomState;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,73 +20,91 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::client::Client;
+use crate::credentials;
 use crate::events::Hub;
-use crate::protocol::crypto::{CryptoFault, NONCE_BYTES, NetworkKeys, PrivateKey, Signed, verify};
-use crate::protocol::entries::Difference;
+use crate::keeper::{Core, Kept, SetJob};
+use crate::protocol::crypto::{CryptoFault, NetworkKeys, PrivateKey};
+use crate::protocol::entries::{Difference, Entries};
+use crate::protocol::flight::Ticket;
 use crate::protocol::identity::NodeId;
-use crate::protocol::node::{Action, Node, Now, Pin, Target};
-use crate::protocol::peers::Ticket;
+use crate::protocol::node::{Action, Class, DiskWishes, Job, Node, Now};
+use crate::protocol::peer::KnownPeer;
+use crate::protocol::record::{Draft, Record};
 use crate::protocol::report::{Event, Refused};
-use crate::protocol::state::{Change, Entries, Head, Record, Signature};
-use crate::protocol::verdict::Reason;
-use crate::protocol::wire;
+use crate::protocol::verified::Verified;
 use crate::protocol::{PEERS_MAX, SEEDS_MAX};
+use crate::server::Server;
+use crate::steps::Nonce;
 
-/// Most sends that can wait: one for each target, by the rule of one flight a target.
-const JOBS_MAX: usize = PEERS_MAX + SEEDS_MAX;
+pub use keys::KeyChange;
+use lines::Lines;
+
+/// Most sends of one class that can wait: one for each target. One more goes back to the core.
+pub const JOBS_MAX: usize = PEERS_MAX + SEEDS_MAX;
 /// Most changes that wait for the disk; whoever brings one more waits for a place.
-const DISK_JOBS_MAX: usize = 256;
+pub const SETS_MAX: usize = 256;
 
-/// Something that the journal's thread has to do.
-pub enum DiskJob {
-    /// Make a change durable, then tell.
-    Set(SetJob),
-    /// Make a version above what peers hold.
-    Republish,
-    /// Keep pinned keys and addresses.
-    SavePeers,
-}
-
-/// A change that somebody waits for.
-pub struct SetJob {
-    /// The change.
-    pub change: Change,
-    /// Whether the node leaves with it.
-    pub left: bool,
-    /// Gets the timestamp of the version.
-    pub reply: Sender<Result<u64, Refused>>,
-}
+/// How long the ticker of a node that does nothing more sleeps, unless the node is stopped.
+const BROKEN_SLEEP: Duration = Duration::from_secs(3600);
 
 /// What the threads take their work from.
 pub struct Queues {
-    /// Sends to peers that answer.
-    pub prompt: Receiver<Target>,
-    /// Sends to those that may not.
-    pub doubtful: Receiver<Target>,
-    /// Work for the disk.
-    pub disk: Receiver<DiskJob>,
+    /// Sends of each class, in the order of [`Class::ALL`].
+    pub sends: [Receiver<Job>; Class::ALL.len()],
+    /// Changes of the own state.
+    pub sets: Receiver<SetJob>,
+    /// The node wants something of the disk.
+    pub wake_disk: Receiver<()>,
     /// The next tick is due earlier than thought.
     pub wake: Receiver<()>,
+    /// Somebody asked the node to stop.
+    pub stop_asked: Receiver<()>,
 }
 
-/// The node behind its mutex, with all that is needed to do what it decides.
+/// What a driver is made of.
+pub struct Parts {
+    /// The node.
+    pub node: Node,
+    /// What it seals with.
+    pub keys: NetworkKeys,
+    /// Where that is kept.
+    pub key_file: PathBuf,
+    /// What it signs with.
+    pub private_key: PrivateKey,
+    /// What it sends with.
+    pub client: Client,
+    /// Where the known peers are kept.
+    pub credentials_folder: PathBuf,
+    /// When the clock for all waiting began.
+    pub began: Instant,
+}
+
+/// The node behind its mutex, with all that is needed to do what it decides; and what programs
+/// beside it ask it for.
 pub struct Driver {
     inner: Mutex<Inner>,
     /// Told whenever something was settled.
     settled: Condvar,
+    node_id: NodeId,
     /// Those of the moment; a request and its answer use the same ones.
     keys: RwLock<Arc<NetworkKeys>>,
+    key_file: keys::KeyFile,
     private_key: PrivateKey,
-    /// Held while the own record is signed.
-    signing: Mutex<()>,
     random: SystemRandom,
+    /// Names nodes to the gate; nobody can choose ids that get one name.
+    callers: RandomState,
     client: Client,
+    credentials_folder: PathBuf,
     began: Instant,
-    prompt: Sender<Target>,
-    doubtful: Sender<Target>,
-    disk: Sender<DiskJob>,
+    sends: [Sender<Job>; Class::ALL.len()],
+    sets: Sender<SetJob>,
+    wake_disk: Sender<()>,
     wake: Sender<()>,
-    stopping: AtomicBool,
+    stop_asked: Sender<()>,
+    /// The open port, once it is there.
+    server: Mutex<Option<Server>>,
+    /// Which rule of its own the node broke.
+    broken: OnceLock<String>,
     /// Requests that were answered.
     handled: AtomicU64,
 }
@@ -89,18 +112,12 @@ pub struct Driver {
 struct Inner {
     node: Node,
     hub: Hub,
+    lines: Lines,
     waiting: HashMap<Ticket, Sender<Result<u64, Refused>>>,
     wake_at: u64,
-    disk_faults: [Option<String>; 2],
-}
-
-/// What the node keeps on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
-    /// The own state.
-    State = 0,
-    /// Keys and addresses of the peers.
-    Peers = 1,
+    state_fault: Option<String>,
+    peers_fault: Option<String>,
+    is_stopping: bool,
 }
 
 /// The clocks of this process.
@@ -114,64 +131,123 @@ pub fn now_since(began: Instant) -> Now {
 
 impl Driver {
     /// Takes the node and what it seals and signs with; gives the driver and its queues.
-    pub fn new(
-        node: Node,
-        keys: NetworkKeys,
-        private_key: PrivateKey,
-        client: Client,
-        began: Instant,
-    ) -> (Arc<Self>, Queues) {
-        let (prompt, prompt_queue) = bounded(JOBS_MAX);
-        let (doubtful, doubtful_queue) = bounded(JOBS_MAX);
-        let (disk, disk_queue) = bounded(DISK_JOBS_MAX);
-        let (wake, wake_queue) = bounded(1);
+    pub fn new(parts: Parts) -> (Arc<Self>, Queues) {
+        let [healthy, returning, unproved] = [0; Class::ALL.len()].map(|_| bounded(JOBS_MAX));
+        let (sets, sets_queue) = bounded(SETS_MAX);
+        let [wake_disk, wake, stop_asked] = [0; 3].map(|_| bounded(1));
         let inner = Inner {
-            node,
-            hub: Hub::default(),
-            waiting: HashMap::new(),
             wake_at: 0,
-            disk_faults: [None, None],
+            hub: Hub::default(),
+            lines: Lines::new(now_since(parts.began).mono_ms),
+            waiting: HashMap::new(),
+            state_fault: None,
+            peers_fault: None,
+            is_stopping: false,
+            node: parts.node,
         };
         let driver = Self {
+            node_id: inner.node.node_id().clone(),
             inner: Mutex::new(inner),
             settled: Condvar::new(),
-            keys: RwLock::new(Arc::new(keys)),
-            private_key,
-            signing: Mutex::default(),
+            keys: RwLock::new(Arc::new(parts.keys)),
+            key_file: keys::KeyFile::new(parts.key_file),
+            private_key: parts.private_key,
             random: SystemRandom::new(),
-            client,
-            began,
-            prompt,
-            doubtful,
-            disk,
-            wake,
-            stopping: AtomicBool::new(false),
+            callers: RandomState::new(),
+            client: parts.client,
+            credentials_folder: parts.credentials_folder,
+            began: parts.began,
+            sends: [healthy.0, returning.0, unproved.0],
+            sets,
+            wake_disk: wake_disk.0,
+            wake: wake.0,
+            stop_asked: stop_asked.0,
+            server: Mutex::default(),
+            broken: OnceLock::new(),
             handled: AtomicU64::new(0),
         };
         let queues = Queues {
-            prompt: prompt_queue,
-            doubtful: doubtful_queue,
-            disk: disk_queue,
-            wake: wake_queue,
+            sends: [healthy.1, returning.1, unproved.1],
+            sets: sets_queue,
+            wake_disk: wake_disk.1,
+            wake: wake.1,
+            stop_asked: stop_asked.1,
         };
         (Arc::new(driver), queues)
     }
 
-    /// A panic while the lock is held is a bug of ours; the state it guards is changed in whole
-    /// steps, so the others go on.
+    /// The port is open.
+    pub fn attach(&self, server: Server) {
+        *self.server() = Some(server);
+    }
+
+    /// The port is to be closed: it is the caller's now.
+    pub fn detach(&self) -> Option<Server> {
+        self.server().take()
+    }
+
+    fn server(&self) -> MutexGuard<'_, Option<Server>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a rule panicked in the middle of a change, nobody knows what the node is: it stops.
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(|poisoned| {
+            self.broke("a rule panicked while it changed the node");
+            poisoned.into_inner()
+        })
     }
 
     fn now(&self) -> Now {
         now_since(self.began)
     }
 
+    /// The clock for all waiting, ms.
+    pub fn now_ms(&self) -> u64 {
+        self.now().mono_ms
+    }
+
+    /// The node broke a rule of its own. It does nothing more and asks to be stopped, so that
+    /// whoever looks after it starts it anew.
+    pub fn broke(&self, why: &str) {
+        if self.broken.set(why.to_owned()).is_ok() {
+            log::error!("BUG: {why}; the node stops");
+            self.request_stop();
+        }
+    }
+
+    /// Does the work of a thread. A node that lacks one looks alive and is not: where it panics,
+    /// the node stops, loudly.
+    pub fn guard(&self, name: &str, work: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            self.broke(&format!("the thread {name} panicked"));
+        }
+    }
+
+    /// Which rule of its own the node broke, if it did.
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.get().map(String::as_str)
+    }
+
+    fn check_broken(&self) -> Result<(), Refused> {
+        match self.broken() {
+            Some(why) => Err(Refused::Broken { why: why.to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks the node to stop, soon after this returned.
+    pub fn request_stop(&self) {
+        // One wish to stop is enough.
+        let _ = self.stop_asked.try_send(());
+    }
+
     /// Runs a rule under the lock and does what it decides.
     fn decide<T>(&self, rule: impl FnOnce(&mut Node, Now) -> (T, Vec<Action>)) -> T {
         let mut inner = self.lock();
-        let (result, actions) = rule(&mut inner.node, self.now());
-        let later = inner.settle(actions);
+        let now = self.now();
+        let (result, actions) = rule(&mut inner.node, now);
+        let later = inner.settle(actions, now);
         drop(inner);
         self.settled.notify_all();
         self.perform(later);
@@ -181,39 +257,82 @@ impl Driver {
     fn perform(&self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Send { target, doubtful } => {
-                    let queue = if doubtful { &self.doubtful } else { &self.prompt };
-                    if let Err(TrySendError::Full(target)) = queue.try_send(target) {
-                        log::error!(
-                            "BUG: the queue of sends is full; {target:?} waits for a restart"
-                        );
-                    }
-                }
+                Action::Send(job) => self.enqueue(job),
                 // A full queue means that the ticker is about to look anyway.
                 Action::WakeAt(_) => drop(self.wake.try_send(())),
-                Action::Republish => self.ask_disk(DiskJob::Republish),
-                Action::SavePeers => self.ask_disk(DiskJob::SavePeers),
+                Action::WakeDisk => drop(self.wake_disk.try_send(())),
                 Action::Note(text) => log::warn!("{text}"),
                 Action::Tell(_) | Action::Changed { .. } | Action::Finish(..) => {}
             }
         }
     }
 
-    /// The disk's queue is only full while many changes wait: the next tick asks again.
-    fn ask_disk(&self, job: DiskJob) {
-        if self.disk.try_send(job).is_err() {
-            log::debug!("the disk is busy");
+    fn enqueue(&self, job: Job) {
+        let [healthy, returning, unproved] = &self.sends;
+        let queue = match job.class {
+            Class::Healthy => healthy,
+            Class::Returning => returning,
+            Class::Unproved => unproved,
+        };
+        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = queue.try_send(job)
+        {
+            self.lock().node.put_back(&job);
         }
+    }
+
+    fn keys(&self) -> Arc<NetworkKeys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn nonce(&self) -> Option<Nonce> {
+        let mut nonce = Nonce::default();
+        self.random.fill(&mut nonce).ok()?;
+        Some(nonce)
+    }
+
+    /// Does what is due by now.
+    pub fn tick(&self) {
+        if self.broken().is_some() {
+            return;
+        }
+        let now = self.now();
+        let mut inner = self.lock();
+        let (wake_at, actions) = inner.node.on_tick(now);
+        inner.wake_at = wake_at;
+        let later = inner.settle(actions, now);
+        drop(inner);
+        self.settled.notify_all();
+        self.perform(later);
+    }
+
+    /// How long the ticker may sleep from now.
+    pub fn until_tick(&self) -> Duration {
+        if self.broken().is_some() {
+            return BROKEN_SLEEP;
+        }
+        let wake_at = self.lock().wake_at;
+        Duration::from_millis(wake_at.saturating_sub(self.now_ms()))
+    }
+
+    /// How long ago the tick was due that did not come yet.
+    pub fn tick_late(&self) -> Duration {
+        let wake_at = self.lock().wake_at;
+        Duration::from_millis(self.now_ms().saturating_sub(wake_at))
+    }
+
+    /// How many requests were answered so far; it goes round at its end.
+    pub fn handled(&self) -> u64 {
+        self.handled.load(Ordering::Relaxed)
     }
 }
 
 impl Inner {
     /// Does what has to be done in order and can't block; gives back the rest.
-    fn settle(&mut self, actions: Vec<Action>) -> Vec<Action> {
+    fn settle(&mut self, actions: Vec<Action>, now: Now) -> Vec<Action> {
         let mut later = Vec::new();
         for action in actions {
             match action {
-                Action::Tell(event) => self.tell(&event),
+                Action::Tell(event) => self.tell(&event, now),
                 Action::Changed { node_id, old, new } => self.tell_changes(&node_id, &old, &new),
                 Action::Finish(ticket, result) => {
                     if let Some(waiting) = self.waiting.remove(&ticket) {
@@ -232,13 +351,18 @@ impl Inner {
         later
     }
 
-    fn tell(&mut self, event: &Event) {
+    fn tell(&mut self, event: &Event, now: Now) {
         match event {
             Event::Data { node_id, data } => {
                 log::debug!("{} bytes of DATA from {node_id}", data.len())
             }
             other => {
-                if let Some(node_id) = other.node_id() {
+                if let Some(node_id) = other.node_id()
+                    && let Some(left_out) = self.lines.next(now.mono_ms)
+                {
+                    if left_out > 0 {
+                        log::warn!("{left_out} lines of nodes that came and went were left out");
+                    }
                     log::info!("{node_id} {}", other.name());
                 }
             }
@@ -256,121 +380,44 @@ impl Inner {
     }
 }
 
-/// What requests in both directions need.
-impl Driver {
-    /// Checks the owners' signatures of the records that would be taken.
-    fn check_records(&self, records: &[Arc<Record>]) -> Result<(), Reason> {
-        for record in records {
-            let lacks = self.lock().node.lacks(record);
-            if lacks && !is_signed_by_owner(record) {
-                return Err(Reason::BadSignature);
-            }
-        }
-        Ok(())
+/// What the journal's thread needs.
+impl Core for Driver {
+    fn own(&self) -> Verified<Record> {
+        self.lock().node.own().clone()
     }
 
-    /// The own record is signed when it is first sent, once for each version.
-    fn sign_head(&self, head: &Head, cell: &OnceLock<Signature>) -> Result<(), DriverFault> {
-        if cell.get().is_some() {
-            return Ok(());
-        }
-        // Whoever waits here needs this very signature.
-        let _signing = self.signing.lock().unwrap_or_else(PoisonError::into_inner);
-        if cell.get().is_none() {
-            let signature = self.private_key.sign(Signed::Record(head))?;
-            // Nobody else sets it while the lock is held.
-            let _ = cell.set(signature);
-        }
-        Ok(())
-    }
-
-    fn sign_records(&self, records: &[Arc<Record>]) -> Result<(), DriverFault> {
-        records.iter().try_for_each(|record| self.sign_head(&record.head, &record.signature))
-    }
-
-    fn keys(&self) -> Arc<NetworkKeys> {
-        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The names of the network keys, the one that seals first.
-    pub fn network_key_names(&self) -> Vec<String> {
-        self.keys().names()
-    }
-
-    /// Takes other network keys: from now on the first one seals, all open.
-    pub fn set_keys(&self, keys: NetworkKeys) {
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
-    }
-
-    fn nonce(&self) -> Result<[u8; NONCE_BYTES], DriverFault> {
-        let mut nonce = [0; NONCE_BYTES];
-        self.random.fill(&mut nonce).map_err(|_| DriverFault::NoRandomness)?;
-        Ok(nonce)
-    }
-}
-
-fn is_signed_by_owner(record: &Record) -> bool {
-    let signature = record.signature.get();
-    signature.is_some_and(|it| verify(&record.public_key, Signed::Record(&record.head), it))
-}
-
-/// Time and disk.
-impl Driver {
-    /// Does what is due by now.
-    pub fn tick(&self) {
-        let now = self.now();
-        let mut inner = self.lock();
-        let (wake_at, actions) = inner.node.on_tick(now);
-        inner.wake_at = wake_at;
-        let later = inner.settle(actions);
-        drop(inner);
-        self.settled.notify_all();
-        self.perform(later);
-    }
-
-    /// How long the ticker may sleep from now.
-    pub fn until_tick(&self) -> Duration {
-        let wake_at = self.lock().wake_at;
-        Duration::from_millis(wake_at.saturating_sub(self.now().mono_ms))
-    }
-
-    /// How long ago the tick was due that did not come yet.
-    pub fn tick_late(&self) -> Duration {
-        let wake_at = self.lock().wake_at;
-        Duration::from_millis(self.now().mono_ms.saturating_sub(wake_at))
-    }
-
-    /// How many requests were answered so far; it goes round at its end.
-    pub fn handled(&self) -> u64 {
-        self.handled.load(Ordering::Relaxed)
-    }
-
-    /// The own record, for the journal's thread to make the next version of.
-    pub fn own(&self) -> Arc<Record> {
-        Arc::clone(self.lock().node.own())
-    }
-
-    /// The timestamp of the next version after `last`.
-    pub fn next_timestamp(&self, last: u64) -> Option<u64> {
+    fn next_timestamp(&self, last: u64) -> Option<u64> {
         let now = self.now();
         self.lock().node.next_timestamp(now.wall_us, last)
     }
 
-    /// Publishes a version of the own record that is on disk by now.
-    pub fn publish(&self, record: Arc<Record>) {
+    fn sign(&self, draft: Draft) -> Result<Verified<Record>, CryptoFault> {
+        Verified::sign(draft, &self.private_key)
+    }
+
+    fn publish(&self, record: Verified<Record>) {
         self.decide(|node, now| ((), node.on_set(record, now)));
     }
 
-    /// What to keep of the peers.
-    pub fn known_peers(&self) -> Vec<Pin> {
+    fn wishes(&self) -> DiskWishes {
+        self.lock().node.take_disk_wishes()
+    }
+
+    fn known_peers(&self) -> Vec<KnownPeer> {
         self.lock().node.known_peers()
     }
 
-    /// Notes that the disk failed, or that it works again. Each is logged once.
-    pub fn note_disk(&self, what: Kept, fault: Option<String>) {
+    fn save_peers(&self, peers: &[KnownPeer]) -> Result<(), String> {
+        credentials::save_known_peers(&self.credentials_folder, peers)
+            .map_err(|fault| fault.to_string())
+    }
+
+    /// Each fault is logged once.
+    fn note_disk(&self, what: Kept, fault: Option<String>) {
         let mut inner = self.lock();
-        let Some(known) = inner.disk_faults.get_mut(what as usize) else {
-            return;
+        let known = match what {
+            Kept::State => &mut inner.state_fault,
+            Kept::Peers => &mut inner.peers_fault,
         };
         if *known == fault {
             return;
@@ -381,37 +428,5 @@ impl Driver {
             (None, Kept::Peers) => log::info!("the known peers can be written again"),
         }
         *known = fault;
-    }
-}
-
-/// Why a message could not be made: our own fault.
-#[derive(Debug)]
-enum DriverFault {
-    Crypto(CryptoFault),
-    Encode(String),
-    NoRandomness,
-    NoKey,
-}
-
-impl fmt::Display for DriverFault {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Crypto(fault) => fault.fmt(formatter),
-            Self::Encode(why) => write!(formatter, "it can't be encoded: {why}"),
-            Self::NoRandomness => write!(formatter, "the system gave no randomness"),
-            Self::NoKey => write!(formatter, "there is no network key to seal with"),
-        }
-    }
-}
-
-impl From<CryptoFault> for DriverFault {
-    fn from(fault: CryptoFault) -> Self {
-        Self::Crypto(fault)
-    }
-}
-
-impl From<wire::EncodeFault> for DriverFault {
-    fn from(fault: wire::EncodeFault) -> Self {
-        Self::Encode(fault.to_string())
     }
 }

@@ -1,45 +1,44 @@
 //! Starts, names, stops and joins the threads of a node.
 
-mod embedded;
 mod error;
-mod keeper;
-mod keys;
 mod pulse;
 mod senders;
 
 use std::fs::File;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::client::Client;
 use crate::config::{Config, SyncRule};
 use crate::control::ControlServer;
-use crate::credentials::{self, KnownPeer};
-use crate::driver::{Driver, Queues, now_since};
-use crate::journal::{Commit, Journal, Loaded};
+use crate::credentials;
+use crate::driver::{Driver, Parts, Queues, now_since};
+use crate::journal::{Commit, Journal, Loaded, RealDisk};
+use crate::keeper::Keeper;
 use crate::protocol::BODY_BYTES_MAX;
 use crate::protocol::address::Address;
-use crate::protocol::crypto::{NetworkKeys, PrivateKey};
-use crate::protocol::identity::Session;
-use crate::protocol::node::{Node, Pin, Settings, Target};
-use crate::protocol::state::{Change, Record, next_timestamp};
+use crate::protocol::crypto::{NetworkKeys, PrivateKey, Signer};
+use crate::protocol::entries::Change;
+use crate::protocol::head::next_timestamp;
+use crate::protocol::node::{Class, Node, Secret, Settings};
+use crate::protocol::peer::KnownPeer;
+use crate::protocol::record::{Draft, Record};
+use crate::protocol::verified::Verified;
 use crate::protocol::wire::{Kind, ProgramVersion};
 use crate::server::Server;
 
 pub use error::StartError;
-use keeper::Keeper;
-use keys::KeyFile;
 pub use pulse::Pulse;
 use senders::Senders;
+pub use senders::senders_max;
 
-/// Senders to peers that may not answer: however many those are, they hold no more than these.
-const DOUBTFUL_SENDERS: usize = 6;
 /// Stack of a thread, bytes: HTTP, and records by reference. Small, as there may be many.
 const STACK_BYTES: usize = 256 * 1024;
 /// Most connections to peers that are kept open between requests.
@@ -54,25 +53,25 @@ static PATHS: [&str; 5] = [
     Kind::Data.path(),
 ];
 
-/// A node that runs, in threads of its own. Dropping it stops it.
+/// A node that runs, in threads of its own. Dropping it stops it. What can be asked of it are the
+/// methods of [`Driver`].
 pub struct RunningNode {
-    shared: Arc<Shared>,
+    driver: Arc<Driver>,
+    listen: SocketAddr,
     control: Option<ControlServer>,
     threads: Vec<JoinHandle<()>>,
-    senders: Arc<Senders>,
+    senders: Vec<Arc<Senders>>,
+    stop_asked: Receiver<()>,
     /// Dropped to stop the threads.
     stop: Option<Sender<()>>,
 }
 
-/// What the control socket and the embedding program both reach.
-struct Shared {
-    driver: Arc<Driver>,
-    server: Mutex<Option<Server>>,
-    listen: String,
-    port: SocketAddr,
-    key_file: KeyFile,
-    stop_asked: Sender<()>,
-    stop_wanted: Receiver<()>,
+impl Deref for RunningNode {
+    type Target = Driver;
+
+    fn deref(&self) -> &Driver {
+        &self.driver
+    }
 }
 
 /// Starts a node: reads or makes its keys, reads its state, opens its port, and begins to look
@@ -104,6 +103,9 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
     for warning in warnings.iter().chain(&loaded.warnings) {
         log::warn!("{warning}");
     }
+    for note in &loaded.notes {
+        log::info!("{note}");
+    }
     let began = Instant::now();
     let own = first_record(&config, &private_key, loaded, journal.as_mut(), began)?;
 
@@ -111,33 +113,32 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
     let server = start_server(&config, &driver_cell)?;
     let address = server.local_address();
     let node = new_node(&config, &private_key, own, known, address, began)?;
-    let client = Client::new(BODY_BYTES_MAX, IDLE_CONNECTIONS_MAX);
-    let (driver, queues) = Driver::new(node, keys, private_key, client, began);
+    let (driver, queues) = Driver::new(Parts {
+        node,
+        keys,
+        key_file: config.network_key.clone(),
+        private_key,
+        client: Client::new(BODY_BYTES_MAX, IDLE_CONNECTIONS_MAX),
+        credentials_folder,
+        began,
+    });
+    driver.attach(server);
     // The cell is new, so this can't fail; until now the port answered 503.
     let _ = driver_cell.set(Arc::clone(&driver));
 
-    let (stop_asked, stop_wanted) = bounded(1);
-    let shared = Arc::new(Shared {
-        driver: Arc::clone(&driver),
-        server: Mutex::new(Some(server)),
-        listen: address.to_string(),
-        port: address,
-        key_file: KeyFile { path: config.network_key.clone(), changing: Mutex::default() },
-        stop_asked,
-        stop_wanted,
-    });
     let (stop, stopped) = bounded(0);
-    let senders = Senders::new(Arc::clone(&driver), queues.prompt.clone(), stopped.clone());
     let mut running = RunningNode {
-        shared: Arc::clone(&shared),
+        driver: Arc::clone(&driver),
+        listen: address,
         control: None,
         threads: Vec::new(),
-        senders,
+        senders: Vec::new(),
+        stop_asked: queues.stop_asked.clone(),
         stop: Some(stop),
     };
-    let keeper = Keeper::new(Arc::clone(&driver), journal, config.sync, credentials_folder, fault);
-    running.spawn_threads(driver, queues, (keeper, lock), &stopped)?;
-    running.control = Some(ControlServer::start(&config.control, shared)?);
+    let keeper = Keeper::new(journal, config.sync, fault, driver.now_ms(), &*driver);
+    running.spawn_threads(queues, (keeper, lock), &stopped)?;
+    running.control = Some(ControlServer::start(&config.control, driver)?);
     Ok(running)
 }
 
@@ -199,14 +200,14 @@ fn first_record(
     loaded: Loaded,
     journal: Option<&mut Journal>,
     began: Instant,
-) -> Result<Record, StartError> {
+) -> Result<Verified<Record>, StartError> {
     let entries = Arc::new(loaded.entries);
     let record = |timestamp| {
-        let (node_id, key) = (config.node_id.clone(), private_key.public_key());
-        Record::new(node_id, key, timestamp, false, Arc::clone(&entries))
+        let draft = Draft::new(config.node_id.clone(), timestamp, false, Arc::clone(&entries));
+        Verified::sign(draft, private_key).map_err(|_| StartError::NoRandomness)
     };
     if loaded.timestamp > 0 && !loaded.left {
-        return Ok(record(loaded.timestamp));
+        return record(loaded.timestamp);
     }
     let wall_us = now_since(began).wall_us;
     let timestamp = next_timestamp(wall_us, loaded.timestamp).ok_or(StartError::NoTimestampLeft)?;
@@ -214,112 +215,110 @@ fn first_record(
     if let Some(journal) = journal {
         journal.append(&[commit], &entries)?;
     }
-    Ok(record(timestamp))
+    record(timestamp)
 }
 
 fn start_server(
     config: &Config,
     driver: &Arc<OnceLock<Arc<Driver>>>,
 ) -> Result<Server, StartError> {
-    let driver = Arc::clone(driver);
+    let (driver, owner) = (Arc::clone(driver), Arc::clone(driver));
     let handler = move |request| match driver.get() {
         Some(driver) => driver.on_http(request),
         None => crate::server::Response { status: 503, ..crate::server::Response::default() },
     };
-    Ok(Server::start(config.listen, &PATHS, BODY_BYTES_MAX, Arc::new(handler))?)
+    let on_fault = move |why: &str| match owner.get() {
+        Some(driver) => driver.broke(why),
+        None => log::error!("BUG: {why}"),
+    };
+    let (handler, on_fault) = (Arc::new(handler), Arc::new(on_fault));
+    Ok(Server::start(config.listen, &PATHS, BODY_BYTES_MAX, handler, on_fault)?)
 }
 
 fn new_node(
     config: &Config,
     private_key: &PrivateKey,
-    own: Record,
+    own: Verified<Record>,
     known: Vec<KnownPeer>,
     address: SocketAddr,
     began: Instant,
 ) -> Result<Node, StartError> {
-    let mut random = [0; 24];
-    SystemRandom::new().fill(&mut random).map_err(|_| StartError::NoRandomness)?;
-    let (session, seed) = random.split_at(16);
+    let (mut secret, mut seed) = ([0; 32], [0; 8]);
+    let random = SystemRandom::new();
+    let filled = random.fill(&mut secret).and_then(|()| random.fill(&mut seed));
+    filled.map_err(|_| StartError::NoRandomness)?;
     // Where only one address is listened on, others can only be told that one.
     let bound = (!address.ip().is_unspecified()).then(|| Address::of(address.ip(), address.port()));
     let settings = Settings {
         node_id: config.node_id.clone(),
         public_key: private_key.public_key(),
-        session: Session(session.try_into().map_err(|_| StartError::NoRandomness)?),
+        secret: Secret(secret),
         port: address.port(),
         advertise: config.advertise.clone().or(bound),
         seeds: config.bootstrap.clone(),
         tick_ms: u64::try_from(config.tick.as_millis()).unwrap_or(u64::MAX),
         program: ProgramVersion::new(env!("CARGO_PKG_VERSION")),
-        timestamp_rule: next_timestamp,
         allow: config.allow.as_deref().map(credentials::load_allow_list).transpose()?,
     };
-    let pin = |peer: KnownPeer| Pin {
-        node_id: peer.node_id,
-        public_key: peer.public_key,
-        direct: peer.direct,
-        address: peer.address,
-    };
-    let seed = u64::from_le_bytes(seed.try_into().map_err(|_| StartError::NoRandomness)?);
-    let pins = known.into_iter().map(pin).collect();
-    Ok(Node::new(settings, own, pins, seed, now_since(began)))
+    Ok(Node::new(settings, own, known, u64::from_le_bytes(seed), now_since(began)))
 }
 
 impl RunningNode {
     fn spawn_threads(
         &mut self,
-        driver: Arc<Driver>,
         queues: Queues,
-        (keeper, lock): (Keeper, Option<File>),
+        (keeper, lock): (Keeper<RealDisk>, Option<File>),
         stopped: &Receiver<()>,
     ) -> Result<(), StartError> {
-        for index in 0..DOUBTFUL_SENDERS {
-            let (driver, jobs) = (Arc::clone(&driver), queues.doubtful.clone());
-            let stopped = stopped.clone();
-            self.spawn(format!("dsn-doubtful-{index}"), move || {
-                while let Some(target) = next_job(&jobs, &stopped) {
-                    driver.run_send(&target);
-                }
-            })?;
+        let Queues { sends, sets, wake_disk, wake, .. } = queues;
+        for (class, jobs) in Class::ALL.into_iter().zip(sends) {
+            let senders = Senders::new(Arc::clone(&self.driver), class, jobs, stopped.clone());
+            senders.add().map_err(StartError::NoThread)?;
+            self.senders.push(senders);
         }
-        self.senders.add().map_err(StartError::NoThread)?;
-        let (disk, stop) = (queues.disk, stopped.clone());
-        self.spawn("dsn-journal".into(), move || {
+        let (driver, stop) = (Arc::clone(&self.driver), stopped.clone());
+        self.spawn("dsn-journal", move || {
             // The folder is free when its writer has ended, and not before.
             let _lock = lock;
-            keeper.run(&disk, &stop);
+            keep(keeper, &driver, &(sets, wake_disk, stop));
         })?;
-        let (senders, wake, stop) = (Arc::clone(&self.senders), queues.wake, stopped.clone());
-        self.spawn("dsn-ticker".into(), move || tick(&driver, &senders, &wake, &stop))
+        let (driver, senders, stop) =
+            (Arc::clone(&self.driver), self.senders.clone(), stopped.clone());
+        self.spawn("dsn-ticker", move || tick(&driver, &senders, &wake, &stop))
     }
 
     fn spawn(
         &mut self,
-        name: String,
+        name: &'static str,
         work: impl FnOnce() + Send + 'static,
     ) -> Result<(), StartError> {
-        let thread = thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(work);
+        let driver = Arc::clone(&self.driver);
+        let thread = thread::Builder::new().name(name.into()).stack_size(STACK_BYTES);
+        let thread = thread.spawn(move || driver.guard(name, work));
         self.threads.push(thread.map_err(StartError::NoThread)?);
         Ok(())
     }
 
     /// The address that it listens on.
-    pub fn listen(&self) -> &str {
-        &self.shared.listen
+    pub fn listen(&self) -> String {
+        self.listen.to_string()
     }
 
-    /// Waits until somebody asked the node to stop, over its control socket or here.
-    pub fn wait_for_stop(&self) {
-        // The sender lives as long as `shared`: an error can't happen, and would mean to stop.
-        let _ = self.shared.stop_wanted.recv();
+    /// Waits until somebody asked the node to stop, over its control socket or here, or until it
+    /// broke a rule of its own: the error says which.
+    pub fn wait_for_stop(&self) -> Result<(), String> {
+        // The sender lives as long as the driver: an error can't happen, and would mean to stop.
+        let _ = self.stop_asked.recv();
+        self.driver.broken().map_or(Ok(()), |why| Err(why.to_owned()))
     }
 
     /// Something that asks the node to stop, for a signal handler.
     pub fn stop_asker(&self) -> impl Fn() + Send + Sync + use<> {
-        let ask = self.shared.stop_asked.clone();
+        let driver = Arc::downgrade(&self.driver);
         move || {
-            // One wish to stop is enough.
-            let _ = ask.try_send(());
+            if let Some(driver) = driver.upgrade() {
+                driver.request_stop();
+            }
         }
     }
 
@@ -338,14 +337,14 @@ impl RunningNode {
     fn end(&mut self, patience: Duration) {
         let until = Instant::now().checked_add(patience);
         let Some(stop) = self.stop.take() else { return };
-        self.shared.driver.begin_stop();
+        self.driver.begin_stop();
         drop(stop);
-        let server = self.shared.server.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(server) = server {
+        if let Some(server) = self.driver.detach() {
             server.stop();
         }
-        let threads = self.threads.drain(..).chain(self.senders.take_threads());
-        for thread in threads.collect::<Vec<_>>() {
+        let senders = self.senders.iter().flat_map(|senders| senders.take_threads());
+        let threads: Vec<JoinHandle<()>> = self.threads.drain(..).chain(senders).collect();
+        for thread in threads {
             // A thread in the middle of a request can't be woken; only time ends that.
             while !thread.is_finished() && until.is_none_or(|until| Instant::now() < until) {
                 thread::park_timeout(Duration::from_millis(5));
@@ -367,26 +366,45 @@ impl Drop for RunningNode {
     }
 }
 
-fn next_job(jobs: &Receiver<Target>, stopped: &Receiver<()>) -> Option<Target> {
-    select! {
-        recv(jobs) -> job => job.ok(),
-        recv(stopped) -> _ => None,
+/// The journal's thread: changes that wait together share one write.
+fn keep(
+    mut keeper: Keeper<RealDisk>,
+    driver: &Driver,
+    (sets, wake, stopped): &(Receiver<crate::keeper::SetJob>, Receiver<()>, Receiver<()>),
+) {
+    let nobody = never();
+    loop {
+        let wait = keeper.due().map(|due| due.saturating_sub(driver.now_ms()));
+        let timer = wait.map_or_else(never, |wait| after(Duration::from_millis(wait)));
+        // More than one write takes waits in the queue, which has a bound of its own.
+        let open = if keeper.room() > 0 { sets } else { &nobody };
+        select! {
+            recv(open) -> set => {
+                let most = keeper.room().saturating_sub(1);
+                let batch = set.into_iter().chain(sets.try_iter().take(most)).collect();
+                keeper.take(batch, driver.now_ms(), driver);
+            }
+            recv(wake) -> _ => keeper.look(driver.now_ms(), driver),
+            recv(timer) -> _ => keeper.look(driver.now_ms(), driver),
+            recv(stopped) -> _ => {
+                keeper.take(sets.try_iter().collect(), driver.now_ms(), driver);
+                keeper.finish(driver.now_ms(), driver);
+                return;
+            }
+        }
     }
 }
 
-fn tick(driver: &Driver, senders: &Arc<Senders>, wake: &Receiver<()>, stopped: &Receiver<()>) {
+fn tick(driver: &Driver, senders: &[Arc<Senders>], wake: &Receiver<()>, stopped: &Receiver<()>) {
     loop {
         driver.tick();
-        senders.reap();
+        senders.iter().for_each(|senders| senders.reap());
         loop {
-            let wait = driver.until_tick();
-            if wait.is_zero() {
-                break;
-            }
+            // The end is looked for each time, however late the tick is.
             select! {
-                recv(wake) -> _ => {}
                 recv(stopped) -> _ => return,
-                default(wait) => {}
+                recv(wake) -> _ => {}
+                default(driver.until_tick()) => break,
             }
         }
     }

@@ -26,7 +26,7 @@ pub struct Pulse {
 impl RunningNode {
     /// What tells how the node is doing. It does not keep the node alive.
     pub fn pulse(&self) -> Pulse {
-        Pulse { driver: Arc::downgrade(&self.shared.driver), port: self.shared.port, handled: 0 }
+        Pulse { driver: Arc::downgrade(&self.driver), port: self.listen, handled: 0 }
     }
 }
 
@@ -35,6 +35,9 @@ impl Pulse {
     /// Where the lock is never given back, this does not return: that is an answer, too.
     pub fn check(&mut self) -> Result<(), String> {
         let driver = self.driver.upgrade().ok_or("the node has stopped")?;
+        if let Some(why) = driver.broken() {
+            return Err(why.to_owned());
+        }
         let late = driver.tick_late();
         if late > TICK_LATE_MAX {
             return Err(format!("the tick is {} s late", late.as_secs()));
@@ -95,12 +98,21 @@ mod tests {
         let node = node(folder.path());
         let mut pulse = node.pulse();
         assert_eq!(pulse.check(), Ok(()));
-        let server = node.shared.server.lock().unwrap().take().unwrap();
+        let server = node.detach().unwrap();
         server.stop();
         let why = pulse.check().unwrap_err();
         assert!(why.contains("does not answer"), "{why}");
         drop(node);
         assert!(pulse.check().unwrap_err().contains("stopped"));
+    }
+
+    #[test]
+    fn a_node_that_lost_a_thread_stops() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path());
+        node.driver.guard("dsn-journal", || panic!("it is wrong"));
+        assert!(node.pulse().check().unwrap_err().contains("dsn-journal"));
+        assert!(node.wait_for_stop().unwrap_err().contains("dsn-journal"));
     }
 
     #[test]
@@ -115,7 +127,7 @@ mod tests {
         ticker.join().unwrap();
         let until = std::time::Instant::now() + 10 * TICK_LATE_MAX;
         let why = loop {
-            assert_eq!(ask(node.shared.port).map_err(|why| why.to_string()), Ok(()));
+            assert_eq!(ask(node.listen).map_err(|why| why.to_string()), Ok(()));
             match pulse.check() {
                 Err(why) => break why,
                 Ok(()) => std::thread::park_timeout(Duration::from_millis(200)),

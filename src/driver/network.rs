@@ -1,0 +1,97 @@
+//! Requests in both directions: the steps, with the lock taken for those that need it.
+
+use std::hash::BuildHasher;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::Driver;
+use crate::client;
+use crate::protocol::crypto::{Ecdsa, Signer};
+use crate::protocol::node::{Job, Outcome, Outgoing};
+use crate::server::{self, Caller};
+use crate::steps::{Answer, HttpAnswer, Looked, Read, Returned, read, seal_request};
+
+impl Driver {
+    /// Takes the bytes of a request and gives the answer: the only way in from the network.
+    pub fn on_http(&self, request: server::Request) -> server::Response {
+        let Answer { status, seal, body, caller } = match self.broken() {
+            Some(_) => bare(500),
+            None => self.respond(request),
+        };
+        self.handled.fetch_add(1, Ordering::Relaxed);
+        let caller = caller.map(|node_id| Caller(self.callers.hash_one(&node_id)));
+        server::Response { status, seal, body, caller }
+    }
+
+    fn respond(&self, request: server::Request) -> Answer {
+        let server::Request { path, peer, body } = request;
+        let keys = self.keys();
+        let (answering, reply) = match read(&path, body, &keys) {
+            Read::Garbage(status) => {
+                log::debug!("{peer} sent bytes to {path} that are not a message");
+                return bare(status);
+            }
+            Read::Refused(answering, refusal) => (answering, refusal.into()),
+            Read::Arrived(arrived) => {
+                let looked = arrived.look(&self.lock().node);
+                match looked {
+                    Looked::Refused(answering, refusal) => (answering, refusal.into()),
+                    Looked::ToCheck(to_check) => {
+                        let checked = to_check.check(&Ecdsa);
+                        let answering = checked.answering();
+                        (answering, self.decide(|node, now| checked.apply(node, peer, now)))
+                    }
+                }
+            }
+        };
+        let Some(nonce) = self.nonce() else {
+            log::error!("the system gave no randomness for an answer");
+            return bare(500);
+        };
+        answering.answer(reply, &keys, &self.private_key, nonce).unwrap_or_else(|fault| {
+            log::error!("the answer to {path} could not be made: {fault}");
+            bare(500)
+        })
+    }
+
+    /// Makes one try of what is due to the job's target, and takes what comes back.
+    pub fn run_send(&self, job: &Job) {
+        if self.broken().is_some() {
+            return;
+        }
+        let now = self.now();
+        let Some(outgoing) = self.lock().node.begin(job, now) else { return };
+        let began = Instant::now();
+        let outcome = self.try_once(&outgoing).unwrap_or_else(|fault| {
+            log::error!("a request to {} could not be made: {fault}", outgoing.address);
+            Outcome::Failed(fault)
+        });
+        if let Outcome::Failed(why) = &outcome {
+            log::debug!("{:?} to {}: {why}", outgoing.request.kind(), outgoing.address);
+        }
+        let elapsed_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.decide(|node, now| ((), node.on_answer(job, outcome, elapsed_us, now)));
+    }
+
+    fn try_once(&self, outgoing: &Outgoing) -> Result<Outcome, String> {
+        let keys = self.keys();
+        let nonce = self.nonce().ok_or("the system gave no randomness")?;
+        let sealed = seal_request(outgoing, &keys, &self.private_key, nonce)
+            .map_err(|fault| fault.to_string())?;
+        let address = outgoing.address.as_str();
+        let answer = match self.client.post(address, sealed.path, &sealed.body, client::TRY_TIMEOUT)
+        {
+            Ok(client::Answer { status, seal, body }) => HttpAnswer { status, seal, body },
+            Err(fault) => return Ok(Outcome::Failed(fault.to_string())),
+        };
+        let own = (&self.node_id, &self.private_key.public_key());
+        let returned = Returned::read(outgoing, &sealed.tag, answer, &keys, own, &Ecdsa);
+        let returned = returned.look(&self.lock().node);
+        Ok(returned.check(&Ecdsa))
+    }
+}
+
+/// An answer without a seal.
+fn bare(status: u16) -> Answer {
+    Answer { status, ..Answer::default() }
+}

@@ -1,0 +1,505 @@
+//! When what is written to disk: the pure half of the journal's thread. Time is an argument, the
+//! disk and the node are given by whoever runs it.
+
+use crossbeam_channel::Sender;
+
+use crate::config::SyncRule;
+use crate::journal::{Commit, Disk, Journal};
+use crate::protocol::crypto::CryptoFault;
+use crate::protocol::entries::Change;
+use crate::protocol::node::{DiskWishes, Urgency};
+use crate::protocol::pace::Budget;
+use crate::protocol::peer::KnownPeer;
+use crate::protocol::record::{Draft, Record};
+use crate::protocol::report::Refused;
+use crate::protocol::verified::Verified;
+
+/// How long a key that was pinned waits for more of them before it is written, ms: a burst of joins
+/// is one write.
+const SAVE_SOON_MS: u64 = 200;
+/// How long an address waits for more of them before it is written, ms: it is only a hint.
+const SAVE_LATE_MS: u64 = 60_000;
+/// How long a failed write of the known peers waits before the next, ms.
+const SAVE_RETRY_MS: u64 = 30_000;
+/// Most writes of the known peers in a row, whatever members do.
+const SAVES_MAX: u32 = 4;
+/// Time until one more write of the known peers may be, ms: four a minute in the long run.
+const SAVE_EVERY_MS: u64 = 15_000;
+/// Most changes that share one write to disk.
+pub const BATCH_MAX: usize = 256;
+/// Time between two writes where they are shared, ms: four syncs a second are little for any card,
+/// and nobody waits for long.
+const SHARED_EVERY_MS: u64 = 250;
+/// How long after a fault the disk is tried first, ms.
+const REPAIR_FIRST_MS: u64 = 2_000;
+/// The time doubles up to this one, ms: each try may cost a card a write.
+const REPAIR_LAST_MS: u64 = 30_000;
+
+/// A change that somebody waits for.
+pub struct SetJob {
+    /// The change.
+    pub change: Change,
+    /// Whether the node leaves with it.
+    pub left: bool,
+    /// Gets the timestamp of the version.
+    pub reply: Sender<Result<u64, Refused>>,
+}
+
+/// What the node keeps on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// The own state.
+    State,
+    /// Keys and addresses of the peers.
+    Peers,
+}
+
+/// The node whose state is kept.
+pub trait Core {
+    /// The own record.
+    fn own(&self) -> Verified<Record>;
+    /// The timestamp of the next version after `last`.
+    fn next_timestamp(&self, last: u64) -> Option<u64>;
+    /// Signs a version.
+    fn sign(&self, draft: Draft) -> Result<Verified<Record>, CryptoFault>;
+    /// Publishes a version that is on disk by now.
+    fn publish(&self, record: Verified<Record>);
+    /// What the node wants of the disk.
+    fn wishes(&self) -> DiskWishes;
+    /// The peers to keep.
+    fn known_peers(&self) -> Vec<KnownPeer>;
+    /// Writes the known peers, or says why that can't be.
+    fn save_peers(&self, peers: &[KnownPeer]) -> Result<(), String>;
+    /// Notes that the disk failed, or that it works again.
+    fn note_disk(&self, what: Kept, fault: Option<String>);
+}
+
+/// What is to be written, and when.
+pub struct Keeper<D> {
+    /// Nothing where the state is in memory alone.
+    journal: Option<Journal<D>>,
+    rule: SyncRule,
+    /// Changes that wait for the next shared write, and when that is due, ms.
+    held: Vec<SetJob>,
+    held_due: Option<u64>,
+    /// When the next shared write may be, ms.
+    shared_from: u64,
+    /// When what was written is to be synced, if it is not yet, ms.
+    sync_due: Option<u64>,
+    /// When the disk is tried again after a fault, and how long the wait was, ms.
+    repair_due: Option<u64>,
+    repair_wait: u64,
+    /// When the known peers are to be written, if they are, ms.
+    peers_due: Option<u64>,
+    saves: Budget,
+    /// When one more write of the known peers may be, ms.
+    saves_grow_at: u64,
+}
+
+impl<D: Disk> Keeper<D> {
+    /// Takes what was wrong with the disk at the start, if anything was.
+    pub fn new(
+        journal: Option<Journal<D>>,
+        rule: SyncRule,
+        fault: Option<String>,
+        now_ms: u64,
+        core: &impl Core,
+    ) -> Self {
+        let mut keeper = Self {
+            journal,
+            rule,
+            held: Vec::new(),
+            held_due: None,
+            shared_from: now_ms,
+            sync_due: None,
+            repair_due: None,
+            repair_wait: 0,
+            peers_due: None,
+            saves: Budget::new(SAVES_MAX),
+            saves_grow_at: now_ms + SAVE_EVERY_MS,
+        };
+        if let Some(why) = fault {
+            keeper.failed(why, now_ms, core);
+        }
+        keeper
+    }
+
+    /// When there is something to do next, ms; nothing while nothing waits.
+    pub fn due(&self) -> Option<u64> {
+        let dues = [self.held_due, self.peers_due, self.sync_due, self.repair_due];
+        dues.into_iter().flatten().min()
+    }
+
+    /// How many more changes may be brought before those that wait are written.
+    pub fn room(&self) -> usize {
+        BATCH_MAX.saturating_sub(self.held.len())
+    }
+
+    /// Takes changes, and writes them at once or with the next shared write.
+    pub fn take(&mut self, sets: Vec<SetJob>, now_ms: u64, core: &impl Core) {
+        self.held.extend(sets);
+        self.look(now_ms, core);
+    }
+
+    /// Asks the node what it wants, and does what is due by now.
+    pub fn look(&mut self, now_ms: u64, core: &impl Core) {
+        let republish = self.ask(now_ms, core);
+        let shares = self.rule == SyncRule::Shared && self.journal.is_some();
+        let has_work = !self.held.is_empty() || republish;
+        if has_work && shares && now_ms < self.shared_from {
+            self.held_due = Some(self.shared_from);
+        } else if has_work {
+            self.work_off(now_ms, core);
+        }
+        let is_due = |due: Option<u64>| due.is_some_and(|due| due <= now_ms);
+        if is_due(self.peers_due) {
+            self.save_peers(now_ms, core);
+        }
+        if is_due(self.sync_due) {
+            self.sync(now_ms, core);
+        }
+        if is_due(self.repair_due) {
+            self.repair(now_ms, core);
+        }
+    }
+
+    /// Asks the node what it wants. It says each wish once, so the peers are noted here, whoever
+    /// asks; gives whether it wants a new version.
+    fn ask(&mut self, now_ms: u64, core: &impl Core) -> bool {
+        let wishes = core.wishes();
+        if let Some(urgency) = wishes.save_peers {
+            let wait = if urgency == Urgency::Soon { SAVE_SOON_MS } else { SAVE_LATE_MS };
+            let due = now_ms + wait;
+            self.peers_due = Some(self.peers_due.map_or(due, |before| before.min(due)));
+        }
+        wishes.republish
+    }
+
+    /// Writes all that waits, whatever its time.
+    pub fn finish(&mut self, now_ms: u64, core: &impl Core) {
+        self.work_off(now_ms, core);
+        self.ask(now_ms, core);
+        if self.peers_due.is_some() {
+            self.saves.give(1);
+            self.save_peers(now_ms, core);
+        }
+        if self.sync_due.is_some() {
+            self.sync(now_ms, core);
+        }
+    }
+
+    fn work_off(&mut self, now_ms: u64, core: &impl Core) {
+        self.held_due = None;
+        let sets = std::mem::take(&mut self.held);
+        if !sets.is_empty() {
+            self.set(sets, now_ms, core);
+        }
+        // Whatever was set is above all that peers hold already.
+        if self.ask(now_ms, core) && self.repair_due.is_none() {
+            self.republish(now_ms, core);
+        }
+    }
+
+    /// Makes a version for each change, writes all with one sync, publishes the last, tells.
+    fn set(&mut self, sets: Vec<SetJob>, now_ms: u64, core: &impl Core) {
+        let mut last = core.own().draft();
+        let mut commits = Vec::new();
+        let mut results = Vec::new();
+        for SetJob { change, left, reply } in &sets {
+            let next = next_version(&last, change, *left, core);
+            let result = match next {
+                Err(refused) => Err(refused),
+                Ok(None) => Ok(last.head.timestamp),
+                Ok(Some(next)) => {
+                    last = next;
+                    let timestamp = last.head.timestamp;
+                    commits.push(Commit { change, timestamp, left: *left });
+                    Ok(timestamp)
+                }
+            };
+            results.push((reply, result));
+        }
+        let written = self.write(&commits, last, now_ms, core);
+        for (reply, result) in results {
+            let result = match &written {
+                Err(refused) if result.is_ok() => Err(refused.clone()),
+                _ => result,
+            };
+            // Whoever waited may have gone.
+            let _ = reply.try_send(result);
+        }
+    }
+
+    fn write(
+        &mut self,
+        commits: &[Commit<'_>],
+        version: Draft,
+        now_ms: u64,
+        core: &impl Core,
+    ) -> Result<(), Refused> {
+        if commits.is_empty() {
+            return Ok(());
+        }
+        self.shared_from = now_ms + SHARED_EVERY_MS;
+        // Before it is written: what can't be signed can't be published.
+        let record =
+            core.sign(version).map_err(|fault| Refused::NotDurable { why: fault.to_string() })?;
+        let appended = match &mut self.journal {
+            Some(journal) => journal.append(commits, &record.entries),
+            None => Ok(()),
+        };
+        if let Err(fault) = appended {
+            let why = fault.to_string();
+            self.failed(why.clone(), now_ms, core);
+            return Err(Refused::NotDurable { why });
+        }
+        if let (Some(_), SyncRule::Within(time)) = (&self.journal, self.rule) {
+            let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            self.sync_due.get_or_insert(now_ms.saturating_add(time_ms));
+        }
+        self.worked(core);
+        core.publish(record);
+        Ok(())
+    }
+
+    fn worked(&mut self, core: &impl Core) {
+        self.repair_due = None;
+        self.repair_wait = 0;
+        core.note_disk(Kept::State, None);
+    }
+
+    fn failed(&mut self, why: String, now_ms: u64, core: &impl Core) {
+        core.note_disk(Kept::State, Some(why));
+        if self.repair_due.is_none() {
+            self.repair_wait = (self.repair_wait * 2).clamp(REPAIR_FIRST_MS, REPAIR_LAST_MS);
+            self.repair_due = Some(now_ms + self.repair_wait);
+        }
+    }
+
+    fn sync(&mut self, now_ms: u64, core: &impl Core) {
+        self.sync_due = None;
+        // What can't be added to is not synced either: it is written anew.
+        if self.journal.as_ref().is_some_and(Journal::is_broken) {
+            return self.repair(now_ms, core);
+        }
+        let synced = self.journal.as_mut().map_or(Ok(()), Journal::sync);
+        if let Err(fault) = synced {
+            self.failed(fault.to_string(), now_ms, core);
+        }
+    }
+
+    /// Nobody has to change anything for the node to find that there is room again.
+    fn repair(&mut self, now_ms: u64, core: &impl Core) {
+        self.repair_due = None;
+        let own = core.own();
+        let (timestamp, left) = (own.head.timestamp, own.head.left);
+        let journal = self.journal.as_mut();
+        match journal.map_or(Ok(()), |journal| journal.repair(&own.entries, timestamp, left)) {
+            Ok(()) => self.worked(core),
+            Err(fault) => self.failed(fault.to_string(), now_ms, core),
+        }
+    }
+
+    /// The same entries under a later timestamp.
+    fn republish(&mut self, now_ms: u64, core: &impl Core) {
+        let own = core.own();
+        let Some(timestamp) = core.next_timestamp(own.head.timestamp) else { return };
+        let (change, left) = (Change::new(), own.head.left);
+        let commit = Commit { change: &change, timestamp, left };
+        if self.write(&[commit], own.draft().again(timestamp), now_ms, core).is_ok() {
+            log::info!("peers held a later version of the own state; it goes on from there");
+        }
+    }
+
+    fn save_peers(&mut self, now_ms: u64, core: &impl Core) {
+        while now_ms >= self.saves_grow_at && self.saves.left() < SAVES_MAX {
+            self.saves.give(1);
+            self.saves_grow_at += SAVE_EVERY_MS;
+        }
+        if self.saves.left() == SAVES_MAX {
+            self.saves_grow_at = now_ms + SAVE_EVERY_MS;
+        }
+        if !self.saves.take() {
+            self.peers_due = Some(self.saves_grow_at);
+            return;
+        }
+        let saved = core.save_peers(&core.known_peers());
+        self.peers_due = saved.is_err().then_some(now_ms + SAVE_RETRY_MS);
+        core.note_disk(Kept::Peers, saved.err());
+    }
+}
+
+/// The version that a change makes of the last one; nothing where it changes nothing.
+fn next_version(
+    last: &Draft,
+    change: &Change,
+    left: bool,
+    core: &impl Core,
+) -> Result<Option<Draft>, Refused> {
+    if last.head.left && !left {
+        return Err(Refused::Leaving);
+    }
+    let none_left = || Refused::NotDurable { why: "no timestamp is left".into() };
+    let timestamp = core.next_timestamp(last.head.timestamp).ok_or_else(none_left)?;
+    Ok(last.after(change, left, timestamp)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::sync::Arc;
+
+    use crossbeam_channel::{Receiver, bounded};
+
+    use super::*;
+    use crate::journal::RealDisk;
+    use crate::protocol::crypto::{Signed, Signer};
+    use crate::protocol::entries::{Key, Value};
+    use crate::protocol::identity::{NodeId, PublicKey};
+    use crate::protocol::record::Signature;
+
+    struct Hand;
+
+    impl Signer for Hand {
+        fn public_key(&self) -> PublicKey {
+            PublicKey([4; 65])
+        }
+
+        fn sign(&self, _: Signed<'_>) -> Result<Signature, CryptoFault> {
+            Ok([0; 64])
+        }
+    }
+
+    struct FakeCore {
+        own: RefCell<Verified<Record>>,
+        wishes: Cell<DiskWishes>,
+        saves: Cell<u32>,
+        fails: Cell<bool>,
+    }
+
+    impl FakeCore {
+        fn new() -> Self {
+            let draft = Draft::new(NodeId::new("a").unwrap(), 1, false, Arc::default());
+            Self {
+                own: RefCell::new(Verified::sign(draft, &Hand).unwrap()),
+                wishes: Cell::default(),
+                saves: Cell::new(0),
+                fails: Cell::new(false),
+            }
+        }
+
+        fn wants_saved(&self, urgency: Urgency) {
+            self.wishes.set(DiskWishes { save_peers: Some(urgency), republish: false });
+        }
+    }
+
+    impl Core for FakeCore {
+        fn own(&self) -> Verified<Record> {
+            self.own.borrow().clone()
+        }
+
+        fn next_timestamp(&self, last: u64) -> Option<u64> {
+            Some(last + 1)
+        }
+
+        fn sign(&self, draft: Draft) -> Result<Verified<Record>, CryptoFault> {
+            Verified::sign(draft, &Hand)
+        }
+
+        fn publish(&self, record: Verified<Record>) {
+            *self.own.borrow_mut() = record;
+        }
+
+        fn wishes(&self) -> DiskWishes {
+            self.wishes.take()
+        }
+
+        fn known_peers(&self) -> Vec<KnownPeer> {
+            Vec::new()
+        }
+
+        fn save_peers(&self, _: &[KnownPeer]) -> Result<(), String> {
+            self.saves.set(self.saves.get() + 1);
+            if self.fails.get() { Err("the disk is full".into()) } else { Ok(()) }
+        }
+
+        fn note_disk(&self, _: Kept, _: Option<String>) {}
+    }
+
+    fn keeper(core: &FakeCore) -> Keeper<RealDisk> {
+        Keeper::new(None, SyncRule::Always, None, 0, core)
+    }
+
+    fn job(key: &str, left: bool) -> (SetJob, Receiver<Result<u64, Refused>>) {
+        let (reply, answer) = bounded(1);
+        let value = Value::new(b"value").unwrap();
+        let entry = (!left).then(|| (Key::new(key).unwrap(), Some(value)));
+        let change = entry.into_iter().collect();
+        (SetJob { change, left, reply }, answer)
+    }
+
+    /// In the same write, or in a later one.
+    #[test]
+    fn nothing_is_changed_behind_a_goodbye() {
+        let core = FakeCore::new();
+        let mut keeper = keeper(&core);
+        let (jobs, answers): (Vec<_>, Vec<_>) =
+            [job("a", false), job("", true), job("b", false)].into_iter().unzip();
+        keeper.take(jobs, 0, &core);
+        let (later, answer) = job("c", false);
+        keeper.take(vec![later], 1_000, &core);
+        let results: Vec<_> = answers.iter().map(|answer| answer.try_recv().unwrap()).collect();
+        assert_eq!(results, [Ok(2), Ok(3), Err(Refused::Leaving)]);
+        assert_eq!(answer.try_recv().unwrap(), Err(Refused::Leaving));
+        assert!(core.own().head.left && core.own().entries.get("a").is_some());
+    }
+
+    #[test]
+    fn peers_that_could_not_be_written_are_written_later() {
+        let core = FakeCore::new();
+        let mut keeper = keeper(&core);
+        core.fails.set(true);
+        core.wants_saved(Urgency::Soon);
+        keeper.look(0, &core);
+        keeper.look(SAVE_SOON_MS, &core);
+        assert_eq!(core.saves.get(), 1);
+        core.fails.set(false);
+        let due = keeper.due().expect("it is not forgotten, though nobody asks again");
+        keeper.look(due, &core);
+        assert_eq!((core.saves.get(), keeper.due()), (2, None));
+    }
+
+    /// A key is nobody else's from now on; an address is only a hint.
+    #[test]
+    fn a_key_is_written_soon_and_an_address_late() {
+        let core = FakeCore::new();
+        let mut keeper = keeper(&core);
+        core.wants_saved(Urgency::Late);
+        keeper.look(0, &core);
+        keeper.look(SAVE_LATE_MS - 1, &core);
+        assert_eq!(core.saves.get(), 0);
+        core.wants_saved(Urgency::Soon);
+        keeper.look(1_000, &core);
+        assert_eq!(keeper.due(), Some(1_000 + SAVE_SOON_MS));
+        keeper.look(1_000 + SAVE_SOON_MS, &core);
+        assert_eq!((core.saves.get(), keeper.due()), (1, None));
+    }
+
+    /// Whatever members do, a card is written to a few times a minute.
+    #[test]
+    fn the_peers_are_written_a_few_times_a_minute_at_most() {
+        let core = FakeCore::new();
+        let mut keeper = keeper(&core);
+        let minutes = 10;
+        for at in (0..minutes * 60_000).step_by(50) {
+            core.wants_saved(Urgency::Soon);
+            keeper.look(at, &core);
+        }
+        let most = SAVES_MAX + u32::try_from(minutes * 60_000 / SAVE_EVERY_MS).unwrap();
+        assert!((most / 2..=most).contains(&core.saves.get()), "{}", core.saves.get());
+        let before = core.saves.get();
+        core.wants_saved(Urgency::Soon);
+        keeper.finish(minutes * 60_000, &core);
+        assert_eq!(core.saves.get(), before + 1, "at the end in any case");
+    }
+}

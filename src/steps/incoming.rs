@@ -1,0 +1,343 @@
+//! A request that comes in: read, looked at, checked, applied, answered.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::{Nonce, StepFault};
+use crate::protocol::crypto::{
+    NetworkKeys, Opened, Place, Signed, Signer, Tag, Verifier, open, seal,
+};
+use crate::protocol::identity::{NodeId, PublicKey, hex};
+use crate::protocol::node::{
+    Action, CheckedPush, Incoming, Judgement, Node, Now, RefusedPart, Reply, Verdict,
+};
+use crate::protocol::record::{Patch, Record, Signature};
+use crate::protocol::verdict::{Reason, Status};
+use crate::protocol::verified::{Authentic, Verified};
+use crate::protocol::wire::{self, Kind, Push, Request};
+
+/// What the bytes of a request are.
+pub enum Read {
+    /// No envelope of this network, or none at this path: the status of an answer without a body.
+    Garbage(u16),
+    /// An envelope with something in it that is no message.
+    Refused(Answering, Verdict),
+    /// A message of which nothing is believed yet.
+    Arrived(Box<Arrived>),
+}
+
+/// What the answer to a request needs of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Answering {
+    kind: Kind,
+    tag: Tag,
+    /// Which of the network keys opened it.
+    key: usize,
+}
+
+/// A message of which nothing is believed yet.
+pub struct Arrived {
+    answering: Answering,
+    message: Request,
+    opened: Opened,
+    /// How much of the payload the signature covers, bytes.
+    signed_bytes: usize,
+    signature: Signature,
+}
+
+/// First step, outside the lock: opens and decodes.
+pub fn read(path: &str, body: Vec<u8>, keys: &NetworkKeys) -> Read {
+    let Some(kind) = Kind::of_path(path) else { return Read::Garbage(404) };
+    let Ok(opened) = open(keys, Place::Request { path: kind.path() }, body) else {
+        return Read::Garbage(Status::BadRequest.code());
+    };
+    let answering = Answering { kind, tag: opened.tag, key: opened.key };
+    let decoded = if opened.kind == kind.byte() {
+        wire::decode_request(kind, opened.payload())
+    } else {
+        Err(Reason::WrongType)
+    };
+    match decoded {
+        Err(reason) => Read::Refused(answering, Verdict::refuse(reason, reason.to_string())),
+        Ok(decoded) => {
+            let (signed_bytes, signature) = (decoded.signed.len(), decoded.signature);
+            let message = decoded.message;
+            Read::Arrived(Box::new(Arrived { answering, message, opened, signed_bytes, signature }))
+        }
+    }
+}
+
+/// What has to be checked of a request.
+pub enum Looked {
+    /// Nothing: it is refused as it is.
+    Refused(Answering, Verdict),
+    /// Signatures.
+    ToCheck(Box<ToCheck>),
+}
+
+/// A request whose signatures are to be checked.
+pub struct ToCheck {
+    arrived: Arrived,
+    what: What,
+}
+
+enum What {
+    /// The caller's, with this key.
+    Caller(PublicKey),
+    /// Those of the owners of what would be news.
+    Owners {
+        records: Vec<Arc<Record>>,
+        patch: Option<(Arc<Patch>, Verified<Record>)>,
+        refused: Vec<RefusedPart>,
+    },
+}
+
+impl Arrived {
+    /// Second step, under the lock: which signatures have to be checked, and what can be said
+    /// without.
+    pub fn look(self, node: &Node) -> Looked {
+        let refusal = match (&self.message, self.message.header()) {
+            (_, Some(header)) => node.refuse_unsigned(header),
+            (Request::Push(push), None) => node.refuse_push(push),
+            _ => None,
+        };
+        if let Some(refusal) = refusal {
+            return Looked::Refused(self.answering, refusal);
+        }
+        let what = match &self.message {
+            Request::Hello(hello) => Some(What::Caller(hello.public_key)),
+            Request::Push(push) => Some(look_at_records(push, node)),
+            other => other.header().and_then(|header| node.key_of(&header.from)).map(What::Caller),
+        };
+        match what {
+            Some(what) => Looked::ToCheck(Box::new(ToCheck { arrived: self, what })),
+            None => {
+                let refusal = Verdict::refuse(Reason::UnknownSender, "HELLO comes first");
+                Looked::Refused(self.answering, refusal)
+            }
+        }
+    }
+}
+
+fn look_at_records(push: &Push, node: &Node) -> What {
+    let (mut records, mut refused) = (Vec::new(), Vec::new());
+    for record in &push.records {
+        match node.judge(&record.head, &record.public_key) {
+            Judgement::News => records.push(Arc::clone(record)),
+            judgement => refused.extend(RefusedPart::of(&record.head.node_id, judgement)),
+        }
+    }
+    let patch = push.patch.as_ref().and_then(|patch| match node.judge_patch(patch) {
+        Judgement::News => Some((Arc::clone(patch), node.base_of(patch)?)),
+        judgement => {
+            refused.extend(RefusedPart::of(&patch.head.node_id, judgement));
+            None
+        }
+    });
+    What::Owners { records, patch, refused }
+}
+
+/// A request that was checked.
+pub struct Checked {
+    answering: Answering,
+    /// What the rules get, or why they don't.
+    incoming: Result<Incoming, Verdict>,
+}
+
+impl ToCheck {
+    /// Third step, outside the lock: checks signatures, up to the first that is wrong.
+    pub fn check(self, verifier: &impl Verifier) -> Checked {
+        let answering = self.arrived.answering;
+        let checked = match self.what {
+            What::Caller(key) => check_caller(self.arrived, key, verifier),
+            What::Owners { records, patch, refused } => {
+                check_owners(self.arrived.message, records, patch, refused, verifier)
+            }
+        };
+        let refuse = |reason: Reason| Verdict::refuse(reason, reason.to_string());
+        Checked { answering, incoming: checked.map_err(refuse) }
+    }
+}
+
+fn check_caller(
+    arrived: Arrived,
+    key: PublicKey,
+    verifier: &impl Verifier,
+) -> Result<Incoming, Reason> {
+    let Arrived { message, opened, signed_bytes, signature, .. } = arrived;
+    let payload = opened.payload().get(..signed_bytes).unwrap_or_default();
+    let what = Signed::Request { kind: opened.kind, payload };
+    let incoming = match message {
+        Request::Hello(it) => {
+            Authentic::check(it, key, what, &signature, verifier).map(Incoming::Hello)
+        }
+        Request::Peers(it) => {
+            Authentic::check(it, key, what, &signature, verifier).map(Incoming::Peers)
+        }
+        Request::Pull(it) => {
+            Authentic::check(it, key, what, &signature, verifier).map(Incoming::Pull)
+        }
+        Request::Ping(it) => {
+            Authentic::check(it, key, what, &signature, verifier).map(Incoming::Ping)
+        }
+        Request::Data(it) => {
+            Authentic::check(it, key, what, &signature, verifier).map(Incoming::Data)
+        }
+        Request::Push(_) => None,
+    };
+    incoming.ok_or(Reason::BadSignature)
+}
+
+fn check_owners(
+    message: Request,
+    records: Vec<Arc<Record>>,
+    patch: Option<(Arc<Patch>, Verified<Record>)>,
+    refused: Vec<RefusedPart>,
+    verifier: &impl Verifier,
+) -> Result<Incoming, Reason> {
+    let Request::Push(Push { to, incarnation, .. }) = message else {
+        return Err(Reason::WrongType);
+    };
+    let mut verified = Vec::with_capacity(records.len() + 1);
+    for record in records {
+        verified.push(Verified::<Record>::check(record, verifier).ok_or(Reason::BadSignature)?);
+    }
+    if let Some((patch, base)) = patch {
+        // Only what its owner signed is worth the work of making it whole.
+        let patch = Verified::<Patch>::check(patch, verifier).ok_or(Reason::BadSignature)?;
+        verified.push(base.patched(&patch)?);
+    }
+    Ok(Incoming::Push(CheckedPush { to, incarnation, records: verified, refused }))
+}
+
+impl Checked {
+    /// What the answer needs.
+    pub fn answering(&self) -> Answering {
+        self.answering
+    }
+
+    /// Fourth step, under the lock: the rules.
+    pub fn apply(self, node: &mut Node, caller: SocketAddr, now: Now) -> (Reply, Vec<Action>) {
+        match self.incoming {
+            Ok(incoming) => node.on_request(incoming, caller, now),
+            Err(refusal) => (refusal.into(), Vec::new()),
+        }
+    }
+}
+
+/// What goes out over HTTP.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The envelope of a 204, as hex digits: it has no body.
+    pub seal: Option<String>,
+    /// The envelope.
+    pub body: Vec<u8>,
+    /// Who proved with this very request that it is a member and speaks now.
+    pub caller: Option<NodeId>,
+}
+
+impl Answering {
+    /// Last step, outside the lock: encodes, signs and seals the reply.
+    pub fn answer(
+        self,
+        reply: Reply,
+        keys: &NetworkKeys,
+        signer: &impl Signer,
+        nonce: Nonce,
+    ) -> Result<Answer, StepFault> {
+        let Self { kind, tag, key } = self;
+        let signed = |mut payload: Vec<u8>| -> Result<Vec<u8>, StepFault> {
+            if kind.is_answer_signed() {
+                let what = Signed::Answer { kind: kind.byte(), request: &tag, payload: &payload };
+                let signature = signer.sign(what)?;
+                payload.extend_from_slice(&signature);
+            }
+            Ok(payload)
+        };
+        let (status, payload) = match reply.verdict {
+            Verdict::Answer(answer) => (Status::Ok, signed(wire::encode_answer(&answer)?)?),
+            Verdict::Nothing => (Status::NoContent, signed(Vec::new())?),
+            Verdict::Refuse(reason, refusal) => (reason.status(), wire::encode_refusal(&refusal)?),
+        };
+        let place = Place::Answer { path: kind.path(), status: status.code(), request: &tag };
+        let sealed = seal(keys, key, nonce, place, kind.byte(), &payload);
+        let (envelope, _) = sealed.ok_or(StepFault::NoKey)?;
+        let (seal, body) = match status {
+            Status::NoContent => (Some(hex(&envelope)), Vec::new()),
+            _ => (None, envelope),
+        };
+        Ok(Answer { status: status.code(), seal, body, caller: reply.caller })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::protocol::entries::{Change, Key};
+    use crate::protocol::identity::Incarnation;
+    use crate::protocol::record::Draft;
+
+    /// Counts what it is asked. Who is honest signs with zeros.
+    #[derive(Default)]
+    struct Counting(Cell<usize>);
+
+    impl Verifier for Counting {
+        fn verify(&self, _: &PublicKey, _: Signed<'_>, signature: &Signature) -> bool {
+            self.0.set(self.0.get() + 1);
+            *signature == [0; 64]
+        }
+    }
+
+    fn record(number: usize, is_forged: bool) -> Arc<Record> {
+        let node_id = NodeId::new(&format!("n{number:02}")).unwrap();
+        let draft = Draft::new(node_id, 1, false, Arc::default());
+        Arc::new(Record::new(draft, PublicKey([4; 65]), [u8::from(is_forged); 64]))
+    }
+
+    fn push() -> Request {
+        let (to, incarnation) = (NodeId::new("us").unwrap(), Incarnation([1; 16]));
+        Request::Push(Push { to, incarnation, records: Vec::new(), patch: None })
+    }
+
+    fn check(
+        records: Vec<Arc<Record>>,
+        patch: Option<(Arc<Patch>, Verified<Record>)>,
+    ) -> (Option<Reason>, usize) {
+        let verifier = Counting::default();
+        let checked = check_owners(push(), records, patch, Vec::new(), &verifier);
+        (checked.err(), verifier.0.get())
+    }
+
+    /// One request costs a worker no more signatures than are right, and one.
+    #[test]
+    fn signatures_are_looked_at_up_to_the_first_that_is_wrong() {
+        let records: Vec<_> = (0..64).map(|number| record(number, number == 1)).collect();
+        assert_eq!(check(records, None), (Some(Reason::BadSignature), 2));
+        let records: Vec<_> = (0..64).map(|number| record(number, false)).collect();
+        assert_eq!(check(records, None), (None, 64));
+    }
+
+    /// What a patch comes to is worked out for its owner alone: for a liar that would be megabytes.
+    #[test]
+    fn a_patch_is_made_whole_behind_its_signature() {
+        let base = Verified::<Record>::check(record(1, false), &Counting::default()).unwrap();
+        let patch = |is_forged: bool| {
+            let change = Change::from([(Key::new("k").unwrap(), None)]);
+            let patch = Patch {
+                head: crate::protocol::head::Head { digest: [9; 32], ..base.head.clone() },
+                public_key: base.public_key,
+                base: base.fingerprint,
+                change,
+                signature: [u8::from(is_forged); 64],
+            };
+            Some((Arc::new(patch), base.clone()))
+        };
+        assert_eq!(check(Vec::new(), patch(true)), (Some(Reason::BadSignature), 1));
+        // Whoever looks inside finds that it comes to something else.
+        assert_eq!(check(Vec::new(), patch(false)), (Some(Reason::Malformed), 1));
+    }
+}
