@@ -1,11 +1,11 @@
 //! What must be true at every step, whatever happens (the promises of docs/architecture.md).
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use dsn::protocol::identity::NodeId;
-use dsn::protocol::node::Node;
-use dsn::protocol::state::{Entries, Record};
+use dsn::protocol::hash::Hash;
+use dsn::protocol::identity::{NodeId, PublicKey};
+use dsn::protocol::node::{Node, Now};
+use dsn::protocol::record::Record;
 
 /// What became of a DATA message.
 #[derive(Default)]
@@ -17,28 +17,27 @@ pub struct Sent {
     pub refused: bool,
 }
 
-/// What the owner of a state did, and what others saw of it.
+/// What the owners of states did, and what others saw of it.
 #[derive(Default)]
 pub struct History {
-    /// Every version that was ever made, by owner and timestamp.
-    made: HashMap<(NodeId, u64), Vec<Arc<Entries>>>,
+    /// Every version that was ever signed: whose, with which key, when, what.
+    made: HashSet<(NodeId, PublicKey, u64, Hash)>,
     /// The last acknowledged version of each host.
     acknowledged: HashMap<usize, u64>,
-    /// What each run of each host showed last of each node.
-    shown: HashMap<(usize, u64), BTreeMap<NodeId, u64>>,
+    /// What each run of each host showed last of each node under each key.
+    shown: HashMap<(usize, u64), BTreeMap<(NodeId, PublicKey), u64>>,
     pub messages: HashMap<u64, Sent>,
 }
 
 impl History {
     pub fn made(&mut self, record: &Record) {
-        let versions =
-            self.made.entry((record.head.node_id.clone(), record.head.timestamp)).or_default();
-        versions.push(Arc::clone(&record.entries));
+        let head = &record.head;
+        self.made.insert((head.node_id.clone(), record.public_key, head.timestamp, head.digest));
     }
 
     pub fn acknowledged(&mut self, host: usize, timestamp: u64) -> Result<(), String> {
         let last = self.acknowledged.insert(host, timestamp);
-        match last.filter(|last| *last >= timestamp) {
+        match last.filter(|last| *last > timestamp) {
             Some(last) => Err(format!("monotony: n{host} acknowledged {timestamp} after {last}")),
             None => Ok(()),
         }
@@ -60,18 +59,35 @@ impl History {
     }
 
     /// Ownership and monotony of all that a node shows.
-    pub fn look_at(&mut self, host: usize, run: u64, node: &Node) -> Result<(), String> {
+    pub fn look_at(
+        &mut self,
+        host: usize,
+        run: u64,
+        node: &Node,
+        own_key: PublicKey,
+        now: Now,
+    ) -> Result<(), String> {
+        let keys: HashMap<NodeId, PublicKey> = node
+            .peers(now)
+            .into_iter()
+            .filter_map(|peer| Some((peer.node_id, peer.public_key?)))
+            .collect();
         let shown = self.shown.entry((host, run)).or_default();
         for state in node.states() {
             let id = &state.node_id;
-            let versions = self.made.get(&(id.clone(), state.timestamp));
-            if !versions.is_some_and(|all| all.contains(&state.entries)) {
+            let key = if id == node.node_id() { Some(own_key) } else { keys.get(id).copied() };
+            let Some(key) = key else {
+                return Err(format!("ownership: n{host} shows a state of {id} without a key"));
+            };
+            let version = (id.clone(), key, state.timestamp, *state.entries.digest());
+            if !self.made.contains(&version) {
                 return Err(format!(
-                    "ownership: n{host} shows a version {} of {id} that {id} never made",
-                    state.timestamp
+                    "ownership: n{host} shows a version {} of {id} that nobody signed with {}",
+                    state.timestamp,
+                    key.fingerprint()
                 ));
             }
-            let last = shown.insert(id.clone(), state.timestamp).unwrap_or_default();
+            let last = shown.insert((id.clone(), key), state.timestamp).unwrap_or_default();
             if state.timestamp < last {
                 return Err(format!(
                     "monotony: n{host} shows version {} of {id} after {last}",

@@ -1,40 +1,29 @@
-//! Hosts with clocks, disks and a network, all of them virtual, around the real rules.
+//! Hosts with clocks, disks and a network, all of them virtual, around the real rules, the real
+//! steps of the driver and the real journal. Between two steps of one request other things happen.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use dsn::protocol::address::Address;
-use dsn::protocol::identity::{NodeId, PublicKey, Session};
-use dsn::protocol::node::{Action, Node, Now, Outcome, Outgoing, Pin, Reply, Settings, Target};
-use dsn::protocol::peers::Ticket;
-use dsn::protocol::report::{Event as Told, PeerStatus};
-use dsn::protocol::state::{Change, Entries, Key, Record, Value, next_timestamp};
+use dsn::protocol::crypto::NetworkKeys;
+use dsn::protocol::entries::{Change, Entries, Key, Value};
+use dsn::protocol::flight::Ticket;
+use dsn::protocol::identity::NodeId;
+use dsn::protocol::node::{Action, Job, Node, Now, Outcome, Reply};
+use dsn::protocol::report::{Event as Told, PeerStatus, Refused};
 use dsn::protocol::verdict::Reason;
-use dsn::protocol::wire::{Kind, ProgramVersion, Request};
+use dsn::protocol::wire::{Kind, Request};
+use dsn::steps::{self, HttpAnswer, Looked, Nonce, Read, Returned};
 
 use super::checks::History;
-use super::wire::{
-    AnswerBytes, RequestBytes, encode_reply, encode_request, open_answer, open_request,
-    signed_record,
-};
+use super::crypto::{SimVerifier, key_of, network_keys};
+pub use super::host::{Clock, Host, PORT, Running};
+use super::liar::{Liar, Purpose};
 
-/// The true time when a simulation begins, microseconds since 1970.
-const EPOCH_US: u64 = 1_767_225_600_000_000;
 const TRY_TIMEOUT_MS: u64 = 5_000;
-const PORT: u16 = 8000;
 /// Most recorded requests that can be replayed.
 const ARCHIVE_MAX: usize = 300;
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Clock {
-    Right,
-    /// Off by so much.
-    Off(i64),
-    /// Begins in 1970 with each start: a board without a clock chip.
-    SinceBoot,
-    Stopped(u64),
-}
 
 /// What the network does to requests and answers.
 #[derive(Clone, Default)]
@@ -42,6 +31,8 @@ pub struct Faults {
     /// One in a thousand.
     pub loss: u32,
     pub slow: u32,
+    /// Of requests, somebody who listens brings a copy before they arrive.
+    pub copied: u32,
     /// Directed pairs of hosts that nothing passes.
     pub cut: BTreeSet<(usize, usize)>,
     /// Directed pairs of hosts of which the first may not call the second, as behind a firewall
@@ -49,68 +40,47 @@ pub struct Faults {
     pub forbidden: BTreeSet<(usize, usize)>,
 }
 
-struct Disk {
-    record: Option<Record>,
-    pins: Vec<Pin>,
-    fails: bool,
-}
-
-struct Running {
-    node: Node,
-    began_ms: u64,
-    wake_at: u64,
-    open: HashMap<u64, OpenFlight>,
-    waiting: HashMap<Ticket, u64>,
-    pings: HashMap<Ticket, ()>,
-}
-
-struct OpenFlight {
-    target: Target,
-    outgoing: Outgoing,
-    tag: u64,
-}
-
-pub struct Host {
-    pub node_id: NodeId,
-    pub key: PublicKey,
-    pub ip: IpAddr,
-    pub clock: Clock,
-    pub seeds: Vec<Address>,
-    pub hung_until: u64,
-    pub run: u64,
-    disk: Disk,
-    running: Option<Running>,
-    pub sent: u64,
-    pub hellos: u64,
-}
-
+/// Who waits for the answer to a request.
 #[derive(Clone)]
-enum Job {
-    Set { change: Change, left: bool },
-    Republish,
+pub enum ReplyTo {
+    Flight {
+        host: usize,
+        run: u64,
+        flight: u64,
+    },
+    Liar {
+        liar: usize,
+        purpose: Purpose,
+    },
+    /// Somebody who only repeats bytes.
+    Nobody,
+    /// Somebody who listens, and brings the bytes before their sender does.
+    Faster,
+}
+
+/// Requests that a host sent, and their bytes.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    pub requests: u64,
+    pub bytes: u64,
+}
+
+/// A request as bytes.
+#[derive(Clone)]
+pub struct Bytes {
+    pub path: &'static str,
+    pub body: Arc<[u8]>,
 }
 
 enum Event {
     Tick,
-    Sender(Target),
-    Arrive {
-        from: Option<usize>,
-        to: SocketAddr,
-        caller: SocketAddr,
-        bytes: RequestBytes,
-        flight: u64,
-        run: u64,
-    },
-    Come {
-        flight: u64,
-        answer: Result<AnswerBytes, String>,
-    },
-    Disk(Job),
-    Durable {
-        record: Arc<Record>,
-        acknowledge: bool,
-    },
-    SavePeers,
+    Begin(Job),
+    Arrive { to: SocketAddr, caller: SocketAddr, bytes: Bytes, reply_to: ReplyTo },
+    Apply { looked: Looked, caller: SocketAddr, bytes: Bytes, reply_to: ReplyTo },
+    Come { flight: u64, answer: Result<HttpAnswer, String> },
+    End { flight: u64, returned: Returned },
+    Disk,
+    Set { change: Change, left: bool },
     Cancel(Ticket),
 }
 
@@ -118,7 +88,7 @@ enum Event {
 #[derive(Clone)]
 struct Recorded {
     to: usize,
-    bytes: RequestBytes,
+    bytes: Bytes,
     caller: SocketAddr,
 }
 
@@ -126,30 +96,32 @@ pub struct World {
     pub now_ms: u64,
     pub random: fastrand::Rng,
     pub hosts: Vec<Host>,
+    pub liars: Vec<Liar>,
+    pub keys: NetworkKeys,
     pub faults: Faults,
     pub steps: u64,
     /// UPDATEs that carried a partial record, and those that lacked their base.
     pub patches: u64,
     pub baseless: u64,
+    pub replays: u64,
     pub history: History,
     pub tick_ms: u64,
-    pub timestamp_rule: fn(u64, u64) -> Option<u64>,
-    /// The simulator tests itself: nothing protects the node from the rule.
-    pub rule_is_wrong: bool,
     /// The first promise that was broken.
     pub broken: Option<String>,
     /// The last things that happened.
     pub trace: VecDeque<String>,
+    /// What hosts sent, by sender and address.
+    pub traffic: BTreeMap<(usize, IpAddr), Traffic>,
     queue: BTreeMap<(u64, u64), (usize, u64, Event)>,
     sequence: u64,
     archive: Vec<Recorded>,
     messages: u64,
-    replays: u64,
     /// Addresses that were given out anew.
     pub moves: usize,
+    has_forgotten: bool,
 }
 
-fn ip_of(number: usize) -> IpAddr {
+pub fn ip_of(number: usize) -> IpAddr {
     let [high, low] = u16::try_from(number).unwrap().to_be_bytes();
     IpAddr::V4(Ipv4Addr::new(10, 0, high, low))
 }
@@ -161,51 +133,45 @@ pub fn address_of(number: usize) -> Address {
 impl World {
     /// Takes the number of hosts; each has the first as bootstrap node, and the first has none.
     pub fn new(seed: u64, count: usize) -> Self {
-        let host = |number: usize| Host {
-            node_id: NodeId::new(&format!("n{number}")).unwrap(),
-            key: PublicKey([u8::try_from(number).unwrap(); 65]),
-            ip: ip_of(number),
-            clock: Clock::Right,
-            seeds: if number == 0 { Vec::new() } else { vec![address_of(0)] },
-            hung_until: 0,
-            run: 0,
-            disk: Disk { record: None, pins: Vec::new(), fails: false },
-            running: None,
-            sent: 0,
-            hellos: 0,
+        let host = |number: usize| {
+            let mut host = Host::new(number, ip_of(number), key_of(number as u64));
+            host.seeds = if number == 0 { Vec::new() } else { vec![address_of(0)] };
+            host
         };
         Self {
             now_ms: 1_000,
             random: fastrand::Rng::with_seed(seed),
             hosts: (0..count).map(host).collect(),
+            liars: Vec::new(),
+            keys: network_keys(),
             faults: Faults::default(),
             steps: 0,
             patches: 0,
             baseless: 0,
+            replays: 0,
             history: History::default(),
             tick_ms: 3_000,
-            timestamp_rule: next_timestamp,
-            rule_is_wrong: false,
             broken: None,
             trace: VecDeque::new(),
+            traffic: BTreeMap::new(),
             queue: BTreeMap::new(),
             sequence: 0,
             archive: Vec::new(),
             messages: 0,
-            replays: 0,
             moves: 0,
+            has_forgotten: false,
         }
     }
 
     pub fn say(&mut self, text: impl FnOnce() -> String) {
-        if self.trace.len() == 400 {
+        if self.trace.len() == 1000 {
             self.trace.pop_front();
         }
         let line = format!("{:>9} ms  {}", self.now_ms, text());
         self.trace.push_back(line);
     }
 
-    fn check(&mut self, result: Result<(), String>) {
+    pub fn check(&mut self, result: Result<(), String>) {
         if let Err(what) = result
             && self.broken.is_none()
         {
@@ -214,22 +180,21 @@ impl World {
     }
 
     fn schedule(&mut self, delay_ms: u64, host: usize, event: Event) {
-        let run = self.hosts[host].run;
+        let run = self.hosts.get(host).map_or(0, |host| host.run);
         self.sequence += 1;
         self.queue.insert((self.now_ms + delay_ms, self.sequence), (host, run, event));
     }
 
-    fn now(&self, host: usize) -> Now {
-        let since = |began_ms: u64| (self.now_ms - began_ms) * 1000;
-        let right = EPOCH_US + self.now_ms * 1000;
-        let began = self.hosts[host].running.as_ref().map_or(self.now_ms, |it| it.began_ms);
-        let wall_us = match self.hosts[host].clock {
-            Clock::Right => right,
-            Clock::Off(by) => right.saturating_add_signed(by),
-            Clock::SinceBoot => since(began),
-            Clock::Stopped(at) => at,
-        };
-        Now { wall_us, mono_ms: since(began) / 1000 + 5 }
+    /// No two envelopes have the same nonce.
+    pub fn nonce(&mut self) -> Nonce {
+        self.sequence += 1;
+        let mut nonce = Nonce::default();
+        nonce[..8].copy_from_slice(&self.sequence.to_le_bytes());
+        nonce
+    }
+
+    pub fn now(&self, host: usize) -> Now {
+        self.hosts[host].now(self.now_ms)
     }
 
     pub fn is_running(&self, host: usize) -> bool {
@@ -240,78 +205,53 @@ impl World {
         self.hosts[host].running.as_ref().map(|running| &running.node)
     }
 
+    fn running(&mut self, host: usize) -> &mut Running {
+        self.hosts[host].running.as_mut().expect("the host runs")
+    }
+
     pub fn start(&mut self, host: usize) {
-        assert!(!self.is_running(host));
-        self.hosts[host].run += 1;
-        let now = self.now(host);
-        let at = &mut self.hosts[host];
-        let kept = at.disk.record.clone();
-        let own = match kept {
-            Some(record) if !record.head.left => record,
-            other => {
-                let (last, entries) = other
-                    .map_or((0, Arc::default()), |record| (record.head.timestamp, record.entries));
-                let timestamp = next_timestamp(now.wall_us, last).unwrap();
-                let own = signed_record(&at.node_id, at.key, timestamp, false, entries);
-                at.disk.record = Some(own.clone());
-                self.history.made(&own);
-                own
-            }
-        };
+        let (now_ms, tick_ms) = (self.now_ms, self.tick_ms);
+        let own = self.hosts[host].start(now_ms, tick_ms, &mut self.random);
+        self.history.made(&own);
         let started = self.history.started(host, own.head.timestamp);
-        let at = &mut self.hosts[host];
-        let mut session = [0; 16];
-        session.fill_with(|| self.random.u8(..));
-        let settings = Settings {
-            node_id: at.node_id.clone(),
-            public_key: at.key,
-            session: Session(session),
-            port: PORT,
-            advertise: None,
-            seeds: at.seeds.clone(),
-            tick_ms: self.tick_ms,
-            program: ProgramVersion::new("simulated"),
-            timestamp_rule: self.timestamp_rule,
-            allow: None,
-        };
-        let pins = at.disk.pins.clone();
-        let node = Node::new(settings, own, pins, self.random.u64(..), now);
-        at.running = Some(Running {
-            node,
-            began_ms: self.now_ms,
-            wake_at: self.now_ms,
-            open: HashMap::new(),
-            waiting: HashMap::new(),
-            pings: HashMap::new(),
-        });
         self.check(started);
         self.say(|| format!("n{host} starts"));
         self.schedule(0, host, Event::Tick);
     }
 
-    /// Ends the process at once: what is not on disk is gone.
+    /// Ends the process at once; the system goes on, so what was written is there.
     pub fn kill(&mut self, host: usize) {
         self.hosts[host].running = None;
         self.hosts[host].hung_until = 0;
         self.say(|| format!("n{host} is killed"));
     }
 
+    /// The power goes: what is not on disk is gone.
+    pub fn cut_power(&mut self, host: usize) {
+        self.kill(host);
+        let disk = self.hosts[host].disk.clone();
+        disk.cut_power(&mut self.random);
+    }
+
     pub fn lose_disk(&mut self, host: usize) {
-        self.hosts[host].disk.record = None;
+        self.hosts[host].disk.destroy();
         self.history.disk_lost(host);
         self.say(|| format!("the journal of n{host} is destroyed"));
     }
 
     pub fn lose_pins(&mut self, host: usize) {
-        self.hosts[host].disk.pins.clear();
+        self.hosts[host].known.clear();
     }
 
     pub fn disk_fails(&mut self, host: usize, fails: bool) {
-        self.hosts[host].disk.fails = fails;
+        self.hosts[host].disk_fails = fails;
+        self.hosts[host].disk.fails(fails);
     }
 
     pub fn hang(&mut self, host: usize, ms: u64) {
-        self.hosts[host].hung_until = self.now_ms + ms;
+        // What waits for the end of an earlier hang waits for this one, too.
+        let until = self.now_ms + ms;
+        self.hosts[host].hung_until = self.hosts[host].hung_until.max(until);
         self.say(|| format!("n{host} hangs for {ms} ms"));
     }
 
@@ -324,17 +264,27 @@ impl World {
         let value = Value::new(value.as_bytes()).unwrap();
         let change = Change::from([(Key::new(key).unwrap(), Some(value))]);
         let delay = self.random.u64(0..5);
-        self.schedule(delay, host, Event::Disk(Job::Set { change, left: false }));
+        self.schedule(delay, host, Event::Set { change, left: false });
     }
 
     pub fn unset(&mut self, host: usize, key: &str) {
         let change = Change::from([(Key::new(key).unwrap(), None)]);
-        self.schedule(0, host, Event::Disk(Job::Set { change, left: false }));
+        self.schedule(0, host, Event::Set { change, left: false });
     }
 
     pub fn leave(&mut self, host: usize) {
         self.say(|| format!("n{host} leaves"));
-        self.schedule(0, host, Event::Disk(Job::Set { change: Change::new(), left: true }));
+        self.schedule(0, host, Event::Set { change: Change::new(), left: true });
+    }
+
+    pub fn forget(&mut self, host: usize, node_id: &NodeId) -> bool {
+        let now = self.now(host);
+        let Some(running) = &mut self.hosts[host].running else { return false };
+        let Ok(actions) = running.node.forget(node_id, now) else { return false };
+        self.has_forgotten = true;
+        self.say(|| format!("n{host} forgets {node_id}"));
+        self.perform(host, actions);
+        true
     }
 
     /// Sends a DATA message that is like no other; whoever waits for it may give up.
@@ -344,11 +294,8 @@ impl World {
         self.messages += 1;
         let message = self.messages;
         let Some(running) = &mut self.hosts[from].running else { return };
-        let Ok((ticket, actions)) =
-            running.node.send(&to_id, message.to_le_bytes().as_slice().into(), now)
-        else {
-            return;
-        };
+        let data = message.to_le_bytes().as_slice().into();
+        let Ok((ticket, actions)) = running.node.send(&to_id, data, now) else { return };
         running.waiting.insert(ticket, message);
         self.say(|| format!("n{from} sends message {message} to n{to}"));
         let gives_up = self.random.u64(500..12_000);
@@ -367,7 +314,7 @@ impl World {
         let to_id = self.hosts[to].node_id.clone();
         let Some(running) = &mut self.hosts[from].running else { return false };
         let Ok((ticket, actions)) = running.node.ping(&to_id, now) else { return false };
-        running.pings.insert(ticket, ());
+        running.pings.push(ticket);
         self.perform(from, actions);
         true
     }
@@ -378,13 +325,25 @@ impl World {
             return;
         }
         let chosen = self.archive[self.random.usize(..self.archive.len())].clone();
-        let to = SocketAddr::new(self.hosts[chosen.to].ip, PORT);
+        let to = self.hosts[chosen.to].address();
         // From where it came, or from somewhere else.
         let caller =
             if self.random.bool() { chosen.caller } else { SocketAddr::new(ip_of(999), 1) };
-        let event =
-            Event::Arrive { from: None, to, caller, bytes: chosen.bytes, flight: 0, run: 0 };
-        self.schedule(1, chosen.to, event);
+        self.post(1, to, caller, chosen.bytes, ReplyTo::Nobody);
+    }
+
+    /// A request goes over the network.
+    pub fn post(
+        &mut self,
+        delay_ms: u64,
+        to: SocketAddr,
+        caller: SocketAddr,
+        bytes: Bytes,
+        reply_to: ReplyTo,
+    ) {
+        let receiver = self.hosts.iter().position(|host| host.ip == to.ip());
+        let event = Event::Arrive { to, caller, bytes, reply_to };
+        self.schedule(delay_ms, receiver.unwrap_or(usize::MAX), event);
     }
 
     pub fn run_for(&mut self, ms: u64) {
@@ -414,14 +373,14 @@ impl World {
         let Some(((at, _), (host, run, event))) = self.queue.pop_first() else { return };
         self.now_ms = at;
         self.steps += 1;
-        let hung_until = self.hosts[host].hung_until;
+        let hung_until = self.hosts.get(host).map_or(0, |host| host.hung_until);
         if at < hung_until {
             self.sequence += 1;
             self.queue.insert((hung_until, self.sequence), (host, run, event));
             return;
         }
-        if let Event::Arrive { from, to, caller, bytes, flight, run } = event {
-            self.arrive(from, to, caller, &bytes, flight, run);
+        if let Event::Arrive { to, caller, bytes, reply_to } = event {
+            self.arrive(to, caller, bytes, reply_to);
             return;
         }
         if run != self.hosts[host].run || !self.is_running(host) {
@@ -429,18 +388,17 @@ impl World {
         }
         match event {
             Event::Tick => self.tick(host),
-            Event::Sender(target) => self.run_sender(host, &target),
+            Event::Begin(job) => self.begin(host, job),
+            Event::Apply { looked, caller, bytes, reply_to } => {
+                self.apply(host, looked, caller, &bytes, reply_to);
+            }
             Event::Come { flight, answer } => self.come(host, flight, answer),
-            Event::Disk(job) => self.write(host, &job),
-            Event::Durable { record, acknowledge } => self.publish(host, record, acknowledge),
-            Event::SavePeers => self.save_peers(host),
+            Event::End { flight, returned } => self.end(host, flight, returned),
+            Event::Disk => self.write(host, None),
+            Event::Set { change, left } => self.write(host, Some((change, left))),
             Event::Cancel(ticket) => self.cancel(host, ticket),
             Event::Arrive { .. } => {}
         }
-    }
-
-    fn running(&mut self, host: usize) -> &mut Running {
-        self.hosts[host].running.as_mut().expect("the host runs")
     }
 
     fn tick(&mut self, host: usize) {
@@ -459,50 +417,90 @@ impl World {
         self.perform(host, actions);
     }
 
-    fn run_sender(&mut self, host: usize, target: &Target) {
+    /// Senders that are free take jobs.
+    fn pump(&mut self, host: usize) {
+        let Some(running) = &mut self.hosts[host].running else { return };
+        for job in running.take_jobs() {
+            let delay = self.random.u64(0..3);
+            self.schedule(delay, host, Event::Begin(job));
+        }
+    }
+
+    fn begin(&mut self, host: usize, job: Job) {
         let now = self.now(host);
-        let running = self.running(host);
-        let Some(outgoing) = running.node.begin(target, now) else { return };
-        let twice = running.open.values().any(|open| open.target == *target);
-        self.sequence += 1;
-        let tag = self.sequence;
-        let key = self.hosts[host].key;
-        let bytes = encode_request(&key, tag, &outgoing.request);
-        self.hosts[host].sent += 1;
-        if let Request::Update(update) = &outgoing.request {
-            self.patches += update.patches.len() as u64;
+        let nonce = self.nonce();
+        let at = &mut self.hosts[host];
+        let key = at.key;
+        let Some(running) = &mut at.running else { return };
+        let Some(outgoing) = running.node.begin(&job, now) else {
+            running.sender_is_free(job.class);
+            return self.pump(host);
+        };
+        // A node that was forgotten and met anew may still have an old request under way.
+        let twice =
+            running.open.values().any(|open| open.job.target == job.target) && !self.has_forgotten;
+        let sealed = steps::seal_request(&outgoing, &self.keys, &key, nonce).unwrap();
+        at.sent += 1;
+        at.sent_bytes += sealed.body.len() as u64;
+        at.hellos += u64::from(outgoing.request.kind() == Kind::Hello);
+        if let Request::Push(push) = &outgoing.request {
+            self.patches += u64::from(push.patch.is_some());
         }
-        self.hosts[host].hellos += u64::from(bytes.kind == Kind::Hello);
         if twice {
-            self.check(Err(format!("boundedness: two flights from n{host} to {target:?}")));
+            self.check(Err(format!("boundedness: two flights from n{host} to {:?}", job.target)));
         }
-        let flight = outgoing.flight;
-        self.say(|| format!("n{host} tries {:?} at {}", bytes.kind, outgoing.address));
-        let address: Option<SocketAddr> = outgoing.address.as_str().parse().ok();
+        let flight = job.flight;
+        let (kind, place) = (outgoing.request.kind(), outgoing.address.clone());
+        let target = job.target.clone();
+        self.say(|| format!("n{host} tries {kind:?} at {place} for {target:?}"));
+        let address: Option<SocketAddr> = place.as_str().parse().ok();
         let to = address.unwrap_or(SocketAddr::new(ip_of(998), PORT));
+        let traffic = self.traffic.entry((host, to.ip())).or_default();
+        traffic.requests += 1;
+        traffic.bytes += sealed.body.len() as u64;
         let caller = SocketAddr::new(self.hosts[host].ip, 40_000);
-        let open = OpenFlight { target: target.clone(), outgoing, tag };
+        let open = super::host::OpenFlight { job, outgoing, tag: sealed.tag };
         self.running(host).open.insert(flight, open);
         let timeout = Event::Come { flight, answer: Err("no answer within 5 s".into()) };
         self.schedule(TRY_TIMEOUT_MS, host, timeout);
+        let bytes = Bytes { path: sealed.path, body: sealed.body.into() };
+        let is_copied = self.random.u32(0..1000) < self.faults.copied;
+        if is_copied && self.hosts.iter().any(|other| other.ip == to.ip()) {
+            let delay = self.random.u64(0..3);
+            self.post(delay, to, caller, bytes.clone(), ReplyTo::Faster);
+        }
+        self.carry(host, to, caller, bytes, flight);
+    }
+
+    /// The network does to a host's request what it does.
+    fn carry(
+        &mut self,
+        host: usize,
+        to: SocketAddr,
+        caller: SocketAddr,
+        bytes: Bytes,
+        flight: u64,
+    ) {
+        let come = |answer: &str| Event::Come { flight, answer: Err(answer.into()) };
+        let run = self.hosts[host].run;
+        let reply_to = ReplyTo::Flight { host, run, flight };
+        if self.liars.iter().any(|liar| liar.ip == to.ip()) {
+            let delay = self.random.u64(1..20);
+            return self.post(delay, to, caller, bytes, reply_to);
+        }
         let Some(receiver) = self.hosts.iter().position(|other| other.ip == to.ip()) else {
             // Nobody has the address: refused, or silence.
             if self.random.bool() {
-                let answer = Err("no such host".into());
-                self.schedule(3, host, Event::Come { flight, answer });
+                self.schedule(3, host, come("no such host"));
             }
             return;
         };
         if self.faults.forbidden.contains(&(host, receiver)) {
-            let answer = Err("not allowed".into());
-            self.schedule(2, host, Event::Come { flight, answer });
+            self.schedule(2, host, come("not allowed"));
         } else if let Some(delay) = self.passes(host, receiver) {
-            let run = self.hosts[host].run;
-            let arrive = Event::Arrive { from: Some(host), to, caller, bytes, flight, run };
-            self.schedule(delay, receiver, arrive);
+            self.post(delay, to, caller, bytes, reply_to);
         } else if !self.is_cut(host, receiver) && self.random.bool() {
-            let answer = Err("connection reset".into());
-            self.schedule(5, host, Event::Come { flight, answer });
+            self.schedule(5, host, come("connection reset"));
         }
     }
 
@@ -519,60 +517,98 @@ impl World {
         Some(if is_slow { self.random.u64(20..7_000) } else { self.random.u64(1..20) })
     }
 
-    fn arrive(
-        &mut self,
-        from: Option<usize>,
-        to: SocketAddr,
-        caller: SocketAddr,
-        bytes: &RequestBytes,
-        flight: u64,
-        run: u64,
-    ) {
+    fn arrive(&mut self, to: SocketAddr, caller: SocketAddr, bytes: Bytes, reply_to: ReplyTo) {
+        if let Some(liar) = self.liars.iter().position(|liar| liar.ip == to.ip()) {
+            return self.liar_answers(liar, caller, &bytes, &reply_to);
+        }
         let receiver = self.hosts.iter().position(|host| host.ip == to.ip());
         let Some(receiver) = receiver.filter(|receiver| self.is_running(*receiver)) else {
-            if let Some(from) = from.filter(|from| self.hosts[*from].run == run) {
-                let answer = Err("connection refused".into());
-                self.schedule(2, from, Event::Come { flight, answer });
+            return self.reply(2, &reply_to, Err("connection refused".into()));
+        };
+        let read = steps::read(bytes.path, bytes.body.to_vec(), &self.keys);
+        let looked = match read {
+            Read::Garbage(status) => {
+                let answer = HttpAnswer { status, ..HttpAnswer::default() };
+                return self.reply(1, &reply_to, Ok(answer));
+            }
+            Read::Refused(answering, refusal) => Looked::Refused(answering, refusal),
+            Read::Arrived(arrived) => arrived.look(&self.running(receiver).node),
+        };
+        let delay = self.random.u64(0..3);
+        self.schedule(delay, receiver, Event::Apply { looked, caller, bytes, reply_to });
+    }
+
+    fn apply(
+        &mut self,
+        receiver: usize,
+        looked: Looked,
+        caller: SocketAddr,
+        bytes: &Bytes,
+        reply_to: ReplyTo,
+    ) {
+        let is_replay = matches!(reply_to, ReplyTo::Nobody);
+        // Whoever lacks a state, as it forgot its owner for a while, may be brought the newest
+        // version that it ever held by anybody. That it is no older one is seen elsewhere.
+        let with_states = bytes.path != Kind::Update.path();
+        let before = is_replay.then(|| self.visible(receiver, with_states));
+        let now = self.now(receiver);
+        let (answering, (reply, actions)) = match looked {
+            Looked::Refused(answering, refusal) => (answering, (Reply::from(refusal), Vec::new())),
+            Looked::ToCheck(to_check) => {
+                let checked = to_check.check(&SimVerifier);
+                let node = &mut self.running(receiver).node;
+                (checked.answering(), checked.apply(node, caller, now))
+            }
+        };
+        let is_accepted = !matches!(reply.verdict, dsn::protocol::node::Verdict::Refuse(..));
+        if let dsn::protocol::node::Verdict::Refuse(Reason::LacksBase, _) = reply.verdict {
+            self.baseless += u64::from(!is_replay);
+        }
+        let nonce = self.nonce();
+        let key = self.hosts[receiver].key;
+        let answer = answering.answer(reply, &self.keys, &key, nonce).unwrap();
+        let kind = bytes.path;
+        self.say(|| format!("n{receiver} gets {kind} from {caller}: {}", answer.status));
+        self.perform(receiver, actions);
+        if is_replay {
+            self.replays += 1;
+            if before != Some(self.visible(receiver, with_states)) {
+                self.check(Err(format!("secrecy: a replayed {kind} changed n{receiver}")));
+            }
+            if answer.caller.is_some() {
+                self.check(Err(format!("secrecy: n{receiver} trusts a replayed {kind}")));
             }
             return;
-        };
-        let before = from.is_none().then(|| self.visible(receiver));
-        let now = self.now(receiver);
-        let node = &mut self.running(receiver).node;
-        let (reply, actions) = match open_request(node, bytes) {
-            Ok(request) => node.on_request(request, caller, now),
-            Err(reason) => (Reply::refuse(reason, reason.to_string()), Vec::new()),
-        };
-        let accepted = !matches!(reply, Reply::Refuse(..));
-        if from.is_some() && matches!(reply, Reply::Refuse(Reason::LacksBase, _)) {
-            self.baseless += 1;
         }
-        let key = self.hosts[receiver].key;
-        let answer = encode_reply(&key, bytes, reply);
-        self.say(|| format!("n{receiver} gets {:?} from {from:?}: {}", bytes.kind, answer.status));
-        self.perform(receiver, actions);
-        match from {
-            None => {
-                self.replays += 1;
-                if before != Some(self.visible(receiver)) {
-                    let kind = bytes.kind;
-                    self.check(Err(format!("secrecy: a replayed {kind:?} changed n{receiver}")));
-                }
-            }
-            Some(from) => {
-                if accepted && self.random.u8(..) < 40 {
-                    self.record(receiver, bytes, caller);
-                }
-                if let Some(delay) = self.passes(receiver, from)
-                    && self.hosts[from].run == run
-                {
-                    self.schedule(delay, from, Event::Come { flight, answer: Ok(answer) });
-                }
-            }
+        if is_accepted && self.random.u8(..) < 40 {
+            self.record(receiver, bytes, caller);
+        }
+        let steps::Answer { status, seal, body, .. } = answer;
+        let delay = match &reply_to {
+            ReplyTo::Flight { host, .. } => self.passes(receiver, *host),
+            _ => Some(self.random.u64(1..20)),
+        };
+        if let Some(delay) = delay {
+            self.reply(delay, &reply_to, Ok(HttpAnswer { status, seal, body }));
         }
     }
 
-    fn record(&mut self, to: usize, bytes: &RequestBytes, caller: SocketAddr) {
+    /// An answer goes back over the network.
+    pub fn reply(&mut self, delay_ms: u64, reply_to: &ReplyTo, answer: Result<HttpAnswer, String>) {
+        match reply_to {
+            ReplyTo::Flight { host, run, flight } if self.hosts[*host].run == *run => {
+                self.schedule(delay_ms, *host, Event::Come { flight: *flight, answer });
+            }
+            ReplyTo::Liar { liar, purpose } => {
+                if let Ok(answer) = answer {
+                    self.liar_hears(*liar, purpose, &answer);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn record(&mut self, to: usize, bytes: &Bytes, caller: SocketAddr) {
         if self.archive.len() == ARCHIVE_MAX {
             let at = self.random.usize(..ARCHIVE_MAX);
             self.archive.swap_remove(at);
@@ -580,76 +616,104 @@ impl World {
         self.archive.push(Recorded { to, bytes: bytes.clone(), caller });
     }
 
-    /// All that others could see changed: states, status, pins and addresses.
-    fn visible(&self, host: usize) -> String {
+    /// All that others could see changed: states, status, pins, addresses, what is said to be
+    /// wrong.
+    fn visible(&self, host: usize, with_states: bool) -> String {
         let Some(node) = self.node(host) else { return String::new() };
         let peers: Vec<_> = node
             .peers(self.now(host))
             .into_iter()
-            .map(|peer| (peer.node_id, peer.status, peer.address, peer.timestamp, peer.public_key))
+            .map(|peer| {
+                let timestamp = with_states.then_some(peer.timestamp);
+                (peer.node_id, peer.status, peer.address, timestamp, peer.public_key)
+            })
             .collect();
-        format!("{peers:?} {:?} {}", node.known_peers(), node.own().head.timestamp)
+        let wrong = node.status("", "", self.now(host)).degraded;
+        format!("{peers:?} {:?} {} {wrong:?}", node.known_peers(), node.own().head.timestamp)
     }
 
-    fn come(&mut self, host: usize, flight: u64, answer: Result<AnswerBytes, String>) {
-        let (now, key) = (self.now(host), self.hosts[host].key);
+    fn come(&mut self, host: usize, flight: u64, answer: Result<HttpAnswer, String>) {
+        let own = (self.hosts[host].node_id.clone(), self.hosts[host].key.0);
+        let Some(open) = self.hosts[host].running.as_ref().and_then(|it| it.open.get(&flight))
+        else {
+            return;
+        };
+        let returned = match answer {
+            Ok(answer) => Returned::read(
+                &open.outgoing,
+                &open.tag,
+                answer,
+                &self.keys,
+                (&own.0, &own.1),
+                &SimVerifier,
+            ),
+            Err(why) => Returned::known(Outcome::Failed(why)),
+        };
+        let returned = returned.look(&self.running(host).node);
+        let delay = self.random.u64(0..3);
+        self.schedule(delay, host, Event::End { flight, returned });
+    }
+
+    fn end(&mut self, host: usize, flight: u64, returned: Returned) {
+        let now = self.now(host);
         let running = self.running(host);
         let Some(open) = running.open.remove(&flight) else { return };
-        let outcome = match answer {
-            Ok(answer) => open_answer(&running.node, &key, &open.outgoing, open.tag, &answer),
-            Err(why) => Outcome::Failed(why),
-        };
-        let actions = running.node.on_answer(&open.target, flight, outcome, 1000, now);
-        self.perform(host, actions);
-    }
-
-    fn write(&mut self, host: usize, job: &Job) {
-        let now = self.now(host);
-        let fails = self.hosts[host].disk.fails;
-        let (node_id, key) = (self.hosts[host].node_id.clone(), self.hosts[host].key);
-        // The disk is the newest: changes may be on it that are not published yet.
-        let last = self.hosts[host].disk.record.clone().expect("a host that runs has a record");
-        let node = &self.running(host).node;
-        let Some(timestamp) = node.next_timestamp(now.wall_us, last.head.timestamp) else {
-            return self.check(Err(format!("n{host} has no timestamp left")));
-        };
-        let (entries, left) = match job {
-            Job::Republish => (Arc::clone(&last.entries), last.head.left),
-            Job::Set { change, left } => match last.after(change, *left, timestamp) {
-                Ok(Some(next)) => (next.entries, *left),
-                _ => return,
-            },
-        };
-        if fails {
-            return;
+        running.sender_is_free(open.job.class);
+        let outcome = returned.check(&SimVerifier);
+        let (target, failed) = (open.job.target.clone(), matches!(outcome, Outcome::Failed(_)));
+        let why = if let Outcome::Failed(why) = &outcome { why.clone() } else { String::new() };
+        let actions = running.node.on_answer(&open.job, outcome, 1000, now);
+        if failed {
+            self.say(|| format!("n{host} hears nothing of {target:?}: {why}"));
         }
-        let record = signed_record(&node_id, key, timestamp, left, entries);
-        self.history.made(&record);
-        self.hosts[host].disk.record = Some(record.clone());
-        let delay = self.random.u64(0..30);
-        let acknowledge = matches!(job, Job::Set { .. });
-        let durable = Event::Durable { record: Arc::new(record), acknowledge };
-        self.schedule(delay, host, durable);
+        self.perform(host, actions);
+        self.pump(host);
     }
 
-    fn publish(&mut self, host: usize, record: Arc<Record>, acknowledge: bool) {
-        let timestamp = record.head.timestamp;
-        let now = self.now(host);
-        let running = self.running(host);
-        // Two writes may end in either order here; in the real node one thread does both.
-        if record.head.is_newer_than(&running.node.own().head) || self.rule_is_wrong {
-            let actions = self.running(host).node.on_set(record, now);
-            self.perform(host, actions);
-            if acknowledge {
-                let result = self.history.acknowledged(host, timestamp);
-                self.check(result);
+    fn write(&mut self, host: usize, change: Option<(Change, bool)>) {
+        let now_ms = self.now_ms;
+        if change.is_none() {
+            let running = self.running(host);
+            if running.disk_wake_at.take_if(|at| *at <= now_ms).is_none() {
+                return;
             }
         }
+        let had_left = self.node(host).is_some_and(|node| node.own().head.left);
+        let Some(written) = self.hosts[host].write(now_ms, change) else { return };
+        for record in &written.made {
+            self.history.made(record);
+        }
+        if had_left && self.node(host).is_some_and(|node| !node.own().head.left) {
+            self.check(Err(format!("goodbye: n{host} took it back")));
+        }
+        self.perform(host, written.actions);
+        let now = self.now(host);
+        let running = self.running(host);
+        let mut acknowledged = Vec::new();
+        running.sets.retain(|answer| match answer.try_recv() {
+            Ok(Ok(timestamp)) => {
+                acknowledged.push(timestamp);
+                false
+            }
+            Ok(Err(_)) => false,
+            Err(_) => true,
+        });
+        let due = running.keeper.due().map(|due| due.saturating_sub(now.mono_ms));
+        for timestamp in acknowledged {
+            let result = self.history.acknowledged(host, timestamp);
+            self.check(result);
+        }
+        if let Some(delay) = due {
+            self.wake_disk(host, delay);
+        }
     }
 
-    fn save_peers(&mut self, host: usize) {
-        if !self.hosts[host].disk.fails {
-            self.hosts[host].disk.pins = self.running(host).node.known_peers();
+    fn wake_disk(&mut self, host: usize, delay_ms: u64) {
+        let at = self.now_ms + delay_ms;
+        let running = self.running(host);
+        if running.disk_wake_at.is_none_or(|before| at < before) {
+            running.disk_wake_at = Some(at);
+            self.schedule(delay_ms, host, Event::Disk);
         }
     }
 
@@ -666,11 +730,7 @@ impl World {
         let mut look = false;
         for action in actions {
             match action {
-                Action::Send { target, doubtful } => {
-                    let waits = doubtful && self.random.u8(..) < 30;
-                    let delay = self.random.u64(if waits { 0..3_000 } else { 0..3 });
-                    self.schedule(delay, host, Event::Sender(target));
-                }
+                Action::Send(job) => self.running(host).enqueue(job),
                 Action::WakeAt(at) => {
                     let (now, now_ms) = (self.now(host), self.now_ms);
                     let delay = at.saturating_sub(now.mono_ms).max(1);
@@ -680,14 +740,17 @@ impl World {
                         self.schedule(delay, host, Event::Tick);
                     }
                 }
-                Action::Republish => self.schedule(1, host, Event::Disk(Job::Republish)),
-                Action::SavePeers => self.schedule(200, host, Event::SavePeers),
+                Action::WakeDisk => {
+                    let delay = self.random.u64(0..30);
+                    self.wake_disk(host, delay);
+                }
                 Action::Changed { .. } => look = true,
                 Action::Finish(ticket, result) => self.finish(host, ticket, &result),
                 Action::Tell(Told::Data { data, .. }) => {
-                    let message = u64::from_le_bytes(data[..8].try_into().unwrap());
-                    let result = self.history.delivered(message);
-                    self.check(result);
+                    if let Ok(message) = <[u8; 8]>::try_from(&*data) {
+                        let result = self.history.delivered(u64::from_le_bytes(message));
+                        self.check(result);
+                    }
                 }
                 Action::Tell(event) => {
                     self.say(|| format!("n{host}: {:?} {}", event.node_id(), event.name()));
@@ -695,24 +758,20 @@ impl World {
                 Action::Note(text) => self.say(|| format!("n{host} notes: {text}")),
             }
         }
+        self.pump(host);
         // Most steps change no state; those that do are looked at, and the others now and then.
         if look || self.steps.is_multiple_of(64) {
-            let at = &self.hosts[host];
+            let (now, at) = (self.now(host), &self.hosts[host]);
             if let Some(running) = &at.running {
-                let result = self.history.look_at(host, at.run, &running.node);
+                let result = self.history.look_at(host, at.run, &running.node, at.key.0, now);
                 self.check(result);
             }
         }
     }
 
-    fn finish(
-        &mut self,
-        host: usize,
-        ticket: Ticket,
-        result: &Result<u64, dsn::protocol::report::Refused>,
-    ) {
+    fn finish(&mut self, host: usize, ticket: Ticket, result: &Result<u64, Refused>) {
         let running = self.running(host);
-        running.pings.remove(&ticket);
+        running.pings.retain(|waiting| *waiting != ticket);
         let Some(message) = running.waiting.remove(&ticket) else { return };
         let doubtful = result.as_ref().is_err_and(|why| why.to_string().contains("may have been"));
         let result = self.history.finished(message, result.is_ok(), doubtful);
