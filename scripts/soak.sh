@@ -1,6 +1,6 @@
 #!/bin/sh
-# A cluster under writes, DATA, random kills, stops, hangs, partitions and garbage on the ports, for
-# a long time, while all promises are checked.
+# A cluster under writes, DATA, random kills, stops, hangs, partitions, garbage on the ports, a
+# member that lies and hosts that are set up anew, for a long time, while all promises are checked.
 #
 #   scripts/soak.sh [MINUTES]          60 if none are given; fewer than 10 are too short to
 #                                      compare memory
@@ -33,12 +33,12 @@ command -v cargo >/dev/null 2>&1 || {
 
 cd "$here"
 printf 'building in release mode ...\n'
-cargo test --locked --release --test soak --no-run --quiet || {
+cargo test --locked --release --test suite --no-run --quiet || {
     printf 'soak.sh: the build failed\n' >&2
     exit 3
 }
 code=0
-DSN_SOAK_MINUTES=$minutes cargo test --locked --release --quiet --test soak -- --nocapture || code=$?
+DSN_SOAK_MINUTES=$minutes cargo test --locked --release --quiet --test suite soak:: -- --nocapture || code=$?
 if [ "$code" -eq 0 ]; then
     printf '\nsoak.sh: %s minutes, all promises held\n' "$minutes"
     exit 0

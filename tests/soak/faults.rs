@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::net::Link;
-use crate::world::{STEADY, World, pause};
+use crate::soak::net::Link;
+use crate::soak::world::{STEADY, World, pause};
 
 /// What ends a fault.
 enum End {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::world::{STEADY, World};
+use crate::soak::world::{STEADY, World};
 
 /// What no node may ever exceed. Threads: 64 + 6 senders, 33 of the control socket, 4 + 4 of the
 /// port, and a few. Descriptors: 64 strangers, and some connections of each peer both ways. Disk:
@@ -103,7 +103,7 @@ pub fn line(world: &World, phase: &str) -> String {
     format!(
         "{:02}:{:02}:{:02} {phase}: up {up} hung {hung} cut {} | \
          KB {} | thr {} | fd {} | disk KB {} | lag {} | sets {} | \
-         data {}/{}/{}/{}/{}/{} full {} | strangers {} replays {} forgeries {}",
+         data {}/{}/{}/{}/{}/{} full {} | strangers {} replays {} forgeries {} lies {} anew {}",
         seconds / 3600,
         seconds / 60 % 60,
         seconds % 60,
@@ -124,6 +124,8 @@ pub fn line(world: &World, phase: &str) -> String {
         count(&counts.strangers),
         count(&counts.replays),
         count(&counts.forgeries),
+        count(&counts.lies),
+        count(&counts.anew),
     )
 }
 

@@ -36,6 +36,8 @@ struct Owner {
     versions: Vec<Version>,
     content: Content,
     pending: Option<Content>,
+    /// The last counter of each life that ended when its host was set up anew.
+    ends: Vec<u64>,
 }
 
 /// The versions of all nodes.
@@ -72,6 +74,22 @@ impl Sets {
     pub fn next_counter(&self, owner: usize) -> u64 {
         let owner = self.owners[owner].lock().unwrap();
         owner.versions.last().map_or(0, |version| version.counter) + 1
+    }
+
+    /// Its host is set up anew: all that it had is gone on purpose, and nothing of it comes back.
+    /// The counters go on rising, so each tells which life it is from.
+    pub fn begin_anew(&self, owner: usize) {
+        let mut owner = self.owners[owner].lock().unwrap();
+        assert!(owner.pending.is_none(), "its writer rests");
+        let last = owner.versions.last().map_or(0, |version| version.counter);
+        owner.ends.push(last);
+        owner.content.clear();
+    }
+
+    /// In which life of the owner this counter was written: 0 is the first.
+    pub fn life_of(&self, owner: usize, counter: u64) -> usize {
+        let owner = self.owners[owner].lock().unwrap();
+        owner.ends.iter().filter(|last| counter > **last).count()
     }
 
     /// Before a change is asked for.
@@ -131,9 +149,10 @@ impl Sets {
         Ok(())
     }
 
-    /// When the first acknowledged version came to be that is newer than this one.
+    /// When the first acknowledged version of its life came to be that is newer than this one.
     pub fn first_after(&self, owner: usize, counter: u64) -> Option<Instant> {
         let owner = self.owners[owner].lock().unwrap();
+        let counter = counter.max(owner.ends.last().copied().unwrap_or(0));
         let from = owner.versions.partition_point(|version| version.counter <= counter);
         owner.versions[from..].iter().find(|it| it.fate == Fate::Acknowledged).map(|it| it.at)
     }

@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use dsn::protocol::crypto::Signed;
 use dsn::protocol::identity::{NodeId, PublicKey};
-use dsn::protocol::state::{Entries, Record};
+use dsn::protocol::record::Record;
 use serde_json::json;
 
-use crate::net::connect_from;
-use crate::support::{Heard, Member, id, key, network_keys, value};
-use crate::world::{World, pause};
+use crate::soak::net::connect_from;
+use crate::soak::world::{World, pause};
+use crate::support::{Heard, Member, id, network_keys};
 
 /// Most connections that are held open, over all nodes.
 const HELD_MAX: usize = 150;
@@ -127,21 +126,17 @@ fn public_key(world: &World, owner: &NodeId) -> Option<PublicKey> {
 fn forge(world: &World, owner: &NodeId) {
     let target = world.listen(0);
     let mut forger = Member::new("forger", target);
-    let answer = forger.hello_first();
-    forger.to = Some((answer.node_id, answer.session));
+    forger.introduce();
     // With a key of its own, and with that of the owner, but not its signature.
     let pairs = [("c", "999999999")];
     let forged = forger.record_of(owner, 1 << 52, &pairs);
-    let mut updates = vec![forger.update(vec![forged], Vec::new())];
+    let mut pushes = vec![forger.push(vec![Arc::clone(&forged)])];
     if let Some(public) = public_key(world, owner) {
-        let entries: Entries = pairs.iter().map(|(k, v)| (key(k), value(v))).collect();
-        let record = Record::new(owner.clone(), public, 1 << 52, false, Arc::new(entries));
-        let signature = forger.key.sign(Signed::Record(&record.head)).unwrap();
-        record.signature.set(signature).unwrap();
-        updates.push(forger.update(vec![Arc::new(record)], Vec::new()));
+        let record = Record::new(forged.draft(), public, forged.signature);
+        pushes.push(forger.push(vec![Arc::new(record)]));
     }
     let data = forger.data(1, b"0 0 1 forged");
-    for request in updates.into_iter().chain([data]) {
+    for request in pushes.into_iter().chain([data]) {
         let heard = forger.say(&request);
         if matches!(heard, Heard::Answer(_) | Heard::Nothing) {
             world.fail("secrecy", 0, &format!("{:?} of a forger got {heard:?}", request.kind()));

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use dsn::control::{ControlClient, Failure};
 use serde_json::{Value as Json, json};
 
-use crate::ledger::{COUNTER, Content, Delivery, content_of, counter_of, letter};
+use crate::soak::ledger::{COUNTER, Content, Delivery, content_of, counter_of, letter};
+use crate::soak::members;
+use crate::soak::world::{World, is_timeout, pause};
 use crate::support::PATIENCE;
-use crate::world::{World, is_timeout, pause};
 
 /// Keys of a node beside its counter, and the longest value: a state of some ten KB at the most.
 const KEYS: usize = 20;
@@ -147,11 +148,24 @@ fn read(
     pace: Duration,
 ) -> Result<(), Failure> {
     let mut node = world.connect(at)?;
-    let mut seen = vec![(0, 0); world.count()];
+    let mut seen = vec![None; world.count()];
     while !world.is_stopped() && world.run(at) == run {
+        let oldest = world.lives.told(at);
         let states = node.call(&json!({ "op": "state" }), ANSWER_TIME)?;
-        for state in states.as_array().expect("a list of states") {
-            look(world, at, state, &mut seen);
+        let newest = world.lives.asked(at);
+        let states = states.as_array().expect("a list of states");
+        let shown: Vec<usize> =
+            states.iter().filter_map(|it| look(world, at, it, &mut seen, &newest)).collect();
+        for (owner, seen) in seen.iter().enumerate() {
+            let Some(seen) = seen else { continue };
+            if seen.life < oldest[owner] && shown.contains(&owner) {
+                let what = format!("the old state of n{owner} is shown after `forget`: {seen:?}");
+                world.fail("secrecy", at, &what);
+            }
+            // What an operator had forgotten is gone until its owner comes back.
+            if seen.life >= newest[owner] && !shown.contains(&owner) {
+                world.fail("monotony", at, &format!("the state of n{owner} vanished: {seen:?}"));
+            }
         }
         world.counts.reads.fetch_add(1, Ordering::Relaxed);
         pause(pace.mul_f32(1.0 + 2.0 * rng.f32()));
@@ -159,22 +173,50 @@ fn read(
     Ok(())
 }
 
-fn look(world: &World, at: usize, state: &Json, seen: &mut [(u64, u64)]) {
+/// What a reader saw last of an owner.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    life: usize,
+    timestamp: u64,
+    counter: u64,
+}
+
+/// Looks at one state; gives whose it is, if it is that of a node of the cluster.
+fn look(
+    world: &World,
+    at: usize,
+    state: &Json,
+    seen: &mut [Option<Seen>],
+    newest: &[usize],
+) -> Option<usize> {
     let id = state["node_id"].as_str().unwrap_or_default();
-    let Some(owner) = world.nodes.iter().position(|node| node.id == id) else {
-        world.fail("secrecy", at, &format!("it knows a node that is none: {id:?}"));
-        return;
-    };
     let content = content_of(state);
+    let Some(owner) = world.nodes.iter().position(|node| node.id == id) else {
+        if !members::is_made_up(id, &content) {
+            world.fail("secrecy", at, &format!("it knows a node that is none: {id:?}"));
+        }
+        return None;
+    };
     if let Err(what) = world.sets.check(owner, &content) {
         world.fail("ownership", at, &format!("of n{owner}: {what}"));
     }
-    let now = (state["timestamp"].as_u64().unwrap_or(0), counter_of(&content).unwrap_or(0));
-    let before = std::mem::replace(&mut seen[owner], now);
-    if now.0 < before.0 || now.1 < before.1 {
-        let what = format!("n{owner} went from (timestamp, counter) {before:?} back to {now:?}");
-        world.fail("monotony", at, &what);
+    let counter = counter_of(&content);
+    // A state without a counter is that of a life in which nothing was written yet.
+    let life = counter.map_or(newest[owner], |counter| world.sets.life_of(owner, counter));
+    if life > newest[owner] {
+        let what = format!("n{owner} has another key, and nobody told this node to forget it");
+        world.fail("ownership", at, &what);
     }
+    let timestamp = state["timestamp"].as_u64().unwrap_or(0);
+    let now = Seen { life, timestamp, counter: counter.unwrap_or(0) };
+    if let Some(before) = seen[owner].replace(now) {
+        // In another life the clock of the host may be another one, too.
+        let older = now.timestamp < before.timestamp || now.counter < before.counter;
+        if now.life < before.life || now.life == before.life && older {
+            world.fail("monotony", at, &format!("n{owner} went from {before:?} back to {now:?}"));
+        }
+    }
+    Some(owner)
 }
 
 // --- events, and the lag ------------------------------------------------------------------------
@@ -214,6 +256,11 @@ fn hear(world: &World, at: usize, event: &Json) {
     let (Some(owner), true) = (owner, is_counter) else { return };
     let number = |json: &Json| json.as_str().and_then(|text| text.parse::<u64>().ok());
     let Some(counter) = number(&event["value"]) else {
+        let life = world.sets.life_of(owner, number(&event["old"]).unwrap_or(0));
+        if life < world.lives.asked(at)[owner] {
+            // An operator had it forgotten here.
+            return;
+        }
         world.fail("ownership", at, &format!("the counter of n{owner} is gone: {event}"));
         return;
     };

@@ -12,8 +12,9 @@ use dsn::control::{ControlClient, Failure};
 use rustix::process::Signal;
 use serde_json::Value as Json;
 
-use crate::ledger::{Mail, Sets};
-use crate::net::Net;
+use crate::soak::anew::Lives;
+use crate::soak::ledger::{Mail, Sets};
+use crate::soak::net::Net;
 use crate::support::process::Process;
 use crate::support::{PATIENCE, Place4Nodes};
 
@@ -48,6 +49,8 @@ pub struct Counts {
     pub strangers: AtomicU64,
     pub replays: AtomicU64,
     pub forgeries: AtomicU64,
+    pub lies: AtomicU64,
+    pub anew: AtomicU64,
     pub kills: AtomicU64,
     pub ends: AtomicU64,
     pub hangs: AtomicU64,
@@ -61,11 +64,14 @@ pub struct World {
     pub net: Arc<Net>,
     pub nodes: Vec<Node>,
     pub sets: Sets,
+    pub lives: Lives,
     pub mail: Mail,
     pub counts: Counts,
     pub stopped: AtomicBool,
-    /// Writers, senders and strangers rest.
+    /// Writers, senders, strangers and liars rest.
     pub quiet: AtomicBool,
+    /// The member that lies says so when it does.
+    pub liar_is_idle: AtomicBool,
     /// Nodes that no fault is done to, and since when, for the promise of isolation.
     pub bystanders: Mutex<(Vec<bool>, Instant)>,
     /// Time from the acknowledgement to the arrival, between bystanders, since the last line.
@@ -116,10 +122,12 @@ impl World {
             net: Net::start(count),
             nodes: (0..count).map(node).collect(),
             sets: Sets::new(count),
+            lives: Lives::new(count),
             mail: Mail::default(),
             counts: Counts::default(),
             stopped: AtomicBool::new(false),
             quiet: AtomicBool::new(true),
+            liar_is_idle: AtomicBool::new(true),
             bystanders: Mutex::new((vec![false; count], Instant::now())),
             lags: Mutex::default(),
             told: Mutex::new(vec![vec![0; count]; count]),
@@ -265,6 +273,14 @@ impl World {
             {
                 self.fail("boundedness", at, &format!("the process ended by itself: {status}"));
             }
+        }
+    }
+
+    /// Takes all away that the host of a node that does not run had for it.
+    pub fn wipe(&self, at: usize) {
+        let node = &self.nodes[at];
+        for folder in [self.place.path().join("credentials").join(&node.id), node.data.clone()] {
+            std::fs::remove_dir_all(&folder).expect("it was there");
         }
     }
 

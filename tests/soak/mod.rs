@@ -1,26 +1,18 @@
-//! A cluster of real processes under writes, DATA, kills, stops, hangs, partitions and garbage,
-//! for a long time, while all promises are checked (`scripts/soak.sh`).
+//! A cluster of real processes under writes, DATA, kills, stops, hangs, partitions, garbage, a
+//! member that lies and hosts that are set up anew, for a long time, while all promises are checked
+//! (`scripts/soak.sh`).
 //!
-//! `DSN_SOAK_MINUTES=n cargo test --release --test soak -- --nocapture` runs for n minutes;
+//! `DSN_SOAK_MINUTES=n cargo test --release soak:: -- --nocapture` runs for n minutes;
 //! without it, some twenty seconds. `SEED=n` makes the faults of a run that had this seed again;
 //! when exactly they meet the nodes is up to the machine.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    unreachable_pub,
-    reason = "a test fails by panicking, and a long one says how it is doing"
-)]
 
+mod anew;
 mod faults;
 mod figures;
 mod ledger;
+mod members;
 mod net;
 mod strangers;
-#[path = "../support/mod.rs"]
-mod support;
 mod work;
 mod world;
 
@@ -29,11 +21,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use self::ledger::{Content, content_of, digest};
+use self::world::{STEADY, World, pause};
+use crate::support::PATIENCE;
 use dsn::control::ControlClient;
-use ledger::{Content, content_of, digest};
 use serde_json::json;
-use support::PATIENCE;
-use world::{STEADY, World, pause};
 
 /// How late a change may come to a node that no fault is done to, while others have some.
 const LAG_MAX: Duration = Duration::from_secs(15);
@@ -54,6 +46,8 @@ struct Plan {
     rest: Duration,
     pace: Duration,
     line: Duration,
+    /// After one round in so many a host is set up anew, and after the first.
+    anew: u64,
 }
 
 impl Plan {
@@ -69,6 +63,7 @@ impl Plan {
                 rest: Duration::from_secs(6),
                 pace: Duration::from_millis(200),
                 line: Duration::from_secs(10),
+                anew: 2,
             },
             None => Self {
                 total: Duration::from_secs(20),
@@ -77,6 +72,7 @@ impl Plan {
                 rest: Duration::from_millis(500),
                 pace: Duration::from_millis(400),
                 line: Duration::from_secs(10),
+                anew: u64::MAX,
             },
         }
     }
@@ -159,10 +155,11 @@ fn soak(world: &Arc<World>, plan: &Plan) {
         work::employ(world, at, plan.pace);
     }
     strangers::let_in(world);
+    members::let_in(world);
     let mut line = Instant::now();
     let mut calms: Vec<(Duration, Vec<figures::Usage>)> = Vec::new();
-    calm(world, plan, "start");
-    for round in 1.. {
+    calm(world, plan, "start", None);
+    for round in 1_u64.. {
         let phase = format!("round {round}");
         let time = Duration::from_secs(rng.u64(plan.chaos[0]..=plan.chaos[1]));
         faults::run(world, time, &mut rng, || {
@@ -177,7 +174,8 @@ fn soak(world: &Arc<World>, plan: &Plan) {
             return;
         }
         let last = world.began.elapsed() + plan.rest >= plan.total;
-        calms.push((world.began.elapsed(), calm(world, plan, &phase)));
+        let anew = (round % plan.anew == 1).then_some(&mut rng);
+        calms.push((world.began.elapsed(), calm(world, plan, &phase, anew)));
         if last || !world.failures().is_empty() {
             break;
         }
@@ -223,43 +221,26 @@ fn expect(world: &World, promise: &str, mut missing: impl FnMut() -> Option<(usi
 }
 
 /// All is healed, nobody writes: all must become equal, all be alive, all DATA be delivered. Then
-/// the figures are taken, and the lag in a network without faults.
-fn calm(world: &World, plan: &Plan, phase: &str) -> Vec<figures::Usage> {
+/// the same after a host was set up anew, if one is. Then the figures are taken, and the lag in a
+/// network without faults.
+fn calm(
+    world: &World,
+    plan: &Plan,
+    phase: &str,
+    anew: Option<&mut fastrand::Rng>,
+) -> Vec<figures::Usage> {
     world.quiet.store(true, Ordering::SeqCst);
     for at in 0..world.count() {
         world.signal(at, rustix::process::Signal::CONT);
         world.start(at);
     }
     world.net.heal();
-    let healed = Instant::now();
-    expect(world, "serving", || {
-        let busy = world.nodes.iter().position(|node| {
-            !node.writer_is_idle.load(Ordering::SeqCst)
-                || !node.sender_is_idle.load(Ordering::SeqCst)
-        });
-        busy.map(|at| (at, "a set or a send is not over".into()))
-    });
-    let wrote = Instant::now();
-    let mut clients: Vec<ControlClient> = Vec::new();
-    for at in 0..world.count() {
-        clients.push(world.connect(at).expect("a node that serves"));
+    demand_all(world, phase, "healed");
+    if let Some(rng) = anew.filter(|_| world.failures().is_empty()) {
+        let (at, old) = anew::set_up(world, rng);
+        demand_all(world, phase, &format!("n{at} was set up anew"));
+        expect(world, "convergence", || anew::known_by_the_old(world, at, &old));
     }
-    expect(world, "convergence", || unequal(world, &mut clients));
-    let (equal, converged) = (wrote.elapsed(), healed.elapsed());
-    expect(world, "convergence", || not_alive(world, &mut clients));
-    let alive = healed.elapsed();
-    expect(world, "delivery", || {
-        let open = world.mail.open(|at| world.run(at));
-        let (from, number, to, age) = open.first()?;
-        Some((*to, format!("message {number} of n{from}, accepted {age:?} ago, is not there")))
-    });
-    drop(clients);
-    println!(
-        "{phase}: healed; equal after {:.2} s (of these {:.2} s since the last set), all alive after {:.2} s",
-        converged.as_secs_f32(),
-        equal.as_secs_f32(),
-        alive.as_secs_f32()
-    );
     let usages = take_figures(world, plan, phase);
     *world.bystanders.lock().unwrap() = (vec![true; world.count()], Instant::now());
     world.lags.lock().unwrap().clear();
@@ -271,6 +252,42 @@ fn calm(world: &World, plan: &Plan, phase: &str) -> Vec<figures::Usage> {
     }
     println!("{}", figures::line(world, &format!("{phase}, no faults")));
     usages
+}
+
+/// All that has to come in a network that is whole and at rest.
+fn demand_all(world: &World, phase: &str, what: &str) {
+    let began = Instant::now();
+    expect(world, "serving", || {
+        let busy = world.nodes.iter().position(|node| {
+            !node.writer_is_idle.load(Ordering::SeqCst)
+                || !node.sender_is_idle.load(Ordering::SeqCst)
+        });
+        busy.map(|at| (at, "a set or a send is not over".into()))
+    });
+    expect(world, "serving", || {
+        let busy = !world.liar_is_idle.load(Ordering::SeqCst);
+        busy.then(|| (0, "the member that lies does not come to rest".into()))
+    });
+    let wrote = Instant::now();
+    let mut clients: Vec<ControlClient> = Vec::new();
+    for at in 0..world.count() {
+        clients.push(world.connect(at).expect("a node that serves"));
+    }
+    expect(world, "convergence", || unequal(world, &mut clients));
+    let (equal, converged) = (wrote.elapsed(), began.elapsed());
+    expect(world, "convergence", || not_alive(world, &mut clients));
+    let alive = began.elapsed();
+    expect(world, "delivery", || {
+        let open = world.mail.open(|at| world.run(at));
+        let (from, number, to, age) = open.first()?;
+        Some((*to, format!("message {number} of n{from}, accepted {age:?} ago, is not there")))
+    });
+    println!(
+        "{phase}: {what}; equal after {:.2} s (of these {:.2} s at rest), all alive after {:.2} s",
+        converged.as_secs_f32(),
+        equal.as_secs_f32(),
+        alive.as_secs_f32()
+    );
 }
 
 /// After a rest, in which idle threads and connections end.
@@ -290,11 +307,28 @@ fn unequal(world: &World, clients: &mut [ControlClient]) -> Option<(usize, Strin
     let wanted: Vec<u64> =
         (0..world.count()).map(|owner| digest(&world.sets.content(owner))).collect();
     let mut timestamps = vec![None; world.count()];
+    let mut others: Option<Vec<(String, u64, Content)>> = None;
     for (at, node) in clients.iter_mut().enumerate() {
         let states = node.call(&json!({ "op": "state" }), PATIENCE).expect("it serves");
         let states = states.as_array().expect("a list");
-        if states.len() != world.count() {
-            return Some((at, format!("it holds {} states", states.len())));
+        let is_of_ours = |it: &&serde_json::Value| {
+            world.nodes.iter().any(|node| it["node_id"] == node.id.as_str())
+        };
+        let ours = states.iter().filter(is_of_ours).count();
+        // What a liar made up is the same everywhere, too, as soon as it rests.
+        let made_up = states.iter().filter(|it| !is_of_ours(it));
+        let made_up: Vec<_> = made_up
+            .map(|it| {
+                let (id, timestamp) = (it["node_id"].to_string(), it["timestamp"].as_u64());
+                (id, timestamp.unwrap_or(0), content_of(it))
+            })
+            .collect();
+        if *others.get_or_insert_with(|| made_up.clone()) != made_up {
+            let what = "what it shows of the liar differs from what n0 shows";
+            return Some((at, what.into()));
+        }
+        if ours != world.count() {
+            return Some((at, format!("it holds {ours} states")));
         }
         for (owner, wanted) in wanted.iter().enumerate() {
             let state = states.iter().find(|it| it["node_id"] == world.nodes[owner].id.as_str());
@@ -311,11 +345,23 @@ fn unequal(world: &World, clients: &mut [ControlClient]) -> Option<(usize, Strin
     None
 }
 
+/// The first node that does not call all the others alive. Of the ids that the member that lies
+/// made up there is a fixed number, and no node knows any other.
 fn not_alive(world: &World, clients: &mut [ControlClient]) -> Option<(usize, String)> {
     for (at, node) in clients.iter_mut().enumerate() {
-        let status = node.call(&json!({ "op": "status" }), PATIENCE).expect("it serves");
-        if status["peers"]["alive"] != world.count() - 1 {
-            return Some((at, format!("not all peers are alive: {}", status["peers"])));
+        let peers = node.call(&json!({ "op": "peers" }), PATIENCE).expect("it serves");
+        let peers = peers.as_array().expect("a list");
+        let mut alive = 0;
+        for peer in peers {
+            let id = peer["node_id"].as_str().unwrap_or_default();
+            if world.nodes.iter().any(|node| node.id == id) {
+                alive += usize::from(peer["status"] == "alive");
+            } else if !members::is_an_id_of_ours(id) {
+                world.fail("boundedness", at, &format!("it knows a peer that is none: {id:?}"));
+            }
+        }
+        if alive != world.count() - 1 {
+            return Some((at, format!("not all peers are alive: {peers:?}")));
         }
     }
     None
@@ -352,6 +398,8 @@ fn verdict(world: &World, plan: &Plan, calms: &[(Duration, Vec<figures::Usage>)]
     println!(
         "soak: faults: {kills} kills, {ends} stops and goodbyes, {hangs} hangs, {cuts} partitions and slow links"
     );
+    let [lies, anew] = [&counts.lies, &counts.anew].map(|it| it.load(Ordering::Relaxed));
+    println!("soak: {lies} requests and answers of a member that lies, {anew} hosts set up anew");
     println!("soak: checks: {reads} reads of all states, {events} changes told");
     let unknown = world.net.unknown_callers.load(Ordering::Relaxed);
     println!("soak: {unknown} connections were dropped, as their caller had ended them already");
