@@ -5,8 +5,8 @@ use std::path::Path;
 
 use dsn::control::{bytes_from_json, bytes_to_json};
 use dsn::protocol::address::Address;
+use dsn::protocol::entries::Key;
 use dsn::protocol::identity::{NodeId, PublicKey, hex, unhex};
-use dsn::protocol::state::Key;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

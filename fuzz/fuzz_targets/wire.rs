@@ -25,7 +25,9 @@ fuzz_target!(|data: &[u8]| {
         }
         _ => {
             if let Ok(refusal) = wire::decode_refusal(payload) {
-                assert!(refusal.text.chars().all(|character| !character.is_control()));
+                let text = refusal.text.as_str();
+                assert!(text.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{text:?}");
+                assert_eq!(wire::encode_refusal(&refusal).expect("it was decoded"), payload);
             }
         }
     }
