@@ -17,11 +17,12 @@ use std::sync::Arc;
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
-use dsn::protocol::crypto::{Place, Signed, open, seal, verify};
-use dsn::protocol::identity::Session;
-use dsn::protocol::state::{Change, Entries, Record};
+use dsn::protocol::crypto::{Ecdsa, Place, Signed, Signer, Verifier, open, seal};
+use dsn::protocol::entries::{Change, Entries};
+use dsn::protocol::identity::{Incarnation, Session};
+use dsn::protocol::record::Record;
 use dsn::protocol::wire::{self, Kind, Request};
-use support::{Member, id, key, network_keys, value};
+use support::{Link, Member, id, key, network_keys, value};
 
 const KEYS: [usize; 4] = [10, 100, 1_000, 10_000];
 const BYTES: [usize; 3] = [100, 1 << 10, 64 << 10];
@@ -34,7 +35,12 @@ fn main() {
 /// A member that never speaks.
 fn member() -> Member {
     let mut member = Member::new("alpha", SocketAddr::from(([127, 0, 0, 1], 1)));
-    member.to = Some((id("beta"), Session([2; 16])));
+    member.link = Some(Link {
+        node_id: id("beta"),
+        public_key: member.key.public_key(),
+        incarnation: Incarnation([2; 16]),
+        session: Session([2; 16]),
+    });
     member
 }
 
@@ -46,7 +52,7 @@ fn record(keys: usize) -> Arc<Record> {
 }
 
 fn update(keys: usize) -> Request {
-    member().update(vec![record(keys)], Vec::new())
+    member().push(vec![record(keys)])
 }
 
 #[divan::bench(args = BYTES)]
@@ -61,7 +67,7 @@ fn verify_signature(bencher: Bencher<'_, '_>, bytes: usize) {
     let (member, payload) = (member(), vec![7; bytes]);
     let signed = Signed::Request { kind: 4, payload: &payload };
     let (public, signature) = (member.key.public_key(), member.key.sign(signed).unwrap());
-    bencher.bench(|| assert!(verify(&public, black_box(signed), &signature)));
+    bencher.bench(|| assert!(Ecdsa.verify(&public, black_box(signed), &signature)));
 }
 
 #[divan::bench(args = BYTES)]
@@ -104,7 +110,7 @@ fn digest(bencher: Bencher<'_, '_>, keys: usize) {
 /// The version that follows when one key of many changes.
 #[divan::bench(args = KEYS)]
 fn next_version(bencher: Bencher<'_, '_>, keys: usize) {
-    let record = record(keys);
+    let record = record(keys).draft();
     let change = Change::from([(key("key-00003"), Some(value("changed")))]);
     bencher.bench(|| record.after(black_box(&change), false, 2).unwrap().unwrap());
 }

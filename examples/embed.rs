@@ -8,9 +8,9 @@ use std::error::Error;
 use std::time::Duration;
 
 use dsn::protocol::address::Address;
+use dsn::protocol::entries::{Key, Value};
 use dsn::protocol::identity::NodeId;
 use dsn::protocol::report::Event;
-use dsn::protocol::state::{Key, Value};
 use dsn::{Config, start};
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,21 +1,12 @@
 //! The command line: what each command prints, and what it says when something is wrong.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::process::{Said, dsn, run_with};
-use support::{Place4Nodes, eventually};
+use crate::support::process::{Said, dsn, run_with};
+use crate::support::{Place4Nodes, eventually};
 
 fn say(arguments: &[&str], folder: &std::path::Path) -> Said {
     dsn().current_dir(folder).args(arguments).output().unwrap().into()
@@ -173,6 +164,42 @@ fn keys_and_values_of_all_kinds() {
     assert!(said.err.contains("65536"), "{}", said.err);
 }
 
+/// What `script` shows of a command that it runs on a terminal of its own.
+fn on_a_terminal(command: &Command) -> Vec<u8> {
+    let quote = |part: &std::ffi::OsStr| format!("'{}'", part.to_str().unwrap());
+    let line: Vec<String> =
+        std::iter::once(command.get_program()).chain(command.get_args()).map(quote).collect();
+    let mut script = Command::new("script");
+    script.args(["-qec", &line.join(" "), "/dev/null"]).stdin(Stdio::null());
+    if let Some(folder) = command.get_current_dir() {
+        script.current_dir(folder);
+    }
+    script.output().unwrap().stdout
+}
+
+#[test]
+fn a_terminal_gets_nothing_that_it_would_act_on() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    let evil = "one\ntwo\u{1b}]0;title\u{7}\u{9b}2J\u{202e}x";
+    assert_eq!(run_with(&mut node.command(&["set", "k", "-"]), evil.as_bytes()).code, 0);
+    assert_eq!(node.ask(&["set", "a\u{202e}b", "x"]).code, 2, "nor are there such keys");
+    let of_a_pipe = node.command(&["get", "a", "k"]).output().unwrap().stdout;
+    assert_eq!(of_a_pipe, [evil.as_bytes(), b"\n"].concat(), "a script gets what was set");
+    let commands: [&[&str]; 4] =
+        [&["get", "a", "k"], &["state", "a"], &["state"], &["--json", "get", "a", "k"]];
+    for arguments in commands {
+        let shown = on_a_terminal(&node.command(arguments));
+        let text = String::from_utf8(shown).unwrap();
+        assert!(text.contains("two") && text.contains("202e"), "{arguments:?}: {text:?}");
+        let acts = |character: char| character == '\u{202e}' || character.is_control();
+        let line_ends = text.replace("\r\n", "");
+        assert!(!line_ends.contains(acts), "{arguments:?}: {text:?}");
+    }
+    let raw = on_a_terminal(&node.command(&["get", "--raw", "a", "k"]));
+    assert!(String::from_utf8_lossy(&raw).contains('\u{202e}'), "it was asked for");
+}
+
 #[test]
 fn status_has_the_names_of_the_contract() {
     let place = Place4Nodes::new();
@@ -283,7 +310,7 @@ fn a_config_file_has_the_same_names() {
 /// What a command says that has to end by itself; one that does not is ended.
 fn run_to_end(command: &mut Command) -> Said {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let until = Instant::now() + support::PATIENCE;
+    let until = Instant::now() + crate::support::PATIENCE;
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > until {
             child.kill().unwrap();

@@ -1,20 +1,11 @@
 //! Whole networks of real processes: join, change, die, come back.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::support::process::{Process, run_with};
+use crate::support::{Place4Nodes, eventually};
 use rustix::process::Signal;
-use support::process::{Process, run_with};
-use support::{Place4Nodes, eventually};
 
 /// Nodes `n0` to `n…`, of which each knows the address of the first.
 fn cluster(place: &Place4Nodes, count: usize) -> Vec<Process> {
@@ -284,10 +275,11 @@ fn data_arrives_once_and_in_order_or_is_refused() {
     // A full inbox is refused, so the sender knows.
     let megabyte = vec![7; 1024 * 1024];
     let fill = |_| run_with(&mut nodes[0].command(&["send", "n1", "-"]), &megabyte);
-    let said: Vec<_> = (0..5).map(fill).collect();
-    assert!(said[..4].iter().all(|said| said.code == 0), "{said:?}");
-    assert_eq!(said[4].code, 1);
-    assert!(said[4].err.contains("inbox full"), "{}", said[4].err);
+    // Half of what is not kept for others is for one sender alone.
+    let said: Vec<_> = (0..3).map(fill).collect();
+    assert!(said[..2].iter().all(|said| said.code == 0), "{said:?}");
+    assert_eq!(said[2].code, 1);
+    assert!(said[2].err.contains("inbox full"), "{}", said[2].err);
     let huge = run_with(&mut nodes[0].command(&["send", "n1", "-"]), &vec![7; 1024 * 1024 + 1]);
     assert_eq!(huge.code, 2);
     let ping = nodes[0].json(&["ping", "n1"]);
@@ -415,7 +407,7 @@ fn the_network_key_changes_in_a_running_network() {
     let old = a.told(&["key", "list"]).split_whitespace().next().unwrap().to_owned();
     let new_file = place.path().join("new.key");
     assert_eq!(
-        support::process::dsn().arg("keygen").arg(&new_file).status().unwrap().code(),
+        crate::support::process::dsn().arg("keygen").arg(&new_file).status().unwrap().code(),
         Some(0)
     );
     for node in [&a, &b] {
@@ -509,7 +501,7 @@ fn only_those_on_the_list_get_in() {
     assert_eq!(a.told(&["get", "b", "k"]), "v");
     std::fs::write(&list, "nonsense\n").unwrap();
     let mut command = place.run_command("a2", &[]);
-    let said: support::process::Said =
+    let said: crate::support::process::Said =
         command.args(["--allow"]).arg(&list).output().unwrap().into();
     assert_eq!(said.code, 2);
     assert!(said.err.contains("line 1"), "{}", said.err);
@@ -518,7 +510,7 @@ fn only_those_on_the_list_get_in() {
 #[test]
 fn without_a_data_folder_the_state_is_in_memory() {
     let place = Place4Nodes::new();
-    let said: support::process::Said =
+    let said: crate::support::process::Said =
         place.run_command("m", &[]).args(["--data", "none"]).output().unwrap().into();
     assert_eq!(said.code, 2);
     assert!(said.err.contains("--control"), "{}", said.err);
@@ -556,7 +548,7 @@ fn syncs_that_wait_are_made_at_the_end() {
     node.kill();
     let node = start();
     assert_eq!(node.told(&["get", "s", "k"]), "v");
-    let said: support::process::Said =
+    let said: crate::support::process::Said =
         place.run_command("x", &[]).args(["--sync", "never"]).output().unwrap().into();
     assert_eq!(said.code, 2);
     assert!(said.err.contains("always"), "{}", said.err);

@@ -1,13 +1,4 @@
 //! The control socket, as a script in any language sees it (docs/control.md).
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -15,9 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::support::{PATIENCE, Place4Nodes, eventually, id};
 use dsn::RunningNode;
 use serde_json::{Value as Json, json};
-use support::{PATIENCE, Place4Nodes, eventually, id};
 
 /// A connection to the socket of a node.
 struct Socket {
@@ -62,7 +53,7 @@ fn start(place: &Place4Nodes, node_id: &str, bootstrap: &[&str]) -> (RunningNode
 
 fn two(place: &Place4Nodes) -> ((RunningNode, Socket), (RunningNode, Socket)) {
     let mut a = start(place, "a", &[]);
-    let address = a.0.listen().to_owned();
+    let address = a.0.listen();
     let mut b = start(place, "b", &[&address]);
     for socket in [&mut a.1, &mut b.1] {
         socket.result(json!({ "op": "wait_peers", "count": 1, "timeout_ms": 60_000 }));
@@ -111,7 +102,7 @@ fn every_operation_does_what_the_page_says() {
     at_a.result(json!({ "op": "forget", "node": "b" }));
     assert_eq!(at_a.result(json!({ "op": "peers" })), json!([]));
     at_a.result(json!({ "op": "stop" }));
-    a.wait_for_stop();
+    a.wait_for_stop().unwrap();
     a.stop();
     b.stop();
     assert!(at_a.read().is_none(), "the connection ends with the node");
@@ -194,6 +185,34 @@ fn the_thirty_third_connection_is_told_to_wait() {
     node.stop();
 }
 
+/// Each that waits for a message has a thread and a place, for as long as it is there.
+#[test]
+fn who_hung_up_waits_for_nothing_any_more() {
+    let place = Place4Nodes::new();
+    let (node, mut first) = start(&place, "a", &[]);
+    let path = place.folder.path().join("a.sock");
+    for follows in [false, true] {
+        let asked = json!({ "op": "recv", "follow": follows, "timeout_ms": 86_400_000 });
+        let waiting: Vec<Socket> = (1..32)
+            .map(|_| {
+                let mut socket = Socket::open(&path);
+                socket.write(&asked.to_string());
+                socket
+            })
+            .collect();
+        drop(waiting);
+        eventually("there is room again", || {
+            let mut all: Vec<Socket> = (1..32).map(|_| Socket::open(&path)).collect();
+            all.iter_mut().all(|socket| {
+                socket.write(r#"{"op": "status"}"#);
+                socket.read().is_some_and(|answer| answer["ok"] == true)
+            })
+        });
+    }
+    first.result(json!({ "op": "status" }));
+    node.stop();
+}
+
 #[test]
 fn a_message_that_is_not_acknowledged_is_not_lost() {
     let place = Place4Nodes::new();
@@ -238,10 +257,10 @@ fn a_watcher_sees_everything_from_its_first_line_on() {
     {
         assert_eq!(all.read().unwrap()["result"], updated(value, old));
     }
-    let b = start(&place, "b", &[a.listen()]);
+    let b = start(&place, "b", &[&a.listen()]);
     assert_eq!(all.read().unwrap()["result"], json!({ "event": "joined", "node_id": "b" }));
-    b.0.set(support::key("other"), support::value("x")).unwrap();
-    b.0.set(support::key("temperature"), support::value("y")).unwrap();
+    b.0.set(crate::support::key("other"), crate::support::value("x")).unwrap();
+    b.0.set(crate::support::key("temperature"), crate::support::value("y")).unwrap();
     let event = some.read().unwrap()["result"].clone();
     assert_eq!((&event["node_id"], &event["key"]), (&json!("b"), &json!("temperature")));
     b.0.send(&id("a"), (*b"hi").into(), PATIENCE).unwrap();
@@ -269,17 +288,17 @@ fn an_answer_that_is_too_long_for_a_line_says_so() {
     let target = node.listen().parse().unwrap();
     let text = "\u{1}".repeat(60_000);
     for name in ["m1", "m2"] {
-        let member = support::Member::joined(name, target);
+        let member = crate::support::Member::joined(name, target);
         let keys: Vec<String> = (0..16).map(|number| format!("k{number}")).collect();
         let pairs: Vec<_> = keys.iter().map(|key| (key.as_str(), text.as_str())).collect();
-        let update = member.update(vec![member.record(1, &pairs)], Vec::new());
-        assert_eq!(member.say(&update).verdict(), (204, 0));
+        let push = member.push(vec![member.record(1, &pairs)]);
+        assert_eq!(member.say(&push).verdict(), (204, 0));
     }
     let answer = asks.ask(json!({ "op": "state" }));
     assert_eq!((&answer["ok"], &answer["kind"]), (&json!(false), &json!("no")));
     let state = asks.result(json!({ "op": "state", "node": "m1" }));
     assert_eq!(state["entries"]["k0"], text.as_str());
-    let mut command = support::process::dsn();
+    let mut command = crate::support::process::dsn();
     command.arg("--control").arg(place.folder.path().join("a.sock")).args(["--json", "state"]);
     let output = command.output().unwrap();
     let all: Json = serde_json::from_slice(&output.stdout).unwrap();
@@ -312,7 +331,7 @@ fn a_program_that_embeds_a_node_gets_events_and_learns_what_it_missed() {
     let quick = node.subscribe().unwrap();
     for number in 0..1_100 {
         let text = number.to_string();
-        node.set(support::key("k"), support::value(&text)).unwrap();
+        node.set(crate::support::key("k"), crate::support::value(&text)).unwrap();
         let event = quick.next(PATIENCE).unwrap();
         assert_eq!(event.name(), "updated");
     }
@@ -322,7 +341,7 @@ fn a_program_that_embeds_a_node_gets_events_and_learns_what_it_missed() {
         assert_eq!(event.name(), "updated");
     }
     assert_eq!(count, 1024, "as many as the channel holds");
-    node.set(support::key("k"), support::value("last")).unwrap();
+    node.set(crate::support::key("k"), crate::support::value("last")).unwrap();
     let lagged = slow.next(PATIENCE).unwrap();
     assert_eq!(lagged, dsn::protocol::report::Event::Lagged { count: 76 });
     assert_eq!(slow.next(PATIENCE).unwrap().name(), "updated");

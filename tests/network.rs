@@ -3,27 +3,17 @@
 //!
 //! It needs root and `ip`; without them each test says `SKIPPED` and passes, unless
 //! `DSN_REQUIRE_NAMESPACES=1`. `DSN_LONG=1` splits a network for ten minutes instead of one.
-//! Each test prints what it measured (`cargo test --test network -- --show-output`).
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stderr,
-    reason = "a test fails by panicking, and prints what it measured"
-)]
-
-mod support;
+//! Each test prints what it measured (`cargo test network:: -- --show-output`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{LazyLock, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::support::namespaces::{Layout, Network};
+use crate::support::process::Process;
+use crate::support::{Place4Nodes, eventually};
 use rustix::process::Signal;
-use support::namespaces::{Layout, Network};
-use support::process::Process;
-use support::{Place4Nodes, eventually};
 
 /// Longest time that healing may take.
 const HEALING_MAX: Duration = Duration::from_secs(60);
@@ -80,7 +70,8 @@ fn is_asked_for(name: &str) -> bool {
             _ => filters.push(argument),
         }
     }
-    let fits = |filter: &String| if exact { name == filter } else { name.contains(filter) };
+    let name = format!("{}::{name}", module_path!().split_once("::").unwrap().1);
+    let fits = |filter: &String| if exact { name == *filter } else { name.contains(filter) };
     (filters.is_empty() || filters.iter().any(fits)) && !skips.iter().any(fits)
 }
 

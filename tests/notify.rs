@@ -1,21 +1,12 @@
 //! What a service manager hears of a node: that it serves, that it is well while it is, that it
 //! stops.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
 
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
+use crate::support::process::Process;
+use crate::support::{Place4Nodes, eventually};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
-use support::process::Process;
-use support::{Place4Nodes, eventually};
 
 /// The time that the watchdog of these tests is set to: the node tells thrice in it.
 const WATCHDOG: Duration = Duration::from_secs(1);

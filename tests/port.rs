@@ -1,15 +1,6 @@
-//! The port against people without the key: whatever they send, members are served, newcomers can
-//! join, and memory, threads and descriptors stay bounded and come back.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and tells its figures"
-)]
-
-mod support;
+//! The port against people without the key, and members that take too much: whatever they send,
+//! other members are served, newcomers can join, and memory, threads and descriptors stay bounded
+//! and come back.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -18,10 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dsn::protocol::wire::{Hello, Kind, Request};
+use dsn::protocol::head::Version;
+use dsn::protocol::wire::{Kind, Wish};
 use socket2::{Domain, Protocol, Socket, Type};
-use support::process::Process;
-use support::{Member, Place4Nodes, eventually};
+
+use crate::support::process::Process;
+use crate::support::{Heard, Member, Place4Nodes, eventually, id};
 
 /// What may be used beyond what the quiet node uses.
 const MEMORY_GROWTH_MAX_KB: u64 = 32 * 1024;
@@ -44,10 +37,20 @@ fn connect_from(from: &str, to: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// A request whose connection is kept.
+fn kept(path: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
 /// Posts over a kept connection; gives the status.
 fn post_over(stream: &mut BufReader<TcpStream>, path: &str, body: &[u8]) -> std::io::Result<u16> {
-    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
-    stream.get_mut().write_all(&[head.as_bytes(), body].concat())?;
+    stream.get_mut().write_all(&kept(path, body))?;
+    answer_over(stream)
+}
+
+/// Reads an answer; gives the status.
+fn answer_over(stream: &mut BufReader<TcpStream>) -> std::io::Result<u16> {
     let mut status = 0;
     let mut length = 0;
     loop {
@@ -128,6 +131,15 @@ fn usage(node: &Process) -> Usage {
 
 /// Attackers: threads that go on until they are told to stop.
 type Wave = fn(SocketAddr, &AtomicBool);
+
+/// Ends attackers, also where a test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Opens connections as long as the wave lasts, so many at a time, each with these first bytes.
 fn hold(to: SocketAddr, stop: &AtomicBool, count: usize, first: &[u8], drip: Option<&[u8]>) {
@@ -260,7 +272,35 @@ fn resets(to: SocketAddr, stop: &AtomicBool) {
     }
 }
 
-const WAVES: [(&str, Wave); 14] = [
+/// What a listener can do: bytes of a member, recorded and repeated, on kept connections.
+fn replays(to: SocketAddr, stop: &AtomicBool) {
+    let mut member = Member::joined("recorded", to);
+    let ping = member.ping();
+    let body = member.envelope(Kind::Ping, &member.payload(&ping));
+    let request = kept("/ping", &body);
+    flood(to, stop, &request, &request);
+}
+
+/// What a member can do: hundreds of connections, each of which proves who it is, again and again.
+fn a_member_without_measure(to: SocketAddr, stop: &AtomicBool) {
+    let mut member = Member::joined("greedy", to);
+    let mut open: Vec<BufReader<TcpStream>> = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok(stream) = connect_from("127.0.0.3", to) {
+            open.push(BufReader::new(stream));
+        }
+        let kept = open.len().saturating_sub(300);
+        open.drain(..kept);
+        // The newest ones are those that are still there.
+        for stream in open.iter_mut().rev().take(6) {
+            let ping = member.ping();
+            let body = member.envelope(Kind::Ping, &member.payload(&ping));
+            let _ = post_over(stream, "/ping", &body);
+        }
+    }
+}
+
+const WAVES: [(&str, Wave); 16] = [
     ("silence", silence),
     ("slow headers", slow_headers),
     ("stalled bodies", stalled_bodies),
@@ -275,6 +315,8 @@ const WAVES: [(&str, Wave); 14] = [
     ("half HTTP", half_http),
     ("pipelines", pipelines),
     ("resets", resets),
+    ("replays", replays),
+    ("a member without measure", a_member_without_measure),
 ];
 
 /// Says both HELLOs, as often as it takes, from an address of its own.
@@ -282,7 +324,7 @@ fn join(name: &str, node: SocketAddr) -> Duration {
     let began = Instant::now();
     let mut member = Member::new(name, node);
     let mut tries = || -> Option<()> {
-        member.to = None;
+        member.link = None;
         for _ in 0..2 {
             let hello = member.hello();
             let body = member.envelope(Kind::Hello, &member.payload(&hello));
@@ -295,10 +337,10 @@ fn join(name: &str, node: SocketAddr) -> Duration {
             let mut answer = Vec::new();
             let _ = stream.read_to_end(&mut answer);
             match member.heard(Kind::Hello, &body, &answer)? {
-                support::Heard::Answer(dsn::protocol::wire::Answer::Hello(hello)) => {
-                    member.to = Some((hello.node_id, hello.session));
+                Heard::Answer(dsn::protocol::wire::Answer::Hello(hello)) => {
+                    member.meet(&hello);
                 }
-                support::Heard::Nothing => return Some(()),
+                Heard::Nothing => return Some(()),
                 _ => return None,
             }
         }
@@ -310,6 +352,7 @@ fn join(name: &str, node: SocketAddr) -> Duration {
 
 fn attack(place: &Place4Nodes, node: &Process) {
     let address: SocketAddr = node.address.parse().unwrap();
+    let started = Instant::now();
     let healthy = Healthy::start(address);
     join("early", address);
     let before = usage(node);
@@ -356,6 +399,10 @@ fn attack(place: &Place4Nodes, node: &Process) {
     assert!(most.descriptors <= DESCRIPTORS_MAX, "{most:?}");
     let log = std::fs::metadata(&node.log).unwrap().len();
     assert!(log < 64 * 1024, "the log has {log} bytes");
+    let text = node.log_text();
+    let lines = text.lines().filter(|line| line.contains("were cut to make room")).count() as u64;
+    let minutes = started.elapsed().as_secs() / 60;
+    assert!((1..=minutes + 1).contains(&lines), "{lines} lines in {minutes} minutes");
     assert!(!node.log_text().contains("panicked at src/"), "{}", node.log_text());
     drop(place.spawn_at("late", "127.0.0.1:0", &[&node.address]));
 }
@@ -368,14 +415,59 @@ fn a_member_that_claims_an_id_again_and_again_does_not_fill_the_log() {
     let address: SocketAddr = node.address.parse().unwrap();
     let _first = Member::joined("m", address);
     let mut liar = Member::new("m", address);
+    liar.introduce();
     for port in 1..200 {
-        let Request::Hello(hello) = liar.hello() else { panic!("no HELLO") };
-        let claim = Request::Hello(Hello { port, ..hello });
+        liar.port = port;
+        let claim = liar.hello();
         assert_eq!(liar.say(&claim).verdict().0, 401);
     }
     let log = node.log_text();
     let lines = log.lines().filter(|line| line.contains("two nodes use the id m")).count();
     assert!((1..=16).contains(&lines), "{lines} lines");
+}
+
+/// What members can do: wishes for long answers over many connections, none of which is read.
+#[test]
+fn answers_that_nobody_reads_do_not_fill_the_memory() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    let address: SocketAddr = node.address.parse().unwrap();
+    let value = "v".repeat(60_000);
+    for key in 0..16 {
+        node.told(&["set", &format!("k{key}"), &value]);
+    }
+    let wish = |member: &mut Member| {
+        let pull = member.pull(vec![Wish { node_id: id("a"), version: Version::default() }]);
+        let body = member.envelope(Kind::Update, &member.payload(&pull));
+        kept("/update", &body)
+    };
+    let mut members: Vec<Member> =
+        (0..15).map(|number| Member::joined(&format!("greedy-{number}"), address)).collect();
+    let pull = members[0].pull(vec![Wish { node_id: id("a"), version: Version::default() }]);
+    assert_eq!(members[0].say(&pull).verdict().0, 200);
+    let requests: Vec<Vec<u8>> = (0..60)
+        .map(|number| (0..3).flat_map(|_| wish(&mut members[number % 15])).collect())
+        .collect();
+    let before = usage(&node);
+    let unread: Vec<_> = requests
+        .iter()
+        .filter_map(|request| {
+            let mut stream = connect_from("127.0.0.3", address).ok()?;
+            stream.write_all(request).ok()?;
+            Some(stream)
+        })
+        .collect();
+    assert!(unread.len() >= 30, "{} connections", unread.len());
+    join("newcomer", address);
+    let mut most = 0;
+    let until = Instant::now() + WAVE;
+    while Instant::now() < until {
+        most = most.max(usage(&node).memory_kb);
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    drop(unread);
+    println!("{} KB and then {most} KB", before.memory_kb);
+    assert!(most <= before.memory_kb + MEMORY_GROWTH_MAX_KB, "{before:?} {most} KB");
 }
 
 fn raise_limit() {
@@ -392,14 +484,120 @@ fn strangers_keep_nobody_from_the_port() {
     attack(&place, &node);
 }
 
+/// Starts a node that may have so many descriptors.
+fn spawn_with(place: &Place4Nodes, descriptors: u64) -> Process {
+    let run = place.run_command("a", &[]);
+    let mut command = std::process::Command::new("sh");
+    let limit = format!("ulimit -n {descriptors}; exec \"$@\"");
+    command.current_dir(place.path()).arg("-c").arg(limit).arg("sh");
+    command.arg(run.get_program()).args(run.get_args()).args(["--listen", "127.0.0.1:0"]);
+    place.spawn(command, "a")
+}
+
 #[test]
 fn nor_where_descriptors_are_few() {
     raise_limit();
     let place = Place4Nodes::new();
-    let run = place.run_command("a", &[]);
-    let mut command = std::process::Command::new("sh");
-    command.current_dir(place.path()).arg("-c").arg("ulimit -n 256; exec \"$@\"").arg("sh");
-    command.arg(run.get_program()).args(run.get_args()).args(["--listen", "127.0.0.1:0"]);
-    let node = place.spawn(command, "a");
+    let node = spawn_with(&place, 256);
     attack(&place, &node);
+}
+
+/// Proves over a connection of its own who this is; does not wait for the answer.
+fn prove(member: &mut Member) -> BufReader<TcpStream> {
+    let mut stream = connect_from("127.0.0.5", member.target).unwrap();
+    let ping = member.ping();
+    let body = member.envelope(Kind::Ping, &member.payload(&ping));
+    stream.write_all(&kept("/ping", &body)).unwrap();
+    BufReader::new(stream)
+}
+
+fn crowd(node: SocketAddr, members: u64) -> Vec<Member> {
+    (0..members).map(|number| Member::joined(&format!("crowd-{number}"), node)).collect()
+}
+
+#[test]
+fn members_and_strangers_leave_descriptors_to_the_rest_of_the_node() {
+    raise_limit();
+    let place = Place4Nodes::new();
+    let node = spawn_with(&place, 256);
+    let address: SocketAddr = node.address.parse().unwrap();
+    let quiet = usage(&node).descriptors;
+    let mut members = Vec::new();
+    for mut member in crowd(address, 40) {
+        for _ in 0..4 {
+            let mut stream = prove(&mut member);
+            assert_eq!(answer_over(&mut stream).unwrap(), 200);
+            members.push(stream);
+        }
+    }
+    let strangers: Vec<_> = (0..100).map(|_| connect_from("127.0.0.3", address)).collect();
+    // All who came before are taken in then.
+    assert_eq!(post_over(members.last_mut().unwrap(), "/nothing", b"").unwrap(), 404);
+    // The port has 160 connections, and the node a few of its own.
+    let all = usage(&node).descriptors;
+    assert!((quiet + 150..quiet + 176).contains(&all), "{quiet} and then {all}");
+    node.told(&["status"]);
+    drop((members, strangers));
+}
+
+/// Lets the node have so many descriptors more, and no others.
+fn limit_descriptors(node: &Process, more: u64) {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let most = usage(node).descriptors + more;
+    let limit = Rlimit { current: Some(most), maximum: Some(most) };
+    prlimit(Pid::from_raw(node.child.id().try_into().unwrap()), Resource::Nofile, limit).unwrap();
+}
+
+#[test]
+fn where_no_descriptor_is_left_strangers_give_way_to_a_newcomer() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    let address: SocketAddr = node.address.parse().unwrap();
+    join("early", address);
+    limit_descriptors(&node, 16);
+    let stop = AtomicBool::new(false);
+    let joined = std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        scope.spawn(|| hold(address, &stop, 300, b"POST", Some(b"x")));
+        eventually("it is full", || node.log_text().contains("were cut to make room"));
+        join("newcomer", address)
+    });
+    assert!(joined < Duration::from_secs(15), "joined in {joined:?}");
+}
+
+/// CPU time of the gate so far, in hundredths of a second.
+fn gate_time(node: &Process) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", node.child.id())).unwrap();
+    let stats =
+        tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap());
+    let gate = stats.into_iter().find(|stat| stat.contains("(dsn-gate)")).unwrap();
+    let fields = gate.rsplit(')').next().unwrap().split_whitespace();
+    fields.skip(11).take(2).map(|it| it.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn where_members_have_the_last_descriptor_the_port_rests_until_one_goes() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    let members = crowd(node.address.parse().unwrap(), 6);
+    limit_descriptors(&node, 16);
+    let mut open = Vec::new();
+    let is_full = || node.log_text().contains("can't take connections");
+    for mut member in members {
+        for _ in 0..4 {
+            let stream = prove(&mut member);
+            stream.get_ref().set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+            eventually("it is answered, or no descriptor is left", || {
+                is_full() || stream.get_ref().peek(&mut [0]).is_ok_and(|count| count > 0)
+            });
+            open.push(stream);
+        }
+    }
+    assert!(is_full());
+    let before = gate_time(&node);
+    std::thread::park_timeout(Duration::from_secs(1));
+    let spent = gate_time(&node) - before;
+    assert!(spent < 20, "the gate spent {spent} hundredths of a second");
+    drop(open);
+    join("newcomer", node.address.parse().unwrap());
 }

@@ -1,22 +1,14 @@
 //! What sealing costs beside signing, on the host that it runs on. Not a test of every day: it
 //! wants an optimised build and a quiet host.
 //!
-//!   cargo test --release --test sizing -- --ignored --nocapture
+//!   cargo test --release sizing:: -- --ignored --nocapture
 //!   RUSTFLAGS='--cfg aes_backend="soft"' cargo test … does it without AES instructions
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
 
 use std::time::{Duration, Instant};
 
-use dsn::protocol::crypto::{Place, Signed, seal, verify};
-use support::{Member, NETWORK_KEY, network_keys};
+use dsn::protocol::crypto::{Ecdsa, Place, Signed, Signer, Verifier, seal};
+
+use crate::support::{Member, NETWORK_KEY, network_keys};
 
 /// The least time of many that something takes: what others do on the host does not count.
 fn least(mut what: impl FnMut()) -> Duration {
@@ -41,7 +33,7 @@ fn a_signature_costs_more_than_sealing_what_is_sent_most() {
     let signature = member.key.sign(signed()).unwrap();
     let sign = least(|| assert!(member.key.sign(signed()).is_ok()));
     let public = member.key.public_key();
-    let check = least(|| assert!(verify(&public, signed(), &signature)));
+    let check = least(|| assert!(Ecdsa.verify(&public, signed(), &signature)));
     println!("sign {sign:?}, verify {check:?}");
     for bytes in [200, SMALL_BYTES, 4096, 16 * 1024, 64 * 1024, 1024 * 1024] {
         let message = vec![7; bytes];

@@ -1,28 +1,19 @@
 //! Every status of the protocol, produced with real bytes on a real port; and that what is refused
 //! changes nothing.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{Heard, Member, Place4Nodes, exchange, id, key, network_keys, post, value};
 use dsn::RunningNode;
-use dsn::protocol::crypto::Signed;
-use dsn::protocol::identity::Session;
-use dsn::protocol::patch::Patch;
+use dsn::protocol::entries::{Change, Entries, Value};
+use dsn::protocol::head::Version;
+use dsn::protocol::identity::{Incarnation, Session};
+use dsn::protocol::record::{Draft, Patch, Record};
 use dsn::protocol::report::PeerStatus;
-use dsn::protocol::state::{Change, Entries, Record, Value};
 use dsn::protocol::verdict::Reason;
-use dsn::protocol::wire::{Answer, Hello, Kind, Request, Update, Version, Want};
-use support::{Heard, Member, Place4Nodes, exchange, id, key, network_keys, post, value};
+use dsn::protocol::wire::{Answer, Kind, Listed, Request, Wish};
 
 fn address(node: &RunningNode) -> SocketAddr {
     node.listen().parse().unwrap()
@@ -98,7 +89,7 @@ fn bytes_that_do_not_open_get_400_and_an_empty_body() {
         assert_eq!((answer.status, answer.body.len()), (400, 0), "{path} {}", body.len());
         assert_eq!(answer.seal(), None);
     }
-    node.forget(&id("s")).unwrap();
+    node.forget(&[id("s")]).unwrap();
     assert_eq!(everything(&node), before);
     assert_eq!(member.say_bytes(Kind::Ping, "/ping", &good).verdict(), (200, 0));
     node.stop();
@@ -143,60 +134,75 @@ fn hello_is_200_then_204_and_each_refusal_has_its_status() {
     let place = Place4Nodes::new();
     let node = place.start("a", &[]);
     let mut member = Member::new("m", address(&node));
-    let first = member.hello_first();
+    let first = member.introduce();
     assert_eq!(first.node_id, id("a"));
     assert!(first.seen.as_str().starts_with("127.0.0.1:"), "it names where we came from");
     assert_eq!(node.peers().len(), 0, "the first step changes nothing");
-    member.to = Some((first.node_id.clone(), first.session));
     let hello = member.hello();
     assert_eq!(member.say(&hello).verdict(), (204, 0));
     assert_eq!(node.peers().len(), 1);
 
-    let mut twin = Member::new("m", address(&node));
-    twin.to.clone_from(&member.to);
-    let replayed = hello.clone();
     let before = everything(&node);
-    assert_eq!(member.say(&replayed).verdict(), refused(Reason::ReplayedNumber));
-    let other_key = twin.hello();
-    assert_eq!(twin.say(&other_key).verdict(), refused(Reason::OtherKey));
+    assert_eq!(member.say(&hello).verdict(), refused(Reason::ReplayedNumber));
+    let mut other_key = Member::new("m", address(&node));
+    assert_eq!(other_key.try_join().verdict(), refused(Reason::OtherKey));
     let forged = member.hello();
-    assert_eq!(twin.say(&forged).verdict(), refused(Reason::BadSignature));
-    member.to = Some((id("b"), first.session));
+    assert_eq!(other_key.say(&forged).verdict(), refused(Reason::BadSignature));
+    let link = member.link.clone().unwrap();
+    member.link.as_mut().unwrap().node_id = id("b");
     let misled = member.hello();
     assert_eq!(member.say(&misled).verdict(), refused(Reason::WrongReceiver));
+    member.link = Some(link);
     let mut same_id = Member::new("a", address(&node));
-    let hello = same_id.hello();
-    assert_eq!(same_id.say(&hello).verdict(), refused(Reason::OtherKey));
+    assert_eq!(same_id.try_join().verdict(), refused(Reason::OtherKey));
     assert_eq!(everything(&node), before);
     assert_eq!(node.status().degraded.len(), 2, "{:?}", node.status().degraded);
     node.stop();
 }
 
+/// What somebody else was given to name is worth nothing: the receiver says again what to name.
+#[test]
+fn a_session_is_given_to_one_caller_with_one_key() {
+    let place = Place4Nodes::new();
+    let node = place.start("a", &[]);
+    let member = Member::joined("m", address(&node));
+    let before = everything(&node);
+    for name in ["m", "n"] {
+        let mut other = Member::new(name, address(&node));
+        other.link.clone_from(&member.link);
+        let hello = other.hello();
+        assert_eq!(other.say(&hello).verdict(), (200, 0), "{name}");
+    }
+    assert_eq!(everything(&node), before);
+    assert_eq!(node.status().degraded, Vec::<String>::new(), "nobody proved anything");
+    node.stop();
+}
+
 /// An address with port 0 is none: passed on, it would make a whole list unreadable.
 #[test]
-fn a_hello_from_port_0_is_malformed() {
+fn a_hello_from_port_0_breaks_a_limit() {
     let place = Place4Nodes::new();
     let node = place.start("a", &[]);
     let mut member = Member::new("m", address(&node));
-    let hello = match member.hello() {
-        Request::Hello(hello) => Request::Hello(Hello { port: 0, ..hello }),
-        other => other,
-    };
-    all_refused(&node, &member, vec![(hello, Reason::Malformed)]);
+    member.port = 0;
+    let hello = member.hello();
+    all_refused(&node, &member, vec![(hello, Reason::LimitExceeded)]);
     node.stop();
 }
 
 #[test]
-fn a_session_that_was_replaced_does_not_come_back() {
+fn an_incarnation_that_was_replaced_does_not_come_back() {
     let place = Place4Nodes::new();
     let node = place.start("a", &[]);
     let mut member = Member::joined("m", address(&node));
-    let old = std::mem::replace(&mut member.session, Session([2; 16]));
+    let old = std::mem::replace(&mut member.incarnation, Incarnation([2; 16]));
     let hello = member.hello();
     assert_eq!(member.say(&hello).verdict(), (204, 0), "a restart");
-    member.session = old;
-    let hello = member.hello();
-    assert_eq!(member.say(&hello).verdict(), refused(Reason::SupersededSession));
+    member.incarnation = old;
+    let requests = [member.hello(), member.ping()];
+    for request in requests {
+        assert_eq!(member.say(&request).verdict(), refused(Reason::SupersededIncarnation));
+    }
     assert!(node.status().degraded[0].contains("one key"), "{:?}", node.status().degraded);
     node.stop();
 }
@@ -227,37 +233,95 @@ fn ping_and_peers_are_answered_to_members_that_prove_themselves_only() {
     let mut member = Member::joined("m", address(&node));
     let ping = member.ping();
     assert_eq!(member.say(&ping).verdict(), (200, 0));
-    let peers = member.peers();
+    let peers = member.peers(Vec::new());
     match member.say(&peers) {
         Heard::Answer(Answer::Peers(answer)) => {
             let names: Vec<_> = answer.nodes.iter().map(|node| node.node_id.as_str()).collect();
-            assert_eq!(names, ["a", "m"]);
+            assert_eq!(names, ["a", "m"], "what the caller does not hold, be it its own");
+            assert_eq!(answer.wishes, Vec::new());
         }
         other => panic!("{other:?}"),
     }
     let mut refusals = vec![(ping, Reason::ReplayedNumber), (peers, Reason::ReplayedNumber)];
-    for make in [Member::ping, Member::peers] {
-        let (name, session) = member.to.clone().unwrap();
-        member.to = Some((name.clone(), Session([9; 16])));
+    let all: [fn(&mut Member) -> Request; 3] =
+        [Member::ping, |it| it.peers(Vec::new()), |it| it.pull(vec![wish("a")])];
+    for make in all {
+        let link = member.link.clone().unwrap();
+        member.link.as_mut().unwrap().session = Session([7; 16]);
         refusals.push((make(&mut member), Reason::WrongSession));
-        member.to = Some((id("b"), session));
+        member.link.as_mut().unwrap().session = link.session;
+        member.link.as_mut().unwrap().node_id = id("b");
         refusals.push((make(&mut member), Reason::WrongReceiver));
-        member.to = Some((name, session));
+        member.link = Some(link);
     }
     all_refused(&node, &member, refusals);
 
     let mut unknown = Member::new("u", address(&node));
-    unknown.to.clone_from(&member.to);
+    unknown.link.clone_from(&member.link);
     let requests = vec![(unknown.ping(), Reason::UnknownSender)];
     all_refused(&node, &unknown, requests);
     let mut liar = Member::new("m", address(&node));
-    liar.to.clone_from(&member.to);
+    liar.link.clone_from(&member.link);
     liar.number = member.number + 100;
-    let requests = vec![(liar.ping(), Reason::BadSignature), (liar.peers(), Reason::BadSignature)];
-    all_refused(&node, &liar, requests);
+    let requests = all.map(|make| (make(&mut liar), Reason::BadSignature));
+    all_refused(&node, &liar, requests.into());
     node.stop();
 }
 
+fn wish(name: &str) -> Wish {
+    Wish { node_id: id(name), version: Version::default() }
+}
+
+/// PEERS compares what both hold: the answer names what the caller lacks or misses, and what the
+/// receiver lacks; nothing where both hold the same.
+#[test]
+fn peers_tells_what_is_held_otherwise_and_wishes_for_the_rest() {
+    let place = Place4Nodes::new();
+    let node = place.start("a", &[]);
+    node.set(key("k"), value("v")).unwrap();
+    let mut member = Member::joined("m", address(&node));
+    let other = Member::joined("o", address(&node));
+    assert_eq!(other.say(&other.push(vec![other.record(500, &[])])).verdict(), (204, 0));
+    let pull = member.pull(vec![wish("a"), wish("m"), wish("o")]);
+    let records = match member.say(&pull) {
+        Heard::Answer(Answer::Records(records)) => records,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(records.len(), 2);
+    let listed = |record: &Record, is_missed| Listed {
+        node_id: record.head.node_id.clone(),
+        rank: record.public_key.rank_for(&record.head.node_id),
+        version: record.version(),
+        is_missed,
+    };
+    let own = member.record(600, &[]);
+    let none = Listed { version: Version::default(), ..listed(&own, false) };
+    let mut ask = |held: Vec<Listed>| {
+        let peers = member.peers(held);
+        match member.say(&peers) {
+            Heard::Answer(Answer::Peers(answer)) => answer,
+            other => panic!("{other:?}"),
+        }
+    };
+    let [of_a, of_o] = [&records[0], &records[1]];
+    let same = ask(vec![listed(of_a, false), none.clone(), listed(of_o, false)]);
+    assert_eq!((same.nodes, same.wishes), (Vec::new(), Vec::new()));
+    let missed = ask(vec![listed(of_a, false), none.clone(), listed(of_o, true)]);
+    assert_eq!(missed.nodes.len(), 1, "where it is");
+    assert!(missed.nodes[0].address.is_some());
+    let more = ask(vec![listed(of_a, false), listed(&own, false), listed(of_o, false)]);
+    assert_eq!((more.nodes[0].version, more.nodes.len()), (Version::default(), 1));
+    assert_eq!(more.wishes, Vec::new(), "its own is pushed by itself");
+    let other = listed(&other.record_of(&id("p"), 7, &[]), false);
+    let more = ask(vec![listed(of_a, false), none.clone(), listed(of_o, false), other]);
+    assert_eq!((more.nodes, more.wishes), (Vec::new(), vec![id("p")]));
+    let less = ask(vec![none, listed(of_o, false)]);
+    assert_eq!(less.nodes.len(), 1);
+    assert_eq!(less.nodes[0].version, of_a.version());
+    node.stop();
+}
+
+/// What breaks a rule in one record does not take the others with it, and each has its reason.
 #[test]
 fn update_takes_newer_records_of_their_owners_only() {
     let place = Place4Nodes::new();
@@ -265,39 +329,60 @@ fn update_takes_newer_records_of_their_owners_only() {
     node.set(key("own"), value("1")).unwrap();
     let member = Member::joined("m", address(&node));
     let record = member.record(500, &[("k", "v")]);
-    let update = member.update(vec![record.clone()], Vec::new());
-    assert_eq!(member.say(&update).verdict(), (204, 0));
+    let push = member.push(vec![Arc::clone(&record)]);
+    assert_eq!(member.say(&push).verdict(), (204, 0));
     assert_eq!(node.get(&id("m"), "k"), Some(value("v")));
-    assert_eq!(member.say(&update).verdict(), (204, 0), "what is held already is fine");
+    assert_eq!(member.say(&push).verdict(), (204, 0), "what is held already is fine");
 
-    let stale = member.update(vec![member.record(499, &[("k", "old")])], Vec::new());
+    let stale = member.push(vec![member.record(499, &[("k", "old")])]);
     match member.say(&stale) {
         Heard::Refusal(406, refusal) => {
-            let held = refusal.held.expect("it names what it holds");
-            assert_eq!((held.timestamp, held.node_id), (500, id("m")));
-            assert_eq!(Some(&held.signature), record.signature.get());
+            let refused = &refusal.records[0];
+            let held = refused.held.as_ref().expect("it names what it holds");
+            assert_eq!((held.timestamp, &refused.node_id), (500, &id("m")));
+            assert_eq!(held.signature, record.signature);
         }
         other => panic!("{other:?}"),
     }
     let forger = Member::joined("f", address(&node));
-    let update = |record| forger.update(vec![record], Vec::new());
+    let push = |record| forger.push(vec![record]);
     let mut unsigned = (*member.record(900, &[("k", "x")])).clone();
-    unsigned.signature = Arc::new([0; 64].into());
-    let (name, _) = forger.to.clone().unwrap();
+    unsigned.signature = [0; 64];
     let mut misled = Member::new("f", address(&node));
-    misled.to = Some((name, Session([9; 16])));
-    let wrong_session = misled.update(vec![member.record(900, &[])], Vec::new());
+    misled.link.clone_from(&forger.link);
+    misled.link.as_mut().unwrap().incarnation = Incarnation([9; 16]);
+    let other_run = misled.push(vec![member.record(900, &[])]);
+    misled.link.as_mut().unwrap().node_id = id("b");
+    let other_node = misled.push(vec![member.record(900, &[])]);
     let requests = vec![
         (stale, Reason::Stale),
-        (update(Arc::new(unsigned)), Reason::BadSignature),
-        (update(forger.record_of(&id("m"), 900, &[("k", "x")])), Reason::OtherKey),
-        (update(forger.record_of(&id("a"), 900, &[("k", "x")])), Reason::OwnRecord),
-        (update(forger.record_of(&id("f"), u64::MAX, &[])), Reason::LimitExceeded),
-        (update(forger.record_of(&id("f"), 0, &[])), Reason::LimitExceeded),
-        (update(too_many_keys(&forger)), Reason::LimitExceeded),
-        (wrong_session, Reason::WrongSession),
+        (push(Arc::new(unsigned)), Reason::BadSignature),
+        (push(forger.record_of(&id("m"), 900, &[("k", "x")])), Reason::OtherKey),
+        (push(forger.record_of(&id("a"), 900, &[("k", "x")])), Reason::OwnRecord),
+        (push(forger.record_of(&id("f"), u64::MAX, &[])), Reason::LimitExceeded),
+        (push(forger.record_of(&id("f"), 0, &[])), Reason::LimitExceeded),
+        (push(too_many_keys(&forger)), Reason::LimitExceeded),
+        (other_run, Reason::WrongSession),
+        (other_node, Reason::WrongReceiver),
     ];
     all_refused(&node, &forger, requests);
+
+    let mixed = forger.push(vec![
+        forger.record_of(&id("a"), 900, &[]),
+        forger.record(900, &[("k", "good")]),
+        forger.record_of(&id("m"), 900, &[]),
+    ]);
+    match forger.say(&mixed) {
+        Heard::Refusal(406, refusal) => {
+            let reasons: Vec<_> =
+                refusal.records.iter().map(|it| (it.node_id.as_str(), it.reason)).collect();
+            let (own, other) = (Reason::OwnRecord.code(), Reason::OtherKey.code());
+            assert_eq!(reasons, [("a", own), ("m", other)]);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(node.get(&id("f"), "k"), Some(value("good")), "the good one was taken");
+    assert_eq!(node.get(&id("m"), "k"), Some(value("v")));
     node.stop();
 }
 
@@ -309,80 +394,66 @@ fn a_partial_record_is_taken_by_who_holds_its_base_only() {
     let base = member.record(500, &[("k", "v"), ("gone", "soon"), ("stays", "here")]);
     let change = || Change::from([(key("k"), Some(value("new"))), (key("gone"), None)]);
     let patch = |signer: &Member, base: &Record, timestamp: u64, change: Change| {
-        let next = base.after(&change, false, timestamp).unwrap().unwrap();
-        let signature = signer.key.sign(Signed::Record(&next.head)).unwrap();
-        Patch {
-            head: next.head,
-            public_key: signer.key.public_key(),
-            base: base.fingerprint,
-            change,
-            signature: Arc::new(signature.into()),
-        }
+        let next = base.draft().after(&change, false, timestamp).unwrap().unwrap();
+        let next = signer.sign(next);
+        let (head, public_key, signature) = (next.head.clone(), next.public_key, next.signature);
+        Patch { head, public_key, base: base.fingerprint, change, signature }
     };
-    let update = |patch: &Patch| match member.update(Vec::new(), Vec::new()) {
-        Request::Update(update) => {
-            Request::Update(Update { patches: vec![Arc::new(patch.clone())], ..update })
-        }
-        other => other,
-    };
+    let push = |patch: &Patch| member.push_with(Vec::new(), Some(Arc::new(patch.clone())));
     let good = patch(&member, &base, 600, change());
-    all_refused(&node, &member, vec![(update(&good), Reason::LacksBase)]);
-    assert_eq!(member.say(&member.update(vec![base.clone()], Vec::new())).verdict(), (204, 0));
+    all_refused(&node, &member, vec![(push(&good), Reason::LacksBase)]);
+    assert_eq!(member.say(&member.push(vec![Arc::clone(&base)])).verdict(), (204, 0));
     // Signed by another, of other content than it says, too large, of another node's record.
     let forger = Member::new("f", address(&node));
     let mut forged = patch(&forger, &base, 600, change());
     let other_key = forged.clone();
-    forged.public_key = member.key.public_key();
+    forged.public_key = base.public_key;
     let lie = Patch { change: Change::from([(key("k"), Some(value("lie")))]), ..good.clone() };
     let big = (0..16).map(|n| (key(&format!("b{n}")), Some(Value::new(&[1; 64 * 1024]).unwrap())));
     let big = Patch { change: big.collect(), ..good.clone() };
     let mut of_own = good.clone();
     of_own.head.node_id = id("a");
     let requests = vec![
-        (update(&forged), Reason::BadSignature),
-        (update(&other_key), Reason::OtherKey),
-        (update(&lie), Reason::Malformed),
-        (update(&big), Reason::LimitExceeded),
-        (update(&of_own), Reason::OwnRecord),
+        (push(&forged), Reason::BadSignature),
+        (push(&other_key), Reason::OtherKey),
+        (push(&lie), Reason::Malformed),
+        (push(&big), Reason::LimitExceeded),
+        (push(&of_own), Reason::OwnRecord),
     ];
     all_refused(&node, &member, requests);
-    assert_eq!(member.say(&update(&good)).verdict(), (204, 0));
+    assert_eq!(member.say(&push(&good)).verdict(), (204, 0));
     let get = |name: &str| node.get(&id("m"), name);
     assert_eq!(
         (get("k"), get("gone"), get("stays")),
         (Some(value("new")), None, Some(value("here")))
     );
-    assert_eq!(member.say(&update(&good)).verdict(), (204, 0), "what is held already is fine");
+    assert_eq!(member.say(&push(&good)).verdict(), (204, 0), "what is held already is fine");
     let old = patch(&member, &base, 550, change());
-    all_refused(&node, &member, vec![(update(&old), Reason::Stale)]);
+    all_refused(&node, &member, vec![(push(&old), Reason::Stale)]);
     node.stop();
 }
 
 fn too_many_keys(owner: &Member) -> Arc<Record> {
     let entries: Entries =
         (0..=dsn::protocol::KEYS_MAX).map(|number| (key(&number.to_string()), value(""))).collect();
-    let public = owner.key.public_key();
-    let record = Record::new(owner.node_id.clone(), public, 1, false, Arc::new(entries));
-    let signed = Signed::Record(&record.head);
-    record.signature.set(owner.key.sign(signed).unwrap()).unwrap();
-    Arc::new(record)
+    owner.sign(Draft::new(owner.node_id.clone(), 1, false, Arc::new(entries)))
 }
 
 #[test]
-fn update_gives_what_is_wanted_and_204_where_it_is_held() {
+fn update_gives_what_is_wished_for_and_204_where_it_is_held() {
     let place = Place4Nodes::new();
     let node = place.start("a", &[]);
     node.set(key("own"), value("1")).unwrap();
-    let member = Member::joined("m", address(&node));
-    let want = |version| vec![Want { node_id: id("a"), version }];
-    let asked = member.update(Vec::new(), want(Version::default()));
+    let mut member = Member::joined("m", address(&node));
+    let asked = member.pull(vec![wish("a")]);
     let record = match member.say(&asked) {
-        Heard::Answer(Answer::Update(mut records)) => records.pop().unwrap(),
+        Heard::Answer(Answer::Records(mut records)) => records.pop().unwrap(),
         other => panic!("{other:?}"),
     };
     assert_eq!(record.entries.get("own"), Some(&value("1")));
-    let held = dsn::protocol::peers::version_of(&record);
-    assert_eq!(member.say(&member.update(Vec::new(), want(held))).verdict(), (204, 0));
+    let held = Wish { node_id: id("a"), version: record.version() };
+    let again = member.pull(vec![held]);
+    assert_eq!(member.say(&again).verdict(), (204, 0));
     node.stop();
 }
 
@@ -402,15 +473,29 @@ fn data_is_delivered_once_and_refused_when_the_inbox_is_full() {
     assert_eq!((message.from, &*message.data), (id("m"), &b"one"[..]));
     assert_eq!(node.receive(Duration::ZERO), None, "and is not delivered again");
 
+    // One sender has half of what is not kept for others; the others find a place all the same.
     let big = vec![1; dsn::protocol::DATA_BYTES_MAX];
-    for number in 2..6 {
-        let data = member.data(number, &big);
-        assert_eq!(member.say(&data).verdict(), (200, 0), "{number}");
-    }
-    let over = member.data(6, b"x");
-    assert_eq!(member.say(&over).verdict(), refused(Reason::InboxFull));
-    assert!(node.receive(Duration::ZERO).is_some());
-    let again = member.data(6, b"x");
+    let mut sent = 1;
+    let over = loop {
+        sent += 1;
+        let data = member.data(sent, &big);
+        let heard = member.say(&data);
+        if heard.verdict() != (200, 0) {
+            break heard;
+        }
+    };
+    assert_eq!(over.verdict(), refused(Reason::InboxFull));
+    assert_eq!(sent, 4, "two of them had room");
+    let mut other = Member::joined("o", address(&node));
+    let data = other.data(1, &big);
+    assert_eq!(other.say(&data).verdict(), (200, 0));
+    let mut third = Member::joined("p", address(&node));
+    let data = third.data(1, &big);
+    assert_eq!(third.say(&data).verdict(), refused(Reason::InboxFull));
+    let data = third.data(1, b"small");
+    assert_eq!(third.say(&data).verdict(), (200, 0));
+    assert!(node.receive(Duration::ZERO).is_some() && node.receive(Duration::ZERO).is_some());
+    let again = member.data(sent, &big);
     assert_eq!(member.say(&again).verdict(), (200, 0), "there is room again");
     node.stop();
 }
@@ -423,8 +508,15 @@ fn nothing_recorded_before_a_restart_counts_after_it() {
     let node = dsn::start(config.clone()).unwrap();
     config.listen = address(&node);
     let mut member = Member::joined("m", address(&node));
-    let update = member.update(vec![member.record(500, &[("k", "old")])], Vec::new());
-    let requests = [member.hello(), member.ping(), member.peers(), member.data(1, b"x"), update];
+    let push = member.push(vec![member.record(500, &[("k", "old")])]);
+    let requests = [
+        member.hello(),
+        member.ping(),
+        member.peers(Vec::new()),
+        member.pull(vec![wish("a")]),
+        member.data(1, b"x"),
+        push,
+    ];
     let recorded: Vec<(Kind, Vec<u8>)> = requests
         .iter()
         .map(|it| (it.kind(), member.envelope(it.kind(), &member.payload(it))))

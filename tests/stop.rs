@@ -1,37 +1,42 @@
-//! A node that stops leaves nothing behind. One test alone in its process, as it counts what the
-//! process has.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+//! A node that stops leaves nothing behind.
 
-mod support;
+use std::process::Command;
 
-use support::{Place4Nodes, eventually, id, key, value};
+use crate::support::{PATIENCE, Place4Nodes, eventually, id, key, value};
 
 fn count(what: &str) -> usize {
     std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count()
 }
 
+/// It counts what the process has, so it has a process for itself.
 #[test]
 fn a_node_that_stops_leaves_no_thread_and_no_descriptor() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "stop::alone_in_its_process", "--ignored"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("1 passed"), "{text}");
+}
+
+#[test]
+#[ignore = "the test above runs it"]
+fn alone_in_its_process() {
     let place = Place4Nodes::new();
     // What the process opens once and keeps.
     place.start("warm", &[]).stop();
     let (threads, descriptors) = (count("task"), count("fd"));
     for round in 0..2 {
         let a = place.start("a", &[]);
-        let b = place.start("b", &[a.listen()]);
+        let b = place.start("b", &[&a.listen()]);
         let events = b.subscribe().unwrap();
         a.set(key("k"), value(&round.to_string())).unwrap();
         eventually("the change arrives", || {
             b.get(&id("a"), "k") == Some(value(&round.to_string()))
         });
         assert!(count("task") > threads);
-        b.leave(support::PATIENCE).unwrap();
+        b.leave(PATIENCE).unwrap();
         b.stop();
         a.stop();
         drop(events);

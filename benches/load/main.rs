@@ -20,16 +20,17 @@ mod hammer;
 mod host;
 mod members;
 mod messages;
-mod meter;
 mod network;
 mod plot;
 mod propagate;
 mod python;
 mod rows;
-mod stats;
 
 use std::path::Path;
 use std::time::Duration;
+
+use support::process::end_with_children;
+use support::{meter, stats};
 
 /// How much is measured.
 pub(crate) struct Scale {
@@ -97,25 +98,4 @@ fn main() {
     if !quick && (wanted.is_empty() || wanted.contains(&"table")) {
         plot::write();
     }
-}
-
-/// Whoever ends this run with a signal ends the processes that it started, too.
-fn end_with_children() {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).unwrap();
-    std::thread::spawn(move || {
-        if signals.forever().next().is_some() {
-            let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-            let children = tasks.filter_map(|task| {
-                std::fs::read_to_string(task.ok()?.path().join("children")).ok()
-            });
-            let ids: Vec<String> = children.collect();
-            for id in ids.iter().flat_map(|line| line.split_whitespace()) {
-                let pid = rustix::process::Pid::from_raw(id.parse().unwrap());
-                // One that has ended meanwhile is what is wanted.
-                let _ = rustix::process::kill_process(pid.unwrap(), rustix::process::Signal::KILL);
-            }
-            std::process::exit(130);
-        }
-    });
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dsn::client::Client;
-use dsn::protocol::crypto::{Place, Signed, TAG_BYTES, Tag, open, verify};
-use dsn::protocol::identity::PublicKey;
+use dsn::protocol::crypto::{Ecdsa, Place, Signed, TAG_BYTES, Tag, Verifier, open};
 use dsn::protocol::wire::{self, Kind, Request};
 
 use super::hammer::Call;
@@ -20,8 +19,6 @@ pub(crate) const VALUE: usize = 50;
 pub(crate) struct Caller {
     pub(crate) member: Member,
     client: Client,
-    /// The key that the node signs its answers with.
-    public: PublicKey,
     timestamp: u64,
 }
 
@@ -34,11 +31,10 @@ impl Caller {
         let target: SocketAddr = target.parse().unwrap();
         let join = |number| {
             let mut member = Member::new(&format!("caller-{number}"), target);
-            let public = member.hello_first().public_key;
             member.join();
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
             let timestamp = u64::try_from(now.as_micros()).unwrap();
-            Self { member, client: Client::new(2 << 20, 1), public, timestamp }
+            Self { member, client: Client::new(2 << 20, 1), timestamp }
         };
         (0..count).map(join).collect()
     }
@@ -59,7 +55,7 @@ impl Caller {
                 names.iter().map(String::as_str).zip(values.iter().map(String::as_str)).collect();
             self.timestamp += 1;
             let record = self.member.record(self.timestamp, &pairs);
-            let request = self.member.update(vec![record], Vec::new());
+            let request = self.member.push(vec![record]);
             self.member.envelope(Kind::Update, &self.member.payload(&request))
         };
         (0..count).map(&mut next).collect()
@@ -90,7 +86,8 @@ impl Caller {
         let opened = open(&self.member.network, place, answer.body).expect("a sealed answer");
         let decoded = wire::decode_answer(kind, opened.payload()).unwrap();
         let signed = Signed::Answer { kind: kind.byte(), request: &tag, payload: decoded.signed };
-        assert!(verify(&self.public, signed, &decoded.signature), "a signed answer");
+        let public = self.member.linked().public_key;
+        assert!(Ecdsa.verify(&public, signed, &decoded.signature), "a signed answer");
         lengths
     }
 

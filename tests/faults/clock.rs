@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use crate::faults::tools::{around, faketime};
 use crate::support::Place4Nodes;
 use crate::support::process::Process;
-use crate::tools::{around, faketime};
 
 /// What the clock of the node shows from now on.
 const CLOCKS: [&str; 9] = [

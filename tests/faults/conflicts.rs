@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use dsn::protocol::crypto::key_fingerprint;
 use dsn::protocol::identity::PublicKey;
 
 use crate::support::process::Process;
@@ -15,7 +14,7 @@ const LINES_MAX: usize = 12;
 
 fn fingerprint(node: &Process) -> String {
     let status = node.json(&["status"]);
-    key_fingerprint(&PublicKey::from_hex(status["public_key"].as_str().unwrap()).unwrap())
+    PublicKey::from_hex(status["public_key"].as_str().unwrap()).unwrap().fingerprint()
 }
 
 /// Both in `status` and in the log of each node stands all of this.
@@ -31,7 +30,7 @@ fn all_name_it(nodes: &[&Process], words: &[&str]) {
             }
             said = if Instant::now() < until { said } else { format!("{degraded}\n{log}") };
             assert!(said.is_empty(), "{words:?} is not in {said}");
-            crate::tools::let_pass(Duration::from_millis(20));
+            crate::faults::tools::let_pass(Duration::from_millis(20));
         }
     }
 }
@@ -46,11 +45,11 @@ fn nothing_flaps(nodes: &[&Process]) {
             let status = node.json(&["status"]);
             assert_ne!(status["degraded"].to_string(), "[]", "it is named all the time");
         }
-        crate::tools::let_pass(Duration::from_millis(300));
+        crate::faults::tools::let_pass(Duration::from_millis(300));
     }
     let more = lines() - before;
     let logs: String = nodes.iter().map(|node| node.log_text() + "\n--\n").collect();
-    crate::tools::figure(&format!("{more} lines in all logs in {WATCHED:?}"));
+    crate::faults::tools::figure(&format!("{more} lines in all logs in {WATCHED:?}"));
     assert!(more <= LINES_MAX, "{more} more lines: {logs}");
 }
 

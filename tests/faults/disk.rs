@@ -1,14 +1,15 @@
 //! Disks that are full, read-only, gone or bad, under a node that runs or starts.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use dsn::control::{ControlClient, Failure};
 use serde_json::json;
 
+use crate::faults::tools::{OnOwnDisk, calls, has_mounts, has_strace, under_strace};
 use crate::support::process::{Process, run_with};
 use crate::support::{PATIENCE, Place4Nodes, eventually};
-use crate::tools::{OnOwnDisk, calls, has_mounts, has_strace, under_strace};
 
 fn degraded(node: &Process) -> String {
     node.json(&["status"])["degraded"].to_string()
@@ -29,6 +30,15 @@ fn the_rest_goes_on(node: &Process, other: &Process, round: &str) {
 
 fn set_large(node: &Process, key: &str) -> crate::support::process::Said {
     run_with(&mut node.command(&["set", key, "-"]), &[b'x'; 20_000])
+}
+
+/// Ends a node; its folder on its disk, which goes with the process, is where it is started next.
+fn kill_and_keep(place: &Place4Nodes, node: OnOwnDisk, name: &str) {
+    let copied = place.path().join("data").join(name);
+    std::fs::create_dir_all(place.path().join("data")).unwrap();
+    let copy = Command::new("cp").arg("-a").arg(node.path(name)).arg(copied).status();
+    assert!(copy.unwrap().success());
+    node.process.kill();
 }
 
 #[test]
@@ -61,16 +71,7 @@ fn a_full_disk_refuses_changes_until_there_is_room() {
     assert!(own.log_text().contains("can be written again"), "{}", own.log_text());
     assert_eq!(set_large(own, "large2").code, 0);
     other.told(&["--timeout", "60s", "wait", "key", "full", "large2"]);
-    // The disk goes with the process.
-    let copy = std::process::Command::new("cp")
-        .arg("-a")
-        .arg(node.path("full"))
-        .arg(place.path().join("copied"))
-        .status();
-    assert!(copy.unwrap().success());
-    node.process.kill();
-    std::fs::create_dir_all(place.path().join("data")).unwrap();
-    std::fs::rename(place.path().join("copied"), place.path().join("data/full")).unwrap();
+    kill_and_keep(&place, node, "full");
     let again = place.spawn_at("full", "127.0.0.1:0", &[&other.address]);
     assert_eq!(again.told(&["get", "full", "kept"]), "1");
     assert_eq!(again.told(&["get", "full", "large2"]).len(), 20_000);
@@ -113,6 +114,132 @@ fn a_node_whose_disk_can_only_be_read_starts_and_says_so() {
     let said: crate::support::process::Said = fresh.output().unwrap().into();
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.err.contains("/proc/none"), "{}", said.err);
+}
+
+/// A disk that is mounted at `disk`, and in `store` too, so that it can be mounted again.
+const MOUNTED: &str =
+    "mkdir store; mount -t tmpfs -o size=1m,mode=700 tmpfs store; mount --bind store disk";
+
+fn on_mounted_disk(place: &Place4Nodes, other: &Process, sync: &str) -> OnOwnDisk {
+    let mut command = place.run_command("away", &[&other.address]);
+    command.args(["--listen", "127.0.0.1:0", "--data", "disk", "--control", "away.sock"]);
+    command.args(["--sync", sync]);
+    let node = OnOwnDisk::start(place, "away", &command, MOUNTED);
+    node.process.told(&["set", "kept", "1"]);
+    other.told(&["--timeout", "60s", "wait", "key", "away", "kept", "1"]);
+    node
+}
+
+/// Changes are refused, with what to do; all else goes on; nothing is written where the path leads.
+fn refuses_and_goes_on(node: &OnOwnDisk, other: &Process, round: &str) {
+    let own = &node.process;
+    for _ in 0..2 {
+        let said = own.ask(&["set", "refused", round]);
+        assert_eq!(said.code, 1, "{round}: {said:?}");
+        for word in ["the folder disk/away", "mount it again", "start the node again"] {
+            assert!(said.err.contains(word), "{round}: {}", said.err);
+        }
+    }
+    assert!(degraded(own).contains("the folder disk/away"), "{round}: {}", degraded(own));
+    assert_eq!(own.ask(&["get", "away", "refused"]).code, 1, "{round}");
+    the_rest_goes_on(own, other, round);
+    let there = std::fs::read_dir(node.path("")).unwrap().count();
+    assert_eq!(there, 0, "{round}: it wrote to the other disk");
+}
+
+/// The disk goes while nobody looks (`umount -l`, a pulled plug), or another one is mounted over
+/// it: a change would be written where nobody finds it after a restart.
+#[test]
+fn a_disk_that_is_gone_is_named_and_comes_back_with_all_that_was_acknowledged() {
+    if !has_mounts() {
+        return;
+    }
+    for sync in ["always", "shared", "5s"] {
+        let place = Place4Nodes::new();
+        let other = place.spawn_at("other", "127.0.0.1:0", &[]);
+        let node = on_mounted_disk(&place, &other, sync);
+        let own = &node.process;
+        node.run("umount -l \"$1\"");
+        refuses_and_goes_on(&node, &other, &format!("unmounted, {sync}"));
+        node.run("mount --bind \"$1/../store\" \"$1\"");
+        eventually("it finds the disk", || degraded(own) == "[]");
+        own.told(&["set", "again", "2"]);
+        node.run("mount -t tmpfs tmpfs \"$1\"");
+        refuses_and_goes_on(&node, &other, &format!("mounted over, {sync}"));
+        node.run("umount \"$1\"");
+        eventually("it finds the disk", || degraded(own) == "[]");
+        own.told(&["set", "last", "3"]);
+        kill_and_keep(&place, node, "away");
+        let again = place.spawn_at("away", "127.0.0.1:0", &[&other.address]);
+        for (key, value) in [("kept", "1"), ("again", "2"), ("last", "3")] {
+            assert_eq!(again.told(&["get", "away", key]), value, "{sync}");
+        }
+        assert_eq!(again.ask(&["get", "away", "refused"]).code, 1, "{sync}");
+    }
+}
+
+/// The socket is on the disk, too: people reach the node while that is gone, and when it is back,
+/// with the socket of before on it, which nobody serves any more.
+#[test]
+fn a_node_whose_disk_is_gone_is_reached_and_reached_again() {
+    if !has_mounts() {
+        return;
+    }
+    let place = Place4Nodes::new();
+    let mut command = place.run_command("away", &[]);
+    command.args(["--listen", "127.0.0.1:0", "--data", "disk"]);
+    let mut node = OnOwnDisk::start(&place, "away", &command, MOUNTED);
+    node.process.control = node.path("away/control.sock");
+    let own = &node.process;
+    own.told(&["set", "kept", "1"]);
+    node.run("umount -l \"$1\"");
+    eventually("it is reached", || own.ask(&["status"]).code == 0);
+    assert_eq!(own.ask(&["set", "refused", "1"]).code, 1);
+    node.run("mount --bind \"$1/../store\" \"$1\"");
+    eventually("it is reached again", || own.ask(&["status"]).code == 0);
+    eventually("it finds the disk", || degraded(own) == "[]");
+    own.told(&["set", "again", "2"]);
+    assert_eq!(own.told(&["get", "away", "kept"]), "1");
+}
+
+/// A disk that is plugged in again may come back under another number. It is known by its file.
+#[test]
+fn a_disk_that_comes_back_as_another_one_is_known_again() {
+    if !has_mounts() {
+        return;
+    }
+    let place = Place4Nodes::new();
+    let other = place.spawn_at("other", "127.0.0.1:0", &[]);
+    let node = on_mounted_disk(&place, &other, "always");
+    node.run("umount -l \"$1\"");
+    refuses_and_goes_on(&node, &other, "unplugged");
+    node.run("mount -t tmpfs -o mode=700 tmpfs \"$1\"; cp -a \"$1/../store/.\" \"$1\"");
+    eventually("it finds the disk", || degraded(&node.process) == "[]");
+    node.process.told(&["set", "again", "2"]);
+    kill_and_keep(&place, node, "away");
+    let again = place.spawn_at("away", "127.0.0.1:0", &[&other.address]);
+    assert_eq!(again.told(&["get", "away", "kept"]), "1");
+    assert_eq!(again.told(&["get", "away", "again"]), "2");
+}
+
+/// What is made anew is made on the disk of the start, or not at all.
+#[test]
+fn a_folder_that_was_removed_is_not_made_anew_on_another_disk() {
+    if !has_mounts() {
+        return;
+    }
+    let place = Place4Nodes::new();
+    let other = place.spawn_at("other", "127.0.0.1:0", &[]);
+    let node = on_mounted_disk(&place, &other, "always");
+    node.run("rm -r \"$1/away\"; umount -l \"$1\"");
+    refuses_and_goes_on(&node, &other, "removed and unmounted");
+    node.run("mount --bind \"$1/../store\" \"$1\"");
+    eventually("it finds the disk", || degraded(&node.process) == "[]");
+    node.process.told(&["set", "again", "2"]);
+    kill_and_keep(&place, node, "away");
+    let again = place.spawn_at("away", "127.0.0.1:0", &[&other.address]);
+    assert_eq!(again.told(&["get", "away", "kept"]), "1");
+    assert_eq!(again.told(&["get", "away", "again"]), "2");
 }
 
 #[test]
@@ -169,13 +296,14 @@ fn calls_that_fail_cost_nothing_acknowledged() {
         return;
     }
     let renames = "rename,renameat,renameat2";
-    let faults: [(&str, &str, usize); 6] = [
-        ("write", "ENOSPC:when=3..6", 10),
-        ("write", "EROFS:when=2..4", 10),
+    let faults: [(&str, &str, usize); 7] = [
+        ("pwrite64", "ENOSPC:when=3..6", 10),
+        ("pwrite64", "EROFS:when=2..4", 10),
+        ("write", "ENOSPC:when=1..2", 50_000),
         ("fdatasync", "EIO:when=3", 10),
         ("fsync", "EIO:when=1..3", 50_000),
         (renames, "EIO:when=1..3", 50_000),
-        ("openat", "EMFILE:when=3..5", 50_000),
+        ("openat", "EMFILE:when=2..4", 50_000),
     ];
     for (calls, fault, bytes) in faults {
         let place = Place4Nodes::new();
@@ -212,46 +340,70 @@ fn calls_that_fail_cost_nothing_acknowledged() {
     }
 }
 
+/// Where the frames of a journal begin and end; values must not look like one.
+fn frames(journal: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let is_start = |at: &usize| journal[*at..].starts_with(b"dsnJ");
+    let starts: Vec<usize> = (0..journal.len()).filter(is_start).collect();
+    let ends = starts.iter().copied().skip(1).chain([journal.len()]);
+    starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect()
+}
+
 /// A block of the card can't be read at the start.
 #[test]
 fn a_block_that_cant_be_read_costs_that_block_alone() {
     if !has_strace() {
         return;
     }
+    const KEYS: usize = 14;
     let place = Place4Nodes::new();
     let other = place.spawn_at("other", "127.0.0.1:0", &[]);
     let node = place.spawn_at("bad", "127.0.0.1:0", &[&other.address]);
     other.told(&["--timeout", "60s", "wait", "peers", "1"]);
     let value = "x".repeat(6000);
-    for key in ["k1", "k2", "k3"] {
-        node.told(&["set", key, &value]);
+    for key in 0..KEYS {
+        node.told(&["set", &format!("k{key}"), &value]);
     }
     let peers = place.path().join("credentials/bad/known_peers");
     eventually("the peer is on disk", || peers.exists());
     node.kill();
-    let files = [
-        ("data/bad/state.journal", "data/bad/state.damaged-1"),
-        ("credentials/bad/known_peers", "credentials/bad/known_peers.damaged-1"),
-    ];
-    let before = files.map(|(file, _)| std::fs::read(place.path().join(file)).unwrap());
+    let journal = std::fs::read(place.path().join("data/bad/state.journal")).unwrap();
+    // The second call reads from here on; the first frame is the empty state of the first start.
+    let block = 64 * 1024..64 * 1024 + 4096;
+    let lost: Vec<usize> = frames(&journal)[1..]
+        .iter()
+        .enumerate()
+        .filter(|(_, frame)| frame.start < block.end && block.start < frame.end)
+        .map(|(key, _)| key)
+        .collect();
+    assert!(!lost.is_empty() && lost.len() < 3, "{lost:?}");
     let mut command = place.run_command("bad", &[&other.address]);
     command.args(["--listen", "127.0.0.1:0"]);
-    for (at, (file, aside)) in files.into_iter().enumerate() {
+    // The first block of the journal holds a copy of its head alone.
+    for (file, aside, call, lost) in [
+        ("data/bad/state.journal", "data/bad/state.damaged-1", 1, &[][..]),
+        ("data/bad/state.journal", "data/bad/state.damaged-2", 2, &lost[..]),
+        ("credentials/bad/known_peers", "credentials/bad/known_peers.damaged-1", 1, &lost[..]),
+    ] {
         let path = place.path().join(file);
-        let inject = ["-e", "trace=pread64", "-e", "inject=pread64:error=EIO:when=1", "-P"];
-        let arguments: Vec<&str> = inject.into_iter().chain([path.to_str().unwrap()]).collect();
+        if call == 2 {
+            // As it was before it was rewritten.
+            std::fs::write(&path, &journal).unwrap();
+        }
+        let before = std::fs::read(&path).unwrap();
+        let inject = format!("inject=pread64:error=EIO:when={call}");
+        let arguments = ["-e", "trace=pread64", "-e", &inject, "-P", path.to_str().unwrap()];
         let strace = under_strace(&command, &arguments, &place.path().join("strace"));
         let node = place.spawn(strace, "bad");
         let log = node.log_text();
         assert!(log.contains(&format!("{file} can't be read")) && log.contains(aside), "{log}");
-        assert_eq!(std::fs::read(place.path().join(aside)).unwrap(), before[at], "nothing is lost");
-        // The first frame stood in the block.
-        assert_eq!(node.ask(&["get", "bad", "k1"]).code, 1);
-        for key in ["k2", "k3"] {
-            assert_eq!(node.told(&["get", "bad", key]), value);
+        assert_eq!(std::fs::read(place.path().join(aside)).unwrap(), before, "nothing is lost");
+        for key in 0..KEYS {
+            let said = node.ask(&["get", "bad", &format!("k{key}")]);
+            assert_eq!(said.code == 1, lost.contains(&key), "{file}, {call}: k{key}");
+            assert!(said.code == 1 || said.out.trim_end() == value);
         }
         node.told(&["--timeout", "60s", "wait", "peers", "1"]);
-        other.told(&["--timeout", "60s", "wait", "key", "bad", "k3"]);
+        other.told(&["--timeout", "60s", "wait", "key", "bad", "k0"]);
         node.kill();
     }
 }
@@ -270,7 +422,7 @@ fn at_20_a_second(node: &Process, seconds: u64) {
     std::thread::scope(|scope| {
         for number in 0..seconds * 20 {
             let due = began + Duration::from_millis(number * 50);
-            crate::tools::let_pass(due.saturating_duration_since(Instant::now()));
+            crate::faults::tools::let_pass(due.saturating_duration_since(Instant::now()));
             let path = &node.control;
             scope.spawn(move || {
                 let entries = json!({ format!("k{}", number % 7): number.to_string() });
@@ -299,7 +451,7 @@ fn twenty_changes_a_second_cost_a_few_syncs_a_second() {
         at_20_a_second(&node, SECONDS as u64);
         let took = began.elapsed();
         let count = calls(&seen, &syncs) - before;
-        crate::tools::figure(&format!(
+        crate::faults::tools::figure(&format!(
             "--sync {rule}: {} changes in {took:?}, {count} syncs",
             SECONDS * 20
         ));
@@ -333,6 +485,8 @@ fn changes_that_wait_together_share_a_sync() {
         }
     });
     let count = calls(&seen, &["fdatasync"]) - before;
-    crate::tools::figure(&format!("80 changes of 8 programs on a slow disk: {count} syncs"));
+    crate::faults::tools::figure(&format!(
+        "80 changes of 8 programs on a slow disk: {count} syncs"
+    ));
     assert!((10..=40).contains(&count), "{count}");
 }

@@ -5,9 +5,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::faults::tools::{calls, has_strace, under_strace};
 use crate::support::process::Process;
 use crate::support::{Place4Nodes, eventually};
-use crate::tools::{calls, has_strace, under_strace};
 
 const IDLE: Duration = Duration::from_secs(30);
 /// Calls that change something on a disk, or make it write.
@@ -70,7 +70,7 @@ fn nothing_is_written_while_nothing_changes() {
         }
         since.elapsed() > Duration::from_secs(3)
     });
-    crate::tools::let_pass(IDLE);
+    crate::faults::tools::let_pass(IDLE);
     assert_eq!(of_folders(), before, "something was written");
     for node in &nodes {
         assert_eq!(node.json(&["status"])["peers"]["alive"], 2, "they went on talking");

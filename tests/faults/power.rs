@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use dsn::control::ControlClient;
 use serde_json::{Value as Json, json};
 
+use crate::faults::tools::{has_strace, under_strace};
 use crate::support::process::{dsn, run_with};
 use crate::support::{PATIENCE, Place4Nodes, eventually};
-use crate::tools::{has_strace, under_strace};
 
 /// Kills in the normal suite; `DSN_KILLS` asks for another number.
 const KILLS: usize = 1000;
@@ -142,7 +142,7 @@ impl Victim<'_> {
                     }
                 });
             }
-            crate::tools::let_pass(life);
+            crate::faults::tools::let_pass(life);
             running.child.kill().unwrap();
             running.child.wait().unwrap();
             over.store(true, Ordering::Relaxed);
@@ -154,7 +154,7 @@ impl Victim<'_> {
             if self.below(5) == 0 {
                 // In the middle of a start.
                 let running = self.spawn();
-                crate::tools::let_pass(Duration::from_micros(self.below(20_000)));
+                crate::faults::tools::let_pass(Duration::from_micros(self.below(20_000)));
                 drop(running);
                 continue;
             }
@@ -210,11 +210,51 @@ fn kill_9_at_any_moment_loses_nothing_and_no_start_is_refused() {
     }
     starts.sort();
     let (half, last) = (starts[starts.len() / 2], starts[starts.len() - 1]);
-    crate::tools::figure(&format!(
+    crate::faults::tools::figure(&format!(
         "{kills} kills, {changes} changes kept; start: p50 {half:?}, max {last:?}"
     ));
     assert!(last < START_MAX, "{last:?}");
     assert!(changes > kills as u64, "{changes} changes: they were killed before they did anything");
+}
+
+/// What a power cut leaves of a write is a part of it: that is no bad disk.
+#[test]
+fn a_write_that_was_cut_off_is_no_damage() {
+    let place = Place4Nodes::new();
+    let journal = place.path().join("data/cut/state.journal");
+    let start = || {
+        let mut command = place.run_command("cut", &[]);
+        command.args(["--listen", "127.0.0.1:0", "--sync", "5s"]);
+        place.spawn(command, "cut")
+    };
+    let node = start();
+    node.told(&["set", "kept", "1"]);
+    let kept = std::fs::read(&journal).unwrap().len();
+    node.told(&["set", "cut", &"x".repeat(5000)]);
+    node.kill();
+    let whole = std::fs::read(&journal).unwrap();
+    let zeroed = [&whole[..kept + 2000], &vec![0; whole.len() - kept - 2000]].concat();
+    let zeros = [&whole[..kept], &[0; 4096]].concat();
+    let ends = [&whole[..kept + 2000], &whole[..kept + 10], &zeroed, &zeros];
+    for (at, bytes) in ends.into_iter().enumerate() {
+        std::fs::write(&journal, bytes).unwrap();
+        let node = start();
+        assert_eq!(node.told(&["get", "cut", "kept"]), "1", "{at}");
+        assert_eq!(node.ask(&["get", "cut", "cut"]).code, 1, "{at}");
+        assert_eq!(node.json(&["status"])["degraded"].to_string(), "[]", "{at}");
+        let log = node.log_text();
+        let dropped = format!("{} bytes were dropped", bytes.len() - kept);
+        let line = log.lines().find(|line| line.contains(&dropped));
+        assert!(line.is_some_and(|line| line.contains("INFO")), "{at}: {log}");
+        assert!(!log.contains("damaged") && !log.contains("WARN "), "{at}: {log}");
+        assert!(!place.path().join("data/cut/state.damaged-1").exists(), "{at}");
+        assert_eq!(std::fs::read(&journal).unwrap(), &whole[..kept], "{at}: it was cut off");
+        node.told(&["set", "after", &at.to_string()]);
+        node.kill();
+        let again = start();
+        assert_eq!(again.told(&["get", "cut", "after"]), at.to_string());
+        again.kill();
+    }
 }
 
 /// A first start, in the middle of which keys are made.
@@ -231,7 +271,7 @@ fn kill_9_while_keys_are_made_leaves_a_node_that_starts() {
             command.spawn().unwrap()
         };
         let mut first = run();
-        crate::tools::let_pass(Duration::from_micros(round * 300));
+        crate::faults::tools::let_pass(Duration::from_micros(round * 300));
         first.kill().unwrap();
         first.wait().unwrap();
         let mut second = Running { child: run(), control: folder.join("data/new/control.sock") };
@@ -314,4 +354,29 @@ fn each_new_name_is_synced_before_a_change_is_acknowledged() {
         assert!(made.contains(Path::new(name)), "{name} is not among {made:?}");
     }
     node.kill();
+}
+
+/// What a process that was killed had not synced, the next one syncs before it says that it serves:
+/// it counts from then on.
+#[test]
+fn a_start_syncs_what_is_there() {
+    if !has_strace() {
+        return;
+    }
+    let place = Place4Nodes::new();
+    place.spawn_at("s", "127.0.0.1:0", &[]).kill();
+    let seen = place.path().join("strace");
+    let mut command = place.run_command("s", &[]);
+    command.args(["--listen", "127.0.0.1:0"]);
+    let node = place.spawn(under_strace(&command, &["-y", "-e", "trace=fsync,write"], &seen), "s");
+    node.kill();
+    let text = std::fs::read_to_string(&seen).unwrap();
+    let before = text.split("\"listening on").next().unwrap();
+    assert_ne!(before.len(), text.len(), "{text}");
+    let folder = place.path().canonicalize().unwrap();
+    for name in ["credentials", "credentials/s", "data/s", "data/s/state.journal"] {
+        let synced = format!("<{}>", folder.join(name).display());
+        let is_sync = |line: &str| line.contains(" fsync(") && line.contains(&synced);
+        assert!(before.lines().any(is_sync), "{name} is not synced: {text}");
+    }
 }

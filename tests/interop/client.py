@@ -1,22 +1,25 @@
 """A member of a dsn network in Python, written from docs/protocol.md alone.
 
-    client.py HOST:PORT NETWORK-KEY-FILE
+    client.py HOST:PORT NETWORK-KEY-FILE    joins the node at that address
+    client.py --page docs/protocol.md       checks the examples of section 10 of that page
 
-It says HELLO twice, PING, PEERS, UPDATE and DATA to the node at that address, as a node of its own
-that nobody can call back, and checks every byte of the answers. It prints what it learned and was
-told as one JSON object. It ends with an exception at the first answer that docs/protocol.md
-does not allow. Needs the package `cryptography`. tests/interop.rs runs it.
+The first form says HELLO, PING, PEERS, UPDATE and DATA, right and wrong, as nodes that nobody can
+call back, and checks every byte of the answers. The network has to be at rest meanwhile. It prints
+what it learned as one JSON object. Both forms end with an exception at the first byte that the
+page does not allow. Needs the package `cryptography`. tests/interop.rs runs both.
 """
 
 import hashlib
 import hmac
 import http.client
+import ipaddress
 import json
 import os
 import re
-import struct
 import sys
 import time
+import unicodedata
+from collections import namedtuple
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
@@ -25,18 +28,36 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 TYPES = {"/hello": 1, "/peers": 2, "/update": 3, "/ping": 4, "/data": 5}
-NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
 
-# Section 2 and 3: the network key and the envelope.
+def sha(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def short(text):
+    return bytes([len(text)]) + text
+
+
+# Sections 2 and 3: the network key and the envelope.
+
+
+def keys_of_file(path):
+    lines = [line.strip() for line in open(path)]
+    return [bytes.fromhex(line) for line in lines if line and not line.startswith("#")]
+
+
+def place_of_request(path):
+    return b"\x01" + short(path.encode())
+
+
+def place_of_answer(path, status, request_tag):
+    return b"\x02" + short(path.encode()) + status.to_bytes(2, "little") + request_tag
 
 
 class Network:
-    def __init__(self, path):
-        lines = [line.strip() for line in open(path)]
-        keys = [bytes.fromhex(line) for line in lines if line and not line.startswith("#")]
+    def __init__(self, key):
         self.encryption, self.authentication = (
-            HKDF(hashes.SHA256(), 32, salt=b"dsn/1", info=info).derive(keys[0])
+            HKDF(hashes.SHA256(), 32, salt=b"dsn/1", info=info).derive(key)
             for info in (b"encryption", b"authentication")
         )
 
@@ -44,86 +65,226 @@ class Network:
         return Cipher(algorithms.AES(self.encryption), modes.CTR(nonce)).encryptor().update(text)
 
     def tag(self, place, rest):
-        text = b"dsn/1 envelope" + place + rest
-        return hmac.digest(self.authentication, text, "sha256")
+        return hmac.digest(self.authentication, b"dsn/1 envelope" + place + rest, "sha256")
 
-    def seal(self, path, payload):
-        nonce = os.urandom(16)
-        rest = nonce + self.crypt(nonce, bytes([TYPES[path]]) + payload)
-        return rest + self.tag(b"\x01" + short(path.encode()), rest)
+    def seal(self, place, kind, payload, nonce=None):
+        nonce = nonce or os.urandom(16)
+        rest = nonce + self.crypt(nonce, bytes([kind]) + payload)
+        return rest + self.tag(place, rest)
 
-    def open(self, path, status, request_tag, envelope):
+    def open(self, place, kind, envelope):
         rest, tag = envelope[:-32], envelope[-32:]
-        place = b"\x02" + short(path.encode()) + struct.pack("<H", status) + request_tag
         assert len(envelope) >= 49, "the envelope is whole"
-        assert hmac.compare_digest(tag, self.tag(place, rest)), "the answer is sealed for us"
+        assert hmac.compare_digest(tag, self.tag(place, rest)), "it is sealed for this place"
         opened = self.crypt(rest[:16], rest[16:])
-        assert opened[0] == TYPES[path], "the answer has the type of the request"
+        assert opened[0] == kind, "it has the type of its path"
         return opened[1:]
 
 
-# Section 4: the encoding.
-
-
-def short(text):
-    return bytes([len(text)]) + text
-
-
-def u16(number):
-    return struct.pack("<H", number)
-
-
-def u64(number):
-    return struct.pack("<Q", number)
-
-
-def text(value):
-    value = value.encode() if isinstance(value, str) else value
-    return u64(len(value)) + value
+# Section 4: the encoding. A type reads a value from a Reader, and writes it to bytes. What is
+# written may break a rule, to be refused.
 
 
 class Reader:
     def __init__(self, payload):
         self.payload, self.at = payload, 0
 
-    def take(self, length):
-        self.at += length
+    def take(self, size):
+        self.at += size
         assert self.at <= len(self.payload), "nothing is missing"
-        return self.payload[self.at - length : self.at]
-
-    def u16(self):
-        return struct.unpack("<H", self.take(2))[0]
-
-    def u64(self):
-        return struct.unpack("<Q", self.take(8))[0]
-
-    def bool(self):
-        byte = self.take(1)[0]
-        assert byte in (0, 1)
-        return byte == 1
-
-    def bytes(self):
-        return self.take(self.u64())
-
-    def text(self):
-        return self.bytes().decode()
-
-    def node_id(self):
-        node_id = self.text()
-        assert NODE_ID.match(node_id), node_id
-        return node_id
-
-    def option(self, item):
-        return item() if self.bool() else None
-
-    def list(self, item):
-        return [item() for _ in range(self.u64())]
-
-    def end(self):
-        assert self.at == len(self.payload), "no byte is left over"
+        return self.payload[self.at - size : self.at]
 
 
-# Section 5 and 6: signatures and records.
+Type = namedtuple("Type", "read write")
+
+
+def number(size):
+    return Type(
+        lambda reader: int.from_bytes(reader.take(size), "little"),
+        lambda value: value.to_bytes(size, "little"),
+    )
+
+
+def fixed(size):
+    return Type(lambda reader: reader.take(size), lambda value: value)
+
+
+def read_bool(reader):
+    byte = reader.take(1)[0]
+    assert byte in (0, 1), byte
+    return byte == 1
+
+
+U8, U16, U64 = number(1), number(2), number(8)
+BOOL = Type(read_bool, lambda value: bytes([value]))
+BYTES = Type(
+    lambda reader: reader.take(U64.read(reader)), lambda value: U64.write(len(value)) + value
+)
+
+
+def text(is_right):
+    def read(reader):
+        value = BYTES.read(reader).decode()
+        assert is_right(value), value
+        return value
+
+    return Type(read, lambda value: BYTES.write(value.encode()))
+
+
+def option(item):
+    return Type(
+        lambda reader: item.read(reader) if BOOL.read(reader) else None,
+        lambda value: b"\x00" if value is None else b"\x01" + item.write(value),
+    )
+
+
+def structure(fields):
+    return Type(
+        lambda reader: {name: kind.read(reader) for name, kind in fields.items()},
+        lambda values: b"".join(kind.write(values[name]) for name, kind in fields.items()),
+    )
+
+
+def list_of(item, most, name=None):
+    """`name` is the field that rises from item to item, where there is one."""
+
+    def read(reader):
+        count = U64.read(reader)
+        assert count <= most, count
+        items = [item.read(reader) for _ in range(count)]
+        if name:
+            names = [item[name].encode() for item in items]
+            assert names == sorted(set(names)), "names rise, each stands once"
+        return items
+
+    return Type(read, lambda items: U64.write(len(items)) + b"".join(map(item.write, items)))
+
+
+def pairs_of(value, most):
+    """A list of keys and values, as a dictionary."""
+    pairs = list_of(structure({"key": text(is_key), "value": value}), most, "key")
+    return Type(
+        lambda reader: {pair["key"]: pair["value"] for pair in pairs.read(reader)},
+        lambda items: pairs.write([{"key": key, "value": items[key]} for key in sorted(items)]),
+    )
+
+
+def decode(kind, payload):
+    reader = Reader(payload)
+    value = kind.read(reader)
+    assert reader.at == len(payload), "no byte is left over"
+    return value
+
+
+def is_node_id(text):
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text)
+
+
+def is_address(text):
+    host, port = re.fullmatch(r"(.+):([0-9]+)", text).groups()
+    if host.startswith("["):
+        ipaddress.IPv6Address(re.fullmatch(r"\[(.*)\]", host)[1])
+    else:
+        assert re.fullmatch(r"[A-Za-z0-9._][A-Za-z0-9._-]*", host), host
+    return len(text) <= 260 and 1 <= int(port) <= 65535
+
+
+def is_key(text):
+    controls = any(unicodedata.category(character) == "Cc" for character in text)
+    return 1 <= len(text.encode()) <= 256 and "=" not in text and not controls
+
+
+def is_printable(most):
+    return lambda text: re.fullmatch(f"[ -~]{{0,{most}}}", text)
+
+
+# Sections 6 and 7: records and messages. A RUN is an incarnation or a session.
+
+KEY, RUN, SIGNATURE = fixed(65), fixed(16), fixed(64)
+NODE_ID, ADDRESS, PROGRAM = text(is_node_id), text(is_address), text(is_printable(32))
+VERSION = {"timestamp": U64, "fingerprint": fixed(16)}
+NO_VERSION = {"timestamp": 0, "fingerprint": bytes(16)}
+
+START = {"node_id": NODE_ID, "public_key": KEY, "timestamp": U64, "flags": U8}
+WHOLE = structure({**START, "entries": pairs_of(BYTES, 16384), "signature": SIGNATURE})
+PARTIAL = structure({
+    **START, "base": fixed(16), "digest": fixed(32), "changes": pairs_of(option(BYTES), 1 << 64),
+    "signature": SIGNATURE,
+})  # fmt: skip
+
+
+def read_record(reader):
+    at = reader.at
+    flags = structure(START).read(reader)["flags"]
+    assert flags <= 3, flags
+    reader.at = at
+    return (PARTIAL if flags & 2 else WHOLE).read(reader)
+
+
+RECORD = Type(read_record, lambda record: (PARTIAL if "base" in record else WHOLE).write(record))
+HEADER = {"from": NODE_ID, "to": NODE_ID, "incarnation": RUN, "session": RUN, "number": U64}
+PROOF = structure({"to": NODE_ID, "session": RUN, "number": U64, "given": RUN})
+RANKED = {"rank": fixed(8), "version": structure(VERSION)}
+HELD = structure({"node_id": NODE_ID, **RANKED, "is_missed": BOOL})
+KNOWN = structure({"node_id": NODE_ID, "address": option(ADDRESS), **RANKED})
+WISH = structure({"node_id": NODE_ID, **VERSION})
+TWIN = structure({"address": ADDRESS, "public_key": KEY})
+HEAD = structure({"timestamp": U64, "left": BOOL, "digest": fixed(32), "signature": SIGNATURE})
+REFUSED = structure({"node_id": NODE_ID, "reason": U16, "head": option(HEAD)})
+
+PUSH = structure({"form": U8, "to": NODE_ID, "incarnation": RUN, "records": list_of(RECORD, 65)})
+REQUESTS = {
+    "/hello": structure({
+        "lowest": U16, "highest": U16, "from": NODE_ID, "public_key": KEY, "incarnation": RUN,
+        "program": PROGRAM, "port": U16, "advertise": option(ADDRESS), "proof": option(PROOF),
+        "signature": SIGNATURE,
+    }),
+    "/peers": structure({
+        **HEADER, "held": list_of(HELD, 1025, "node_id"), "signature": SIGNATURE,
+    }),
+    "/update": structure({
+        "form": U8, **HEADER, "wishes": list_of(WISH, 64, "node_id"), "signature": SIGNATURE,
+    }),
+    "/ping": structure({**HEADER, "signature": SIGNATURE}),
+    "/data": structure({**HEADER, "id": U64, "bytes": BYTES, "signature": SIGNATURE}),
+}  # fmt: skip
+ANSWERS = {
+    ("/hello", 200): structure({
+        "version": U16, "node_id": NODE_ID, "public_key": KEY, "incarnation": RUN, "session": RUN,
+        "program": PROGRAM, "advertise": option(ADDRESS), "seen": ADDRESS, "signature": SIGNATURE,
+    }),
+    ("/hello", 204): structure({"signature": SIGNATURE}),
+    ("/peers", 200): structure({
+        "known": list_of(KNOWN, 1025, "node_id"), "wishes": list_of(NODE_ID, 64),
+        "signature": SIGNATURE,
+    }),
+    ("/update", 200): structure({"records": list_of(RECORD, 64, "node_id")}),
+    ("/update", 204): structure({}),
+    ("/ping", 200): structure({"view": fixed(32), "twin": option(TWIN), "signature": SIGNATURE}),
+    ("/data", 200): structure({"signature": SIGNATURE}),
+}  # fmt: skip
+REFUSAL = structure({
+    "reason": U16, "text": text(is_printable(500)), "number": U64, "records": list_of(REFUSED, 65),
+})  # fmt: skip
+STATUSES = {
+    1: 400, 2: 400, 10: 401, 11: 401, 12: 401, 13: 401, 14: 401, 15: 401, 16: 401, 20: 406,
+    21: 406, 22: 406, 23: 406, 24: 406, 25: 406, 26: 406, 27: 406, 30: 500, 40: 505,
+}  # fmt: skip
+
+
+def request_type(path, form):
+    return PUSH if (path, form) == ("/update", 0) else REQUESTS[path]
+
+
+def decode_answer(path, status, payload):
+    if (path, status) in ANSWERS:
+        return decode(ANSWERS[path, status], payload)
+    refusal = decode(REFUSAL, payload)
+    assert STATUSES[refusal["reason"]] == status, (status, refusal)
+    return refusal
+
+
+# Section 5: signatures.
 
 
 def sign(key, message):
@@ -131,224 +292,504 @@ def sign(key, message):
     return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
 
-def verify(public, signature, message):
-    key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), public)
+def verify(public_key, signature, message):
+    key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), public_key)
     r, s = (int.from_bytes(half, "big") for half in (signature[:32], signature[32:]))
     key.verify(utils.encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA256()))
 
 
-def sha(*parts):
-    return hashlib.sha256(b"".join(parts)).digest()
+def signed_request(path, payload):
+    return b"dsn/1 request" + bytes([TYPES[path]]) + payload[:-64]
 
 
-def digest(entries):
-    groups = {}
-    for key, value in sorted(entries.items()):
-        number = sha(key)[0]
-        leaf = sha(b"\x00", u16(len(key)), key, value)
-        groups.setdefault(number >> 4, {}).setdefault(number & 15, []).append(leaf)
-    whole = b""
-    for group, buckets in sorted(groups.items()):
-        inner = b"".join(bytes([low]) + sha(b"\x01", *buckets[low]) for low in sorted(buckets))
-        whole += bytes([group]) + sha(b"\x02", inner)
-    return sha(b"\x03", whole)
-
-
-def head(node_id, timestamp, left, entries):
-    return short(node_id.encode()) + u64(timestamp) + bytes([left]) + digest(entries)
-
-
-def fingerprint(node_id, timestamp, left, entries):
-    return sha(b"dsn/1 version", head(node_id, timestamp, left, entries))[:16]
-
-
-def make_record(node_id, key, timestamp, entries):
-    pairs = b"".join(text(name) + text(value) for name, value in sorted(entries.items()))
-    signature = sign(key, b"dsn/1 record" + head(node_id, timestamp, False, entries))
-    return (
-        text(node_id) + public_bytes(key) + u64(timestamp) + b"\x00"
-        + u64(len(entries)) + pairs + signature
-    )  # fmt: skip
-
-
-def read_record(reader):
-    node_id, public = reader.node_id(), reader.take(65)
-    timestamp, left = reader.u64(), reader.bool()
-    pairs = reader.list(lambda: (reader.bytes(), reader.bytes()))
-    entries = dict(pairs)
-    assert pairs == sorted(entries.items()), "keys rise, each stands once"
-    verify(public, reader.take(64), b"dsn/1 record" + head(node_id, timestamp, left, entries))
-    return {"node_id": node_id, "public": public, "timestamp": timestamp, "entries": entries,
-            "fingerprint": fingerprint(node_id, timestamp, left, entries)}  # fmt: skip
+def signed_answer(path, request_tag, payload):
+    return b"dsn/1 answer" + bytes([TYPES[path]]) + request_tag + payload[:-64]
 
 
 def public_bytes(key):
     return key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 
-# Section 7: the messages.
+# Section 6: what is hashed and signed of records.
+
+
+def digest(entries):
+    groups = {}
+    for key, value in sorted((key.encode(), value) for key, value in entries.items()):
+        bucket = sha(key)[0]
+        leaf = sha(b"\x00", len(key).to_bytes(2, "little"), key, value)
+        groups.setdefault(bucket >> 4, {}).setdefault(bucket & 15, []).append(leaf)
+    root = b""
+    for group, buckets in sorted(groups.items()):
+        inner = b"".join(bytes([low]) + sha(b"\x01", *buckets[low]) for low in sorted(buckets))
+        root += bytes([group]) + sha(b"\x02", inner)
+    return sha(b"\x03", root)
+
+
+def head(node_id, timestamp, left, digest):
+    return short(node_id.encode()) + U64.write(timestamp) + bytes([left]) + digest
+
+
+def head_of(record):
+    root = record["digest"] if "digest" in record else digest(record["entries"])
+    return head(record["node_id"], record["timestamp"], record["flags"] & 1, root)
+
+
+def signed(key, record):
+    return {**record, "signature": sign(key, b"dsn/1 record" + head_of(record))}
+
+
+def verify_record(record):
+    verify(record["public_key"], record["signature"], b"dsn/1 record" + head_of(record))
+
+
+def verify_held(public_key, refused):
+    """The head of what the receiver holds instead of a record that it refused."""
+    held = refused["head"]
+    signed = head(refused["node_id"], held["timestamp"], held["left"], held["digest"])
+    verify(public_key, held["signature"], b"dsn/1 record" + signed)
+
+
+def version(record):
+    fingerprint = sha(b"dsn/1 version", record["public_key"], head_of(record))[:16]
+    return {"timestamp": record["timestamp"], "fingerprint": fingerprint}
+
+
+def rank(node_id, public_key):
+    return sha(b"dsn/1 rank", short(node_id.encode()), public_key)[:8]
+
+
+def view(records):
+    buckets = [b""] * 32
+    for node_id in sorted(records, key=str.encode):
+        buckets[sha(node_id.encode())[0] >> 3] += version(records[node_id])["fingerprint"]
+    return sha(b"dsn/1 view", *(sha(b"dsn/1 bucket of a view", bucket) for bucket in buckets))
+
+
+def whole(node_id, key, timestamp, entries, flags=0):
+    return signed(key, {"node_id": node_id, "public_key": public_bytes(key), "flags": flags,
+                        "timestamp": timestamp, "entries": entries})  # fmt: skip
+
+
+def partial(base, key, timestamp, changes, digest):
+    return signed(key, {"node_id": base["node_id"], "public_key": base["public_key"], "flags": 2,
+                        "timestamp": timestamp, "base": version(base)["fingerprint"],
+                        "digest": digest, "changes": changes})  # fmt: skip
+
+
+def changed(base, record):
+    """The whole record that a partial one makes of its base."""
+    assert record["base"] == version(base)["fingerprint"], "it is made of this version"
+    entries = {**base["entries"], **record["changes"]}
+    entries = {key: value for key, value in entries.items() if value is not None}
+    assert digest(entries) == record["digest"], "the change makes what was signed"
+    kept = {name: record[name] for name in ("node_id", "public_key", "timestamp", "signature")}
+    return {**kept, "flags": record["flags"] & 1, "entries": entries}
+
+
+# Section 10: the examples. The caller of all of them is alpha, and the receiver is beta.
+
+
+def blocks_of(part):
+    """What stands before each indented block, and the hex digits at the beginning of its lines."""
+    for before, block in re.findall(r"([^\n]*):\n\n((?:    .*\n?)+)", part):
+        yield before, bytes.fromhex("".join(line.split()[0] for line in block.splitlines()))
+
+
+def examples_of(page):
+    intro, *parts = re.split(r"\n### `(.*)`\n", page.split("\n## 10. Examples\n")[1])
+    assert "the network key is `000102…1f`" in intro
+    keys = {before.split()[-1]: block for before, block in blocks_of(intro)}
+    examples = {}
+    for name, part in zip(parts[::2], parts[1::2]):
+        titles = r"\A\n`(/\w+)`, (?:request|status (\d+), answers `(.*)`)\. "
+        [(path, status, answers)] = re.findall(titles, part)
+        blocks = {"Payload": b"", **dict(blocks_of(part))}
+        assert bool(blocks["Payload"]) != ("\nThe payload is empty.\n" in part)
+        examples[name] = (path, int(status or 0), answers, blocks["Payload"], blocks["Envelope"])
+    return keys, examples
+
+
+def check_example(name, keys, examples):
+    """Gives back the message, with the signature of the one who speaks verified."""
+    network = Network(bytes(range(32)))
+    path, status, answers, payload, envelope = examples[name]
+    if status:
+        request_tag = examples[answers][-1][-32:]
+        place = place_of_answer(path, status, request_tag)
+        kind, message = ANSWERS.get((path, status), REFUSAL), decode_answer(path, status, payload)
+        speaker, said = "beta", signed_answer(path, request_tag, payload)
+    else:
+        place, kind = place_of_request(path), request_type(path, payload[0])
+        message = decode(kind, payload)
+        speaker, said = "alpha", signed_request(path, payload)
+    assert network.open(place, TYPES[path], envelope) == payload
+    assert network.seal(place, TYPES[path], payload, envelope[:16]) == envelope
+    assert kind.write(message) == payload, "written again it is the same"
+    if "signature" in message:
+        verify(keys[speaker], message["signature"], said)
+    assert message.get("public_key", keys[speaker]) == keys[speaker]
+    return message
+
+
+def check_page(page):
+    keys, examples = examples_of(open(page).read())
+    messages = {name: check_example(name, keys, examples) for name in examples}
+    for message in messages.values():
+        for record in message.get("records", []):
+            if "flags" in record:
+                assert record["public_key"] == keys[record["node_id"]]
+                verify_record(record)
+            elif record["head"]:
+                verify_held(keys[record["node_id"]], record)
+
+    [base] = messages["update-request"]["records"]
+    record = changed(base, messages["update-request-partial"]["records"][0])
+    verify_record(record)
+    assert record["entries"] == {"load": b"0.43"}
+    [refused] = messages["update-refusal"]["records"]
+    assert refused["head"]["digest"] == digest(base["entries"])
+    tables = (messages["peers-request"]["held"], messages["peers-answer"]["known"])
+    held, known = ({item["node_id"]: item for item in table} for table in tables)
+    assert held["alpha"]["version"] == version(base)
+    assert held["alpha"]["rank"] == rank("alpha", keys["alpha"])
+    assert held["beta"]["rank"] == known["beta"]["rank"] == rank("beta", keys["beta"])
+    print(json.dumps({"checked": list(examples)}))
+
+
+# A member, and what it says.
 
 
 class Member:
     def __init__(self, node_id, address, network):
         self.node_id, self.network = node_id, network
         self.key = ec.generate_private_key(ec.SECP256R1())
-        self.session, self.number = os.urandom(16), 0
-        self.to = self.to_session = self.to_key = None
-        host, port = address.rsplit(":", 1)
-        self.connection = http.client.HTTPConnection(host, int(port), timeout=5)
+        self.incarnation, self.given, self.number = os.urandom(16), os.urandom(16), 0
+        self.connection = http.client.HTTPConnection(address, timeout=5)
+        self.to = self.to_key = self.to_incarnation = self.session = None
 
-    def next_number(self):
-        self.number = max(self.number + 1, time.time_ns() // 1000)
-        return u64(self.number)
-
-    def post(self, path, payload):
-        """Seals and sends; opens what comes back: the status, the payload, the request's tag."""
-        envelope = self.network.seal(path, payload)
+    def send(self, path, envelope):
+        """Gives back the status and the message, decoded and with its signature verified."""
         self.connection.request("POST", path, envelope)
         answer = self.connection.getresponse()
-        body = answer.read()
-        if answer.status == 204:
+        status, body, tag = answer.status, answer.read(), envelope[-32:]
+        if status == 204:
             assert body == b"", "a 204 has no body"
             body = bytes.fromhex(answer.getheader("Dsn-Seal"))
-        assert body, f"{path} got {answer.status} without a seal"
-        tag = envelope[-32:]
-        return answer.status, self.network.open(path, answer.status, tag, body), tag
+        payload = self.network.open(place_of_answer(path, status, tag), TYPES[path], body)
+        message = decode_answer(path, status, payload)
+        if "signature" in message:
+            key = message.get("public_key", self.to_key)
+            verify(key, message["signature"], signed_answer(path, tag, payload))
+        return status, message
 
-    def signed(self, path, payload):
-        """Sends a signed request, gives back the payload of the 200 or 204 without its signature."""
-        kind = bytes([TYPES[path]])
-        status, answer, tag = self.post(
-            path, payload + sign(self.key, b"dsn/1 request" + kind + payload)
-        )
-        if status not in (200, 204):
-            return status, self.refusal(answer)
-        said, signature = answer[:-64], answer[-64:]
-        if path == "/hello" and status == 200:
-            self.to_key = self.key_in_hello(said)
-        verify(self.to_key, signature, b"dsn/1 answer" + kind + tag + said)
-        return status, said
+    def envelope(self, path, message):
+        """Seals a request; signs it first, unless it is a push or has a signature already."""
+        kind = request_type(path, message.get("form"))
+        if kind != PUSH and "signature" not in message:
+            payload = kind.write({**message, "signature": bytes(64)})
+            message = {**message, "signature": sign(self.key, signed_request(path, payload))}
+        return self.network.seal(place_of_request(path), TYPES[path], kind.write(message))
 
-    @staticmethod
-    def refusal(payload):
-        reader = Reader(payload)
-        reason, message = reader.u16(), reader.text()
-        held = reader.option(
-            lambda: (reader.node_id(), reader.u64(), reader.bool(), reader.take(32), reader.take(64))
-        )
-        number = reader.u64()
-        reader.end()
-        return {"reason": reason, "text": message, "held": held, "number": number}
+    def ask(self, path, message):
+        return self.send(path, self.envelope(path, message))
 
-    @staticmethod
-    def key_in_hello(said):
-        reader = Reader(said)
-        reader.u16(), reader.node_id()
-        return reader.take(65)
+    def next_number(self):
+        self.number = max(self.number + 1, now())
+        return self.number
 
-    def hello(self):
-        to = b"\x00"
-        if self.to:
-            to = b"\x01" + text(self.to) + self.to_session
+    def header(self, **other):
+        return {"from": self.node_id, "to": self.to, "incarnation": self.incarnation,
+                "session": self.session, "number": self.next_number(), **other}  # fmt: skip
+
+    def first_hello(self, **other):
         # Nobody listens at port 1: what the node sends us is refused at once.
-        payload = (
-            u16(1) + u16(1) + text(self.node_id) + public_bytes(self.key) + self.session
-            + text("python") + u16(1) + b"\x00" + self.next_number() + to
-        )  # fmt: skip
-        return self.signed("/hello", payload)
+        return {"lowest": 1, "highest": 1, "from": self.node_id, "program": "python", "port": 1,
+                "public_key": public_bytes(self.key), "incarnation": self.incarnation,
+                "advertise": None, "proof": None, **other}  # fmt: skip
 
-    def hello_first(self):
-        status, said = self.hello()
-        assert status == 200, (status, said)
-        reader = Reader(said)
-        version, self.to, _ = reader.u16(), reader.node_id(), reader.take(65)
-        self.to_session, program = reader.take(16), reader.text()
-        advertise, seen = reader.option(reader.text), reader.text()
-        reader.end()
-        assert version == 1
-        return {"node_id": self.to, "program": program, "advertise": advertise, "seen": seen}
+    def second_hello(self, **other):
+        return self.first_hello(proof={"to": self.to, "session": self.session, "given": self.given,
+                                       "number": self.next_number(), **other})  # fmt: skip
 
-    def header(self):
-        both = self.session + self.to_session
-        return text(self.node_id) + text(self.to) + both + self.next_number()
+    def meet(self):
+        status, answer = self.ask("/hello", self.first_hello())
+        assert (status, answer["version"]) == (200, 1), (status, answer)
+        self.to, self.to_key = answer["node_id"], answer["public_key"]
+        self.to_incarnation, self.session = answer["incarnation"], answer["session"]
+        return answer
 
-    def ping(self):
-        status, said = self.signed("/ping", self.header() + bytes(16))
-        assert status == 200, (status, said)
-        reader = Reader(said)
-        view, twin = reader.take(16), reader.option(lambda: (reader.text(), reader.take(65)))
-        reader.end()
-        return view, twin
+    def ping(self, **other):
+        return self.ask("/ping", self.header(**other))
 
-    def peers(self):
-        status, said = self.signed("/peers", self.header())
-        assert status == 200, (status, said)
-        reader = Reader(said)
-        peers = reader.list(
-            lambda: (reader.node_id(), reader.option(reader.text), reader.u64(), reader.take(16))
-        )
-        reader.end()
-        return peers
+    def peers(self, held):
+        held = sorted(held, key=lambda item: item["node_id"].encode())
+        status, answer = self.ask("/peers", {**self.header(), "held": held})
+        assert status == 200, (status, answer)
+        return {item["node_id"]: item for item in answer["known"]}, answer["wishes"]
 
-    def update(self, records, wants):
-        payload = text(self.to) + self.to_session + u64(len(records)) + b"".join(records)
-        payload += u64(len(wants)) + b"".join(text(want) + u64(0) + bytes(16) for want in wants)
-        status, answer, _ = self.post("/update", payload)
-        if status not in (200, 204):
-            return status, self.refusal(answer)
-        reader = Reader(answer)
-        records = reader.list(lambda: read_record(reader)) if status == 200 else []
-        reader.end()
-        return status, records
+    def pull(self, versions):
+        wishes = [{"node_id": node_id, **versions[node_id]} for node_id in sorted(versions)]
+        return self.ask("/update", {"form": 1, **self.header(), "wishes": wishes})
+
+    def push(self, *records, **other):
+        return self.ask("/update", {"form": 0, "to": self.to, "incarnation": self.to_incarnation,
+                                    "records": records, **other})  # fmt: skip
 
     def data(self, message_id, data):
-        return self.signed("/data", self.header() + u64(message_id) + text(data))
+        return self.ask("/data", {**self.header(), "id": message_id, "bytes": data})
 
 
-def main(address, key_file):
-    me = Member("python", address, Network(key_file))
-    hello = me.hello_first()
-    status, said = me.hello()
-    assert (status, said) == (204, b""), (status, said)
+# What it does.
 
-    # Our own record, in one UPDATE with the wish for the node's.
-    now = time.time_ns() // 1000
-    entries = {b"language": b"Python", b"raw": b"\x00\xff"}
-    mine = make_record("python", me.key, now, entries)
-    status, records = me.update([mine], [me.to])
-    assert status == 200, (status, records)
-    [theirs] = records
-    assert theirs["node_id"] == me.to and theirs["public"] == me.to_key
 
-    # PEERS names the versions of these two records, and a PING their sum.
-    peers = {node_id: rest for node_id, *rest in me.peers()}
-    assert list(peers)[0] == me.to, "the receiver stands first"
-    ours = fingerprint("python", now, False, entries)
-    assert peers["python"] == [None, now, ours], "our address is left out"
-    assert peers[me.to][1:] == [theirs["timestamp"], theirs["fingerprint"]]
-    view, twin = me.ping()
-    both = bytes(a ^ b for a, b in zip(ours, theirs["fingerprint"]))
-    assert view == both and twin is None, "the view is that of two records"
+def now():
+    return time.time_ns() // 1000
 
-    # The same again is fine, and nobody is told twice; an older version is refused.
-    assert me.update([mine], []) == (204, [])
-    old = make_record("python", me.key, now - 1, {})
-    status, refusal = me.update([old], [])
-    assert (status, refusal["reason"]) == (406, 20), refusal
-    node_id, timestamp, left, held_digest, signature = refusal["held"]
-    assert (node_id, timestamp, left, held_digest) == ("python", now, False, digest(entries))
-    verify(public_bytes(me.key), signature, b"dsn/1 record" + head("python", now, False, entries))
 
-    assert me.data(1, b"hello from Python") == (200, b"")
-    assert me.data(1, b"hello from Python") == (200, b""), "the second is not delivered"
-    me.number = 0
-    me.next_number = lambda: u64(5)
-    status, refusal = me.data(2, b"an old number")
-    assert (status, refusal["reason"]) == (406, 23) and refusal["number"] > now, refusal
+def refused(answer, status, reason, number=0, records=()):
+    """All of a refusal but its text is as it should be; gives back the records in it."""
+    message = answer[1]
+    verdicts = [(item["node_id"], item["reason"]) for item in message["records"]]
+    got = (answer[0], message["reason"], message["number"], verdicts)
+    assert got == (status, reason, number, list(records)), answer
+    return message["records"]
 
-    state = {name.decode(): value.decode() for name, value in theirs["entries"].items()}
-    print(json.dumps({**hello, "state": state}))
+
+def http_alone(network, address):
+    """What gets no envelope, and an envelope of another type."""
+
+    def got(path, body, method="POST"):
+        connection = http.client.HTTPConnection(address, timeout=5)
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+    assert got("/other", b"") == (404, b"") and got("/ping", b"", "GET") == (405, b"")
+    assert got("/ping", bytes(100)) == (400, b"")
+    request = network.seal(place_of_request("/ping"), TYPES["/data"], b"")
+    assert got("/data", request) == (400, b""), "its tag is made for another path"
+    status, body = got("/ping", request)
+    place = place_of_answer("/ping", status, request[-32:])
+    payload = network.open(place, TYPES["/ping"], body)
+    refused((status, decode_answer("/ping", status, payload)), 400, 2)
+
+
+def hello(me, stranger):
+    told = me.meet()
+    assert told["seen"] == "%s:%d" % me.connection.sock.getsockname()
+    refused(me.ping(), 401, 10)  # so far nothing has changed
+    second = me.envelope("/hello", me.second_hello())
+    assert me.send("/hello", second)[0] == 204
+    refused(me.send("/hello", second), 406, 23, number=me.number)
+    assert me.ask("/hello", me.second_hello())[0] == 204, "a new number is fine"
+
+    # A first step with another incarnation does not replace the one that we have.
+    assert me.ask("/hello", me.first_hello(incarnation=os.urandom(16)))[0] == 200
+    assert me.ping()[0] == 200
+
+    # Another caller has another session. With ours it is told its own once more.
+    session = stranger.meet()["session"]
+    status, again = stranger.ask("/hello", stranger.second_hello(session=me.session))
+    assert (status, again["session"]) == (200, session) and session != me.session
+    refused(stranger.ping(), 401, 10)
+
+    assert me.ask("/hello", me.first_hello(lowest=0, highest=9))[1]["version"] == 1
+    refused(me.ask("/hello", me.first_hello(lowest=2, highest=3)), 505, 40)
+    refused(me.ask("/hello", me.first_hello(lowest=2, highest=1)), 400, 1)
+    refused(me.ask("/hello", me.first_hello(port=0)), 406, 22)
+    refused(me.ask("/hello", me.second_hello(to="another")), 401, 14)
+    refused(me.ask("/hello", me.second_hello(number=2**63)), 406, 22)
+    return told
+
+
+def wrong_headers(me):
+    refused(me.ping(to="another"), 401, 14)
+    refused(me.ping(session=os.urandom(16)), 401, 13)
+    refused(me.ping(number=2**63), 406, 22)
+    refused(me.ping(incarnation=os.urandom(16)), 401, 10)
+    header = me.header()
+    refused(me.ask("/ping", {**header, "signature": bytes(64)}), 401, 11)
+    assert me.ask("/ping", header)[0] == 200, "the wrong signature took no number"
+    refused(me.ask("/ping", header), 406, 23, number=me.number)
+
+
+def held(record):
+    return {"node_id": record["node_id"], "rank": rank(record["node_id"], record["public_key"]),
+            "version": version(record), "is_missed": False}  # fmt: skip
+
+
+def check_view(me, records):
+    status, answer = me.ping()
+    assert (status, answer["view"], answer["twin"]) == (200, view(records), None)
+
+
+def first_records(me):
+    """Pulls all that is there and brings a record of our own. Gives back all that is held then."""
+    known, wishes = me.peers([])
+    assert wishes == []
+    assert known.pop(me.node_id) == {
+        "node_id": me.node_id, "address": None, "version": NO_VERSION,
+        "rank": rank(me.node_id, public_bytes(me.key)),
+    }  # fmt: skip
+    status, answer = me.pull({node_id: NO_VERSION for node_id in known})
+    records = {record["node_id"]: record for record in answer["records"]}
+    assert status == 200 and records.keys() == known.keys()
+    for node_id, record in records.items():
+        verify_record(record)
+        told = {name: known[node_id][name] for name in ("node_id", "rank", "version")}
+        assert {**told, "is_missed": False} == held(record) and known[node_id]["address"]
+    assert records[me.to]["public_key"] == me.to_key
+    assert me.pull({node_id: version(records[node_id]) for node_id in records}) == (204, {})
+
+    mine = whole(me.node_id, me.key, now(), {"language": b"Python", "raw": b"\x00\xff"})
+    assert me.push(mine) == me.push(mine) == (204, {}), "the same again is fine"
+    return {**records, me.node_id: mine}
+
+
+def tables(me, records):
+    """PEERS about what is held, about what we miss, and about a node that was never there."""
+    ours = {node_id: held(record) for node_id, record in records.items()}
+    assert me.peers(ours.values()) == ({}, []), "both hold the same"
+    for node_id, item in ours.items():
+        known, wishes = me.peers({**ours, node_id: {**item, "is_missed": True}}.values())
+        assert list(known) == [node_id] and wishes == [], "what we miss is named"
+        assert bool(known[node_id]["address"]) == (node_id != me.node_id)
+        assert known[node_id]["version"] == item["version"]
+
+    absent = whole("absent", ec.generate_private_key(ec.SECP256R1()), now(), {"a": b"1"})
+
+    def wished(**other):
+        known, wishes = me.peers([*ours.values(), {**held(absent), **other}])
+        return wishes == ["absent"]
+
+    assert wished()
+    assert me.push(absent)[0] == 204
+    records["absent"] = absent
+    check_view(me, records)
+    later, earlier = (
+        {"timestamp": absent["timestamp"] + by, "fingerprint": bytes(16)} for by in (1, -1)
+    )
+    assert wished(version=later)
+    assert not wished() and not wished(version=earlier) and not wished(version=NO_VERSION)
+    # Of two keys from hearsay the one of lower rank is believed.
+    of_key = int.from_bytes(held(absent)["rank"], "big")
+    assert wished(rank=(of_key - 1).to_bytes(8, "big"), version=earlier)
+    assert not wished(rank=(of_key + 1).to_bytes(8, "big"), version=later)
+
+
+def pushes(me, records):
+    mine, theirs, start = records[me.node_id], records[me.to], now()
+
+    def own(entries, timestamp=start):
+        return whole(me.node_id, me.key, timestamp, entries)
+
+    def holds(record):
+        return me.pull({me.node_id: NO_VERSION}) == (200, {"records": [record]})
+
+    stale = own({}, mine["timestamp"] - 1)
+    [verdict] = refused(me.push(stale), 406, 20, records=[(me.node_id, 20)])
+    verify_held(mine["public_key"], verdict)
+    assert verdict["head"] == {
+        "timestamp": mine["timestamp"], "left": False, "digest": digest(mine["entries"]),
+        "signature": mine["signature"],
+    }  # fmt: skip
+    [verdict] = refused(me.push(theirs), 406, 21, records=[(me.to, 21)])
+    assert verdict["head"] is None
+    other = whole(me.node_id, ec.generate_private_key(ec.SECP256R1()), start, {})
+    refused(me.push(other), 401, 12, records=[(me.node_id, 12)])
+
+    # These are refused as a whole.
+    refused(me.push({**own({}), "signature": bytes(64)}), 401, 11)
+    refused(me.push(mine, mine), 400, 1)
+    refused(me.push({**mine, "flags": 4}), 400, 1)
+    refused(me.push(mine, to="another"), 401, 14)
+    refused(me.push(mine, incarnation=os.urandom(16)), 401, 13)
+    for entries in ({"a=b": b""}, {"": b""}, {"\x7f": b""}, {"a" * 257: b""}, {"a": bytes(65537)},
+                    {f"{n}": bytes(65536) for n in range(10, 26)},
+                    {f"{n}": b"" for n in range(10000, 26385)}):  # fmt: skip
+        refused(me.push(own(entries)), 406, 22)
+    refused(me.push(own({}, 0)), 406, 22)
+    refused(me.push(own({}, 2**53)), 406, 22)
+    assert holds(mine)
+
+    # One that is refused keeps no other one out: here a partial one behind a whole one.
+    after = digest({"language": b"Python", "more": b"1"})
+    refused(me.push(partial(mine, me.key, start, {"more": b"1"}, after)), 400, 1)
+    change = partial(mine, me.key, start, {"more": b"1", "raw": None}, after)
+    refused(me.push(theirs, change), 406, 21, records=[(me.to, 21)])
+    records[me.node_id] = changed(mine, change)
+    assert holds(records[me.node_id])
+    late = partial(mine, me.key, start + 1, {"more": b"2"}, after)
+    [verdict] = refused(me.push(late), 406, 26, records=[(me.node_id, 26)])
+    assert verdict["head"] is None and holds(records[me.node_id])
+
+
+def data(me):
+    first = me.next_number()
+    assert me.data(first, b"hello from Python")[0] == 200
+    assert me.data(first, b"hello from Python")[0] == 200, "the second is not delivered"
+    refused(me.data(first - 1, b"a lower id"), 406, 23)
+    refused(me.data(first + 1, bytes(1048577)), 406, 22)
+    envelope = me.envelope("/data", {**me.header(), "id": first + 1, "bytes": b"bye"})
+    assert me.send("/data", envelope)[0] == 200
+    refused(me.send("/data", envelope), 406, 23, number=me.number)
+
+
+def goodbye_and_back(me, records):
+    bye = whole(me.node_id, me.key, now(), {"last": b"words"}, flags=1)
+    assert me.push(bye)[0] == 204
+    check_view(me, {**records, me.node_id: bye})
+    before, me.incarnation = me.incarnation, os.urandom(16)
+    refused(me.ping(), 401, 10)
+    assert me.ask("/hello", me.second_hello())[0] == 204, "the session is the one of before"
+    records[me.node_id] = whole(me.node_id, me.key, now(), {"language": b"Python"})
+    assert me.push(records[me.node_id])[0] == 204
+    check_view(me, records)
+
+    # The old incarnation speaks once more, and the new one is told.
+    refused(me.ping(incarnation=before), 401, 15)
+    address = "%s:%d" % me.connection.sock.getsockname()
+    assert me.ping()[1]["twin"] == {"address": address, "public_key": public_bytes(me.key)}
+
+
+def impostor(name, address, network):
+    """Who claims a name that has another key is refused, after a number check of its own."""
+    claims = Member(name, address, network)
+    claims.meet()
+    second = claims.envelope("/hello", claims.second_hello())
+    refused(claims.send("/hello", second), 401, 12)
+    refused(claims.send("/hello", second), 406, 23, number=claims.number)
+
+
+def join(address, key_file):
+    network = Network(keys_of_file(key_file)[0])
+    http_alone(network, address)
+    me = Member("python", address, network)
+    told = hello(me, Member("stranger", address, network))
+    wrong_headers(me)
+    records = first_records(me)
+    check_view(me, records)
+    tables(me, records)
+    pushes(me, records)
+    data(me)
+    goodbye_and_back(me, records)
+    impostor(me.node_id, address, network)
+    impostor(me.to, address, network)
+
+    leaver = Member("leaver", address, network)
+    leaver.meet()
+    assert leaver.ask("/hello", leaver.second_hello())[0] == 204
+    assert leaver.push(whole("leaver", leaver.key, now(), {}, flags=1))[0] == 204
+    assert leaver.ping()[0] == 200, "it is answered, and is not alive again"
+
+    state = {key: value.decode() for key, value in records[me.to]["entries"].items()}
+    learned = {name: told[name] for name in ("node_id", "program", "advertise", "seen")}
+    print(json.dumps({**learned, "state": state, "nodes": sorted(records)}))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1] == "--page":
+        check_page(sys.argv[2])
+    else:
+        join(*sys.argv[1:])

@@ -2,8 +2,11 @@
 //! protocol byte by byte, rightly or wrongly.
 #![allow(dead_code, unreachable_pub, reason = "a module that each test file uses a part of")]
 
+pub mod liar;
+pub mod meter;
 pub mod namespaces;
 pub mod process;
+pub mod stats;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,13 +16,14 @@ use std::time::{Duration, Instant};
 
 use dsn::protocol::address::Address;
 use dsn::protocol::crypto::{
-    NetworkKeys, Opened, Place, PrivateKey, Signed, TAG_BYTES, Tag, open, seal,
+    NetworkKeys, Opened, Place, PrivateKey, Signed, Signer, TAG_BYTES, Tag, open, seal,
 };
-use dsn::protocol::identity::{NodeId, Session, unhex};
-use dsn::protocol::state::{Entries, Key, Record, Value};
+use dsn::protocol::entries::{Entries, Key, Value};
+use dsn::protocol::identity::{Incarnation, NodeId, PublicKey, Session, unhex};
+use dsn::protocol::record::{Draft, Patch, Record};
 use dsn::protocol::wire::{
-    self, Answer, Data, Header, Hello, HelloAnswer, Kind, Peers, Ping, ProgramVersion, Refusal,
-    Request, Update, Want,
+    self, Answer, Data, Header, Hello, HelloAnswer, HelloProof, Kind, Listed, Peers, Ping,
+    ProgramVersion, Pull, Push, Refusal, Request, Wish,
 };
 use dsn::{Config, RunningNode};
 use tempfile::TempDir;
@@ -157,25 +161,44 @@ impl Heard {
     }
 }
 
+/// Whom a member speaks to, and what it has to name there.
+#[derive(Debug, Clone)]
+pub struct Link {
+    pub node_id: NodeId,
+    pub public_key: PublicKey,
+    pub incarnation: Incarnation,
+    pub session: Session,
+}
+
 /// A member of the network that is made by hand.
 pub struct Member {
     pub node_id: NodeId,
     pub key: PrivateKey,
     pub network: NetworkKeys,
-    pub session: Session,
+    pub incarnation: Incarnation,
     pub number: u64,
     pub target: SocketAddr,
-    /// Who the target said that it is.
-    pub to: Option<(NodeId, Session)>,
+    /// The port it says that it listens on.
+    pub port: u16,
+    /// What it heard in answer to its first HELLO.
+    pub link: Option<Link>,
 }
 
 static NONCE: AtomicU64 = AtomicU64::new(1);
 
+/// What members want to be named when they are called: they answer to anything.
+pub const GIVEN: Session = Session([9; 16]);
+
 fn new_key() -> PrivateKey {
+    let [key, _] = one_key_twice();
+    key
+}
+
+fn one_key_twice() -> [PrivateKey; 2] {
     let random = ring::rand::SystemRandom::new();
     let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
     let document = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-    PrivateKey::from_pkcs8(document.as_ref()).unwrap()
+    [(); 2].map(|()| PrivateKey::from_pkcs8(document.as_ref()).unwrap())
 }
 
 pub fn network_keys(key: [u8; 32]) -> NetworkKeys {
@@ -188,11 +211,18 @@ impl Member {
             node_id: id(node_id),
             key: new_key(),
             network: network_keys(NETWORK_KEY),
-            session: Session([1; 16]),
+            incarnation: Incarnation([1; 16]),
             number: 1000,
             target,
-            to: None,
+            // Nobody listens there: what the node sends us is refused at once.
+            port: 1,
+            link: None,
         }
+    }
+
+    /// One node in two parts, one to speak and one to answer.
+    pub fn pair(node_id: &str, target: SocketAddr) -> [Self; 2] {
+        one_key_twice().map(|key| Self { key, ..Self::new(node_id, target) })
     }
 
     /// One that has said both its HELLOs.
@@ -203,80 +233,128 @@ impl Member {
     }
 
     pub fn join(&mut self) {
-        let answer = self.hello_first();
-        self.to = Some((answer.node_id, answer.session));
-        let hello = self.hello();
-        assert_eq!(self.say(&hello).verdict(), (204, 0), "the second HELLO is accepted");
+        let verdict = self.try_join().verdict();
+        assert_eq!(verdict, (204, 0), "the second HELLO is accepted");
     }
 
-    pub fn hello_first(&mut self) -> HelloAnswer {
-        self.to = None;
+    /// Says both HELLOs; what the second one came to.
+    pub fn try_join(&mut self) -> Heard {
+        self.introduce();
         let hello = self.hello();
-        match self.say(&hello) {
+        self.say(&hello)
+    }
+
+    /// Says the first HELLO, and remembers what it heard.
+    pub fn introduce(&mut self) -> HelloAnswer {
+        self.link = None;
+        let hello = self.hello();
+        let answer = match self.say(&hello) {
             Heard::Answer(Answer::Hello(answer)) => answer,
             other => panic!("the first HELLO got {other:?}"),
-        }
+        };
+        self.meet(&answer);
+        answer
     }
 
-    pub fn hello(&mut self) -> Request {
+    /// Takes what the answer to a first HELLO says, for the second.
+    pub fn meet(&mut self, answer: &HelloAnswer) {
+        self.link = Some(Link {
+            node_id: answer.node_id.clone(),
+            public_key: answer.public_key,
+            incarnation: answer.incarnation,
+            session: answer.session,
+        });
+    }
+
+    fn next_number(&mut self) -> u64 {
         self.number += 1;
+        self.number
+    }
+
+    /// The first HELLO where nothing was heard yet, else the second.
+    pub fn hello(&mut self) -> Request {
+        let number = self.next_number();
+        let proof = self.link.clone().map(|link| HelloProof {
+            to: link.node_id,
+            session: link.session,
+            number,
+            given: GIVEN,
+        });
         Request::Hello(Hello {
             from: self.node_id.clone(),
             public_key: self.key.public_key(),
-            session: self.session,
+            incarnation: self.incarnation,
             program: ProgramVersion::new("test"),
-            // Nobody listens there: what the node sends us is refused at once.
-            port: 1,
+            port: self.port,
             advertise: None,
-            number: self.number,
-            to: self.to.clone(),
+            proof,
         })
     }
 
+    pub fn linked(&self) -> &Link {
+        self.link.as_ref().expect("introduced")
+    }
+
     pub fn header(&mut self) -> Header {
-        self.number += 1;
-        let (to, session) = self.to.clone().expect("joined");
-        let (from, from_session) = (self.node_id.clone(), self.session);
-        Header { from, to, from_session, session, number: self.number }
+        let number = self.next_number();
+        let link = self.linked();
+        Header {
+            from: self.node_id.clone(),
+            to: link.node_id.clone(),
+            incarnation: self.incarnation,
+            session: link.session,
+            number,
+        }
     }
 
     pub fn ping(&mut self) -> Request {
-        Request::Ping(Ping { header: self.header(), view: [0; 16] })
+        Request::Ping(Ping { header: self.header() })
     }
 
-    pub fn peers(&mut self) -> Request {
-        Request::Peers(Peers { header: self.header() })
+    pub fn peers(&mut self, held: Vec<Listed>) -> Request {
+        Request::Peers(Peers { header: self.header(), held })
     }
 
     pub fn data(&mut self, id: u64, data: &[u8]) -> Request {
         Request::Data(Data { header: self.header(), id, data: data.into() })
     }
 
-    pub fn update(&self, records: Vec<Arc<Record>>, wants: Vec<Want>) -> Request {
-        let (to, session) = self.to.clone().expect("joined");
-        Request::Update(Update { to, session, records, patches: Vec::new(), wants })
+    pub fn pull(&mut self, wishes: Vec<Wish>) -> Request {
+        Request::Pull(Pull { header: self.header(), wishes })
+    }
+
+    pub fn push(&self, records: Vec<Arc<Record>>) -> Request {
+        self.push_with(records, None)
+    }
+
+    pub fn push_with(&self, records: Vec<Arc<Record>>, patch: Option<Arc<Patch>>) -> Request {
+        let link = self.linked();
+        let (to, incarnation) = (link.node_id.clone(), link.incarnation);
+        Request::Push(Push { to, incarnation, records, patch })
     }
 
     /// A signed record of this member.
     pub fn record(&self, timestamp: u64, pairs: &[(&str, &str)]) -> Arc<Record> {
-        self.record_of(&self.node_id.clone(), timestamp, pairs)
+        self.record_of(&self.node_id, timestamp, pairs)
     }
 
     /// A record for any node id, signed with the key of this member.
     pub fn record_of(&self, owner: &NodeId, timestamp: u64, pairs: &[(&str, &str)]) -> Arc<Record> {
         let entries: Entries = pairs.iter().map(|(k, v)| (key(k), value(v))).collect();
-        let public = self.key.public_key();
-        let record = Record::new(owner.clone(), public, timestamp, false, Arc::new(entries));
-        let signature = self.key.sign(Signed::Record(&record.head)).unwrap();
-        record.signature.set(signature).unwrap();
-        Arc::new(record)
+        self.sign(Draft::new(owner.clone(), timestamp, false, Arc::new(entries)))
+    }
+
+    /// A version of somebody's state, signed with the key of this member, be it right or not.
+    pub fn sign(&self, draft: Draft) -> Arc<Record> {
+        let signature = self.key.sign(Signed::Record(&draft.head)).unwrap();
+        Arc::new(Record::new(draft, self.key.public_key(), signature))
     }
 
     /// The payload of a request with this member's signature.
     pub fn payload(&self, request: &Request) -> Vec<u8> {
         let kind = request.kind();
         let mut payload = wire::encode_request(request).unwrap();
-        if kind.is_signed() {
+        if request.is_signed() {
             let signed = Signed::Request { kind: kind.byte(), payload: &payload };
             let signature = self.key.sign(signed).unwrap();
             payload.extend_from_slice(&signature);

@@ -133,7 +133,7 @@ impl Network {
         format!("{}:{PORT}", self.hosts[host][leg].1)
     }
 
-    /// Starts `dsn run` on the host, as node `n…`, with what is usual but for its bootstrap nodes.
+    /// Starts `dsn run` on the host, as node `n…`, with what is usual but for the bootstrap nodes.
     pub fn start(&self, place: &Place4Nodes, host: usize, bootstrap: &[String]) -> Process {
         let (node_id, listen) = (format!("n{host}"), format!("0.0.0.0:{PORT}"));
         let mut command = Command::new("ip");

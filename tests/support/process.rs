@@ -6,6 +6,27 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use super::{Place4Nodes, eventually};
 
+/// Whoever ends this run with a signal ends the processes that it started, too.
+pub fn end_with_children() {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).unwrap();
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+            let children = tasks.filter_map(|task| {
+                std::fs::read_to_string(task.ok()?.path().join("children")).ok()
+            });
+            let ids: Vec<String> = children.collect();
+            for id in ids.iter().flat_map(|line| line.split_whitespace()) {
+                let pid = rustix::process::Pid::from_raw(id.parse().unwrap());
+                // One that has ended meanwhile is what is wanted.
+                let _ = rustix::process::kill_process(pid.unwrap(), rustix::process::Signal::KILL);
+            }
+            std::process::exit(130);
+        }
+    });
+}
+
 /// A `dsn run` of its own.
 pub struct Process {
     pub child: Child,

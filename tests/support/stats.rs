@@ -39,6 +39,11 @@ pub(crate) fn rss_mb(pid: u32) -> f64 {
     status(pid, "VmRSS:") * 1024.0 / 1e6
 }
 
+/// The most that was in RAM at a time so far, MB.
+pub(crate) fn peak_mb(pid: u32) -> f64 {
+    status(pid, "VmHWM:") * 1024.0 / 1e6
+}
+
 /// The part of it that is its own: no pages of the binary.
 pub(crate) fn own_mb(pid: u32) -> f64 {
     status(pid, "RssAnon:") * 1024.0 / 1e6

@@ -53,7 +53,8 @@ impl Meter {
         let counts = Arc::clone(&self.counts);
         spawn(move || {
             while let Ok((caller, _)) = listener.accept() {
-                let Ok(node) = TcpStream::connect(&target) else { return };
+                // A node that is down now may come back at the same address.
+                let Ok(node) = TcpStream::connect(&target) else { continue };
                 for stream in [&caller, &node] {
                     stream.set_nodelay(true).unwrap();
                 }

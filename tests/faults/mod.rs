@@ -2,19 +2,10 @@
 //!
 //! What a test needs from the host and does not find makes it print SKIPPED; with
 //! DSN_REQUIRE_FAULTS=1, as in CI, it fails instead.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
 mod clock;
 mod conflicts;
 mod disk;
 mod idle;
 mod power;
-#[path = "../support/mod.rs"]
-mod support;
 mod tools;
