@@ -108,7 +108,8 @@ fi
 export SIMULATION_SEEDS="${SIMULATION_SEEDS-300}"
 # What does not change is built once: here, and in scripts/mends.sh.
 export CARGO_TARGET_DIR="$here/target/mends/target" CARGO_PROFILE_DEV_DEBUG=0
-$limit cargo mutants "$@" || code=$?
+# The end of the time is no fault of anybody that needs a trace.
+RUST_BACKTRACE=0 RUST_LIB_BACKTRACE=0 $limit cargo mutants "$@" || code=$?
 
 found=$out/mutants.out
 [ -d "$found" ] || fail "cargo-mutants ended with $code before it began"
