@@ -73,8 +73,10 @@ struct Knowledge {
     rng: Mutex<fastrand::Rng>,
     /// The keys of the nodes, as they said.
     keys: Mutex<BTreeMap<usize, PublicKey>>,
-    /// True records, as they were told.
-    kept: Mutex<Vec<(usize, u64, Arc<Record>)>>,
+    /// True records, as they were told, and of whom.
+    kept: Mutex<Vec<(usize, Arc<Record>)>>,
+    /// The last one of each life of each owner.
+    lives: Mutex<BTreeMap<(usize, usize), Arc<Record>>>,
 }
 
 pub fn let_in(world: &Arc<World>) {
@@ -83,6 +85,7 @@ pub fn let_in(world: &Arc<World>) {
         rng: Mutex::new(fastrand::Rng::with_seed(world.seed ^ 80)),
         keys: Mutex::default(),
         kept: Mutex::default(),
+        lives: Mutex::default(),
     });
     std::thread::spawn(move || lie_all(&knowledge));
 }
@@ -221,10 +224,19 @@ impl Knowledge {
                 member.push(vec![member.sign(draft)])
             }
             6 | 7 => return self.forge(member, at, rng),
-            _ => match self.old_record(at, rng) {
-                Some(record) => member.push(vec![record]),
-                None => return true,
-            },
+            8 => return self.bring_back(member, at, rng),
+            _ => {
+                let kept = self.kept.lock().unwrap();
+                let Some((owner, record)) = kept.get(rng.usize(..kept.len().max(1))) else {
+                    return true;
+                };
+                // Its owner may have been set up anew since.
+                let over = self.life_of(*owner, record) != Some(self.world.lives.of(*owner));
+                if over && self.world.lives.of(at) > 0 {
+                    return true;
+                }
+                member.push(vec![Arc::clone(record)])
+            }
         };
         match say(member, &request) {
             Some(Heard::Answer(Answer::Records(records))) => {
@@ -362,32 +374,49 @@ impl Knowledge {
         claims
     }
 
+    /// In which life its owner wrote it; nothing where that can't be seen.
+    fn life_of(&self, owner: usize, record: &Record) -> Option<usize> {
+        let counter = record.entries.get(COUNTER)?;
+        let counter = std::str::from_utf8(counter.as_bytes()).ok()?.parse().ok()?;
+        Some(self.world.sets.life_of(owner, counter))
+    }
+
     /// Keeps true records, to say them again later.
     fn keep(&self, records: &[Arc<Record>]) {
         for record in records {
-            let counter = record.entries.get(COUNTER);
-            let counter = counter.and_then(|it| std::str::from_utf8(it.as_bytes()).ok());
-            let counter = counter.and_then(|it| it.parse().ok());
-            let (Some(owner), Some(counter)) = (self.position(&record.head.node_id), counter)
-            else {
-                continue;
-            };
+            let Some(owner) = self.position(&record.head.node_id) else { continue };
+            let Some(life) = self.life_of(owner, record) else { continue };
+            self.lives.lock().unwrap().insert((owner, life), Arc::clone(record));
             let mut kept = self.kept.lock().unwrap();
             if kept.len() >= KEPT_MAX {
                 let place = self.rng.lock().unwrap().usize(..KEPT_MAX);
                 kept.swap_remove(place);
             }
-            kept.push((owner, counter, Arc::clone(record)));
+            kept.push((owner, Arc::clone(record)));
         }
     }
 
-    /// A true record of some time ago. One of a life that is over goes to those who were there.
-    fn old_record(&self, to: usize, rng: &mut fastrand::Rng) -> Option<Arc<Record>> {
-        let kept = self.kept.lock().unwrap();
-        let (owner, counter, record) = kept.get(rng.usize(..kept.len().max(1)))?;
-        let life = self.world.sets.life_of(*owner, *counter);
-        let is_over = life < self.world.lives.of(*owner);
-        (!is_over || self.world.lives.of(to) == 0).then(|| Arc::clone(record))
+    /// Says what an owner signed before its host was set up anew, to one who was told to forget
+    /// it. One that was set up anew itself does not know of that.
+    fn bring_back(&self, member: &Member, at: usize, rng: &mut fastrand::Rng) -> bool {
+        let lives = &self.world.lives;
+        let is_over = |(owner, life): (usize, usize)| life < lives.of(owner) && owner != at;
+        let over: Vec<(usize, Arc<Record>)> = {
+            let all = self.lives.lock().unwrap();
+            let over = all.iter().filter(|(of, _)| is_over(**of));
+            over.map(|((owner, _), record)| (*owner, Arc::clone(record))).collect()
+        };
+        if over.is_empty() || lives.of(at) > 0 {
+            return true;
+        }
+        let (owner, record) = over[rng.usize(..over.len())].clone();
+        let heard = say(member, &member.push(vec![record]));
+        if matches!(heard, Some(Heard::Nothing | Heard::Answer(_))) {
+            let what = format!("a record of n{owner} from before `forget` got {heard:?}");
+            self.world.fail("secrecy", at, &what);
+        }
+        self.world.counts.revivals.fetch_add(1, Ordering::Relaxed);
+        heard.is_some()
     }
 }
 

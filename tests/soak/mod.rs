@@ -398,8 +398,10 @@ fn verdict(world: &World, plan: &Plan, calms: &[(Duration, Vec<figures::Usage>)]
     println!(
         "soak: faults: {kills} kills, {ends} stops and goodbyes, {hangs} hangs, {cuts} partitions and slow links"
     );
-    let [lies, anew] = [&counts.lies, &counts.anew].map(|it| it.load(Ordering::Relaxed));
-    println!("soak: {lies} requests and answers of a member that lies, {anew} hosts set up anew");
+    let [lies, anew, revivals] =
+        [&counts.lies, &counts.anew, &counts.revivals].map(|it| it.load(Ordering::Relaxed));
+    println!("soak: {lies} requests and answers of a member that lies");
+    println!("soak: {anew} hosts set up anew; what was forgotten was said again {revivals} times");
     println!("soak: checks: {reads} reads of all states, {events} changes told");
     let unknown = world.net.unknown_callers.load(Ordering::Relaxed);
     println!("soak: {unknown} connections were dropped, as their caller had ended them already");

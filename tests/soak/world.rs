@@ -51,6 +51,7 @@ pub struct Counts {
     pub forgeries: AtomicU64,
     pub lies: AtomicU64,
     pub anew: AtomicU64,
+    pub revivals: AtomicU64,
     pub kills: AtomicU64,
     pub ends: AtomicU64,
     pub hangs: AtomicU64,
