@@ -1,7 +1,7 @@
 //! The entries of one node: a persistent hash tree. Versions share what did not change, so a
 //! change costs one bucket, however large the state is: in memory, in time, and in what is hashed.
 //!
-//! The shape is that of the digest ([`super::digest`]): 16 groups of 16 buckets, a key in the
+//! The shape is that of the digest (`digest.rs`): 16 groups of 16 buckets, a key in the
 //! bucket of the first byte of its hash, sorted by key within it.
 
 use std::fmt;
@@ -74,7 +74,7 @@ impl Entries {
         self.bytes
     }
 
-    /// The root of the hash tree ([`super::digest`]).
+    /// The root of the hash tree (`digest.rs`).
     pub fn digest(&self) -> &Hash {
         &self.digest
     }

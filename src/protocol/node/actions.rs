@@ -84,12 +84,12 @@ pub struct Job {
 /// What is to be done.
 #[derive(Debug)]
 pub enum Action {
-    /// Something is owed to the target: ask [`Node::begin`] for it on a sender. Where no sender can
-    /// take it, [`Node::put_back`] has to have it back.
+    /// Something is owed to the target: ask [`super::Node::begin`] for it on a sender. Where no
+    /// sender can take it, [`super::Node::put_back`] has to have it back.
     Send(Job),
-    /// Call [`Node::on_tick`] at this time at the latest, ms.
+    /// Call [`super::Node::on_tick`] at this time at the latest, ms.
     WakeAt(u64),
-    /// There is something for the disk to do: [`Node::take_disk_wishes`].
+    /// There is something for the disk to do: [`super::Node::take_disk_wishes`].
     WakeDisk,
     /// Something happened.
     Tell(Event),
@@ -113,7 +113,7 @@ pub enum Action {
 pub struct DiskWishes {
     /// Make a new version of the own record, though nothing changed: peers hold a later one.
     pub republish: bool,
-    /// Keep the peers ([`Node::known_peers`]), and how soon.
+    /// Keep the peers ([`super::Node::known_peers`]), and how soon.
     pub save_peers: Option<Urgency>,
 }
 
