@@ -198,7 +198,8 @@ impl Node {
             return self.failed_for_now(ended, &hello, why, actions);
         }
         if !self.meet(answer, &ended.address, ended.now, actions) {
-            let why = "another key is pinned for it, or it may not be in this network";
+            let why = "another key is pinned for it, it may not be in this network, or an earlier run \
+                       of it answered";
             return self.failed_for_now(ended, &hello, why, actions);
         }
         if let Some(peer) = self.peers.get_mut(ended.node_id) {
@@ -242,6 +243,11 @@ impl Node {
                 pinned.fingerprint(),
             );
             self.note_own(node_id, text, now, actions);
+            return false;
+        }
+        let known = self.peers.get(node_id);
+        if known.is_some_and(|peer| peer.link.superseded.contains(&answer.incarnation)) {
+            // It was on its way while the node started again; or a twin lives there.
             return false;
         }
         if self.peer_or_new(node_id, Trust::Direct, now, actions).is_none() {

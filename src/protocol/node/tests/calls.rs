@@ -422,3 +422,25 @@ fn one_that_fell_silent_behind_its_goodbye_has_left() {
     }
     assert_eq!(us.peer(leaver).status, PeerStatus::Left);
 }
+
+/// An answer of the run before may be on its way while the next one says HELLO already.
+#[test]
+fn an_answer_of_a_run_that_is_over_does_not_bring_it_back() {
+    let (mut us, mut other) = (Us::new(), Other::new("other", 2));
+    us.is_connected_with(&mut other);
+    us.node.peers.get_mut(&other.id).unwrap().link.connected = false;
+    us.tick();
+    let (job, outgoing) = us.begins_with(&other).unwrap();
+    assert!(matches!(outgoing.request, Request::Hello(_)));
+    let late = other.introduces();
+    other.incarnation = Incarnation([9; 16]);
+    other.given = Session([9; 16]);
+    us.is_joined_by(&mut other);
+    us.is_answered(&job, late);
+    assert_eq!(us.peer(&other).link.incarnation, Some(other.incarnation));
+    // It is no twin of itself.
+    us.is_joined_by(&mut other);
+    us.tick();
+    us.serve(&other);
+    assert!(us.peer(&other).link.connected);
+}
