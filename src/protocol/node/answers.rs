@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::hello::{TWIN_ADVICE, not_allowed};
+use super::hello::not_allowed;
 use super::{
     Action, Job, Judgement, Node, Now, Outcome, RETRY_DELAY_MS, TRIES, Target, give_up,
     give_up_doubtful, place_text,
@@ -12,9 +12,9 @@ use crate::protocol::flight::{Call, Flight, Ticket};
 use crate::protocol::head::Fingerprint;
 use crate::protocol::identity::NodeId;
 use crate::protocol::pace::{AGAIN_MAX_MS, WAIT_MAX_MS};
-use crate::protocol::peer::{Peer, Trust, host_of};
+use crate::protocol::peer::{Peer, Trust};
 use crate::protocol::report::{Event, PeerStatus};
-use crate::protocol::wire::{HelloAnswer, Twin};
+use crate::protocol::wire::HelloAnswer;
 
 /// After this many ticks without a word a peer that does not answer is suspected.
 pub(super) const SUSPECT_TICKS: u64 = 2;
@@ -362,33 +362,6 @@ impl Node {
             peer.exchange.came_to_nothing(wait, WAIT_MAX_MS);
             peer.owed.peers = false;
         }
-    }
-
-    /// A peer was called by another node with our id, and our key or another one.
-    fn note_own_twin(
-        &mut self,
-        reporter: &NodeId,
-        twin: &Twin,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) {
-        let own_id = self.settings.node_id.clone();
-        let own_key = self.settings.public_key.fingerprint();
-        let host = host_of(&twin.address);
-        let text = if twin.public_key == self.settings.public_key {
-            format!(
-                "two nodes run as {own_id} with one key, {own_key}: this one, and one that called {reporter} from {host}; \
-                 {TWIN_ADVICE}"
-            )
-        } else {
-            format!(
-                "two nodes run as {own_id}: this one with key {own_key}, and one with key {} that called {reporter} from \
-                 {host} and was refused; give it another id, or `dsn forget {own_id}` on the others if it is to take the \
-                 place of this one",
-                twin.public_key.fingerprint()
-            )
-        };
-        self.note_reported(reporter, &own_id, text, now, actions);
     }
 
     /// No answer: tried again twice, 0.5 s apart, then left to the pace.

@@ -11,7 +11,7 @@ use super::{Action, Node, Now, Reply, Urgency, Verdict, give_up_doubtful, place_
 use crate::protocol::address::Address;
 use crate::protocol::hash::Sha256;
 use crate::protocol::identity::{Incarnation, NodeId, PublicKey, Session};
-use crate::protocol::peer::{NUMBER_MAX, Pin, Trust, caller_text};
+use crate::protocol::peer::{NUMBER_MAX, Pin, Trust, caller_text, host_of};
 use crate::protocol::verdict::Reason;
 use crate::protocol::verified::Authentic;
 use crate::protocol::wire::{Answer, Hello, HelloAnswer, HelloProof, Refusal, Text, Twin};
@@ -253,6 +253,33 @@ impl Node {
             peer.link.twin = Some((twin, now.mono_ms));
         }
         Verdict::refuse(reason, text)
+    }
+
+    /// A peer was called by another node with our id, and our key or another one.
+    pub(super) fn note_own_twin(
+        &mut self,
+        reporter: &NodeId,
+        twin: &Twin,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let own_id = self.settings.node_id.clone();
+        let own_key = self.settings.public_key.fingerprint();
+        let host = host_of(&twin.address);
+        let text = if twin.public_key == self.settings.public_key {
+            format!(
+                "two nodes run as {own_id} with one key, {own_key}: this one, and one that called {reporter} from {host}; \
+                 {TWIN_ADVICE}"
+            )
+        } else {
+            format!(
+                "two nodes run as {own_id}: this one with key {own_key}, and one with key {} that called {reporter} from \
+                 {host} and was refused; give it another id, or `dsn forget {own_id}` on the others if it is to take the \
+                 place of this one",
+                twin.public_key.fingerprint()
+            )
+        };
+        self.note_reported(reporter, &own_id, text, now, actions);
     }
 
     pub(super) fn wrong_receiver(&self, to: &NodeId) -> Verdict {
