@@ -133,6 +133,8 @@ fn host(at: usize, now: Now) -> Host {
         seeds: vec![address(1 - at)],
         tick_ms: 3_000,
         program: ProgramVersion::new("fuzz"),
+        alone: true,
+        is_durable: true,
         allow: None,
     };
     let made = BTreeSet::from([own.fingerprint]);
@@ -216,7 +218,7 @@ impl World {
         let to = flying.to;
         let (answering, reply) = match flying.stage {
             Stage::Sent => match steps::read(flying.path, flying.body.to_vec(), &self.keys) {
-                Read::Garbage(status) => {
+                Read::Garbage(status) | Read::Foreign(status) => {
                     return self
                         .answer(flying.waiting, HttpAnswer { status, ..Default::default() });
                 }

@@ -2,6 +2,7 @@
 //! keys) `ring`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use dsn_keystream::apply_keystream;
 use ring::rand::SystemRandom;
@@ -32,7 +33,7 @@ pub type Tag = [u8; TAG_BYTES];
 pub struct NetworkKeys(Vec<DerivedKeys>);
 
 struct DerivedKeys {
-    name: String,
+    name: Arc<str>,
     encryption: Zeroizing<[u8; 32]>,
     authentication: hmac::Key,
 }
@@ -45,7 +46,12 @@ impl NetworkKeys {
 
     /// Their names, the one that seals first.
     pub fn names(&self) -> Vec<String> {
-        self.0.iter().map(|derived| derived.name.clone()).collect()
+        self.0.iter().map(|derived| derived.name.to_string()).collect()
+    }
+
+    /// The name of the one at this place, if there is one.
+    pub fn name(&self, at: usize) -> Option<&Arc<str>> {
+        self.0.get(at).map(|derived| &derived.name)
     }
 
     /// Takes the network keys, 32 bytes each; nothing where there is none.
@@ -83,7 +89,7 @@ impl DerivedKeys {
         };
         let encryption = derive(b"encryption");
         let authentication = hmac::Key::new(hmac::HMAC_SHA256, &*derive(b"authentication"));
-        Self { name: network_key_name(key), encryption, authentication }
+        Self { name: network_key_name(key).into(), encryption, authentication }
     }
 
     /// HMAC-SHA-256 (RFC 2104) over place, nonce and ciphertext.

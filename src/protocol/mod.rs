@@ -8,8 +8,10 @@
 
 pub mod address;
 mod changes;
+mod convert;
 pub mod crypto;
 pub mod entries;
+pub mod fault;
 pub mod flight;
 pub mod floor;
 pub mod hash;

@@ -71,6 +71,8 @@ pub struct Peer {
     pub place: Whereabouts,
     /// The newest version of its state.
     pub record: Option<Verified<Record>>,
+    /// Since when that version is held here, ms.
+    pub record_since: Option<u64>,
     /// What was dropped of it and may not come back.
     pub floor: Floor,
     /// How it is doing.
@@ -107,8 +109,25 @@ pub struct Peer {
     pub may_try: bool,
     /// Which of the network keys it opens, counted around.
     pub network_key: usize,
+    /// The name of the network key that its last request was sealed with.
+    pub sealed_with: Option<Arc<str>>,
+    /// Why the last call came to nothing, if it did, for people.
+    pub last_fault: Option<CallFault>,
+    /// Whether anything came back from the last call, be it a refusal.
+    pub was_answered: bool,
     /// What is owed to it.
     pub owed: Owed,
+}
+
+/// That calls come to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallFault {
+    /// Why the last one did.
+    pub why: String,
+    /// Since when all did, ms.
+    pub since: u64,
+    /// Whether somebody answered: then the port is open, and why says what is wrong.
+    pub was_answered: bool,
 }
 
 /// What is owed to a peer; the newest state is sent, however often it was owed.
@@ -151,6 +170,7 @@ impl Peer {
             pin: None,
             place: Whereabouts::default(),
             record: None,
+            record_since: None,
             floor: Floor::default(),
             status: PeerStatus::Suspect,
             heard_at: None,
@@ -169,6 +189,9 @@ impl Peer {
             upkeep: 0,
             may_try: false,
             network_key: 0,
+            sealed_with: None,
+            last_fault: None,
+            was_answered: false,
             owed: Owed::default(),
         }
     }
@@ -176,6 +199,13 @@ impl Peer {
     /// The key that the node proved to us, if it did.
     pub fn direct_key(&self) -> Option<PublicKey> {
         self.pin.filter(|pin| pin.trust == Trust::Direct).map(|pin| pin.key)
+    }
+
+    /// A call came to nothing.
+    pub fn note_fault(&mut self, why: &str, now_ms: u64) {
+        let since = self.last_fault.as_ref().map_or(now_ms, |fault| fault.since);
+        let was_answered = self.was_answered;
+        self.last_fault = Some(CallFault { why: why.to_owned(), since, was_answered });
     }
 
     /// The version of its state that is held here.

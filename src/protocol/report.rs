@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::address::Address;
 use super::entries::{Entries, InvalidEntry, Key, Value};
+use super::fault::{Fault, Notice};
 use super::identity::{NodeId, PublicKey};
 
 /// How a peer is doing, seen from this node.
@@ -62,8 +64,8 @@ pub struct Status {
     pub version: &'static str,
     /// Version of the protocol.
     pub protocol: u16,
-    /// Seconds since it started.
-    pub uptime_s: u64,
+    /// How long it runs.
+    pub uptime: Duration,
     /// Its peers by status.
     pub peers: PeerCounts,
     /// Number of keys in its own state.
@@ -74,8 +76,10 @@ pub struct Status {
     pub public_key: PublicKey,
     /// The name of the network key that it seals with; the driver knows it.
     pub network_key: String,
-    /// What is wrong right now, a sentence each, with what to do; empty when all is well.
-    pub degraded: Vec<String>,
+    /// What is wrong right now; empty when all is well.
+    pub degraded: Vec<Fault>,
+    /// What happened of late, is over, and is worth to be known, the latest last.
+    pub notices: Vec<Notice>,
 }
 
 /// What the node knows of one peer.
@@ -87,14 +91,18 @@ pub struct PeerInfo {
     pub address: Option<Address>,
     /// How it is doing.
     pub status: PeerStatus,
-    /// How long ago something signed by it came directly from it, ms; nothing if never.
-    pub heard_ms_ago: Option<u64>,
+    /// How long ago something signed by it came directly from it; nothing if never.
+    pub heard_ago: Option<Duration>,
     /// Number of keys in its state.
     pub keys: usize,
     /// Timestamp of its state, microseconds since 1970; 0 where none is held.
     pub timestamp: u64,
     /// Its public key, if known.
     pub public_key: Option<PublicKey>,
+    /// The name of the network key that its last request was sealed with, if it made one.
+    pub network_key: Option<Arc<str>>,
+    /// Why it is not well: why it is not alive, or why it can be heard but not called.
+    pub reason: Option<String>,
 }
 
 /// The state of one node, as this node holds it.
@@ -104,10 +112,22 @@ pub struct NodeState {
     pub node_id: NodeId,
     /// How its owner is doing; the own node is always alive.
     pub status: PeerStatus,
-    /// Its timestamp, microseconds since 1970.
+    /// Its timestamp, microseconds since 1970, by the clock of its owner.
     pub timestamp: u64,
+    /// Since when this version is held here, ms by the clock for all waiting; nothing where it is
+    /// the own one and an earlier run made it.
+    pub held_since: Option<u64>,
     /// The entries.
     pub entries: Arc<Entries>,
+}
+
+/// Who of the peers that answer holds the newest version of the own state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holders {
+    /// How many do.
+    pub held: usize,
+    /// Those that do not, as far as is known here.
+    pub lacking: Vec<NodeId>,
 }
 
 /// Something that happened.
@@ -137,6 +157,8 @@ pub enum Event {
     Updated {
         /// Whose.
         node_id: NodeId,
+        /// The timestamp of the version; where the node was forgotten, of its last one.
+        timestamp: u64,
         /// Which key.
         key: Key,
         /// The value before.

@@ -1,6 +1,7 @@
 //! A request that comes in: read, looked at, checked, applied, answered.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::{Nonce, StepFault};
@@ -16,10 +17,16 @@ use crate::protocol::verdict::{Reason, Status};
 use crate::protocol::verified::{Authentic, Verified};
 use crate::protocol::wire::{self, Kind, Push, Request};
 
+/// How many bytes a sealed HELLO has, whatever is in it.
+const HELLO_BYTES: RangeInclusive<usize> = 200..=1024;
+
 /// What the bytes of a request are.
 pub enum Read {
     /// No envelope of this network, or none at this path: the status of an answer without a body.
     Garbage(u16),
+    /// The same, and it has the size of a HELLO at the path of a HELLO: most likely that of a node
+    /// with another network key.
+    Foreign(u16),
     /// An envelope with something in it that is no message.
     Refused(Answering, Verdict),
     /// A message of which nothing is believed yet.
@@ -48,8 +55,11 @@ pub struct Arrived {
 /// First step, outside the lock: opens and decodes.
 pub fn read(path: &str, body: Vec<u8>, keys: &NetworkKeys) -> Read {
     let Some(kind) = Kind::of_path(path) else { return Read::Garbage(404) };
+    let body_bytes = body.len();
     let Ok(opened) = open(keys, Place::Request { path: kind.path() }, body) else {
-        return Read::Garbage(Status::BadRequest.code());
+        let status = Status::BadRequest.code();
+        let may_be_hello = kind == Kind::Hello && HELLO_BYTES.contains(&body_bytes);
+        return if may_be_hello { Read::Foreign(status) } else { Read::Garbage(status) };
     };
     let answering = Answering { kind, tag: opened.tag, key: opened.key };
     let decoded = if opened.kind == kind.byte() {
@@ -239,6 +249,11 @@ pub struct Answer {
 }
 
 impl Answering {
+    /// Which of the network keys sealed the request.
+    pub fn network_key(&self) -> usize {
+        self.key
+    }
+
     /// Last step, outside the lock: encodes, signs and seals the reply.
     pub fn answer(
         self,

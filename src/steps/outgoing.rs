@@ -143,8 +143,11 @@ impl Reading<'_> {
             answer.body
         };
         let place = Place::Answer { path: kind.path(), status, request: self.tag };
-        let opened = open(keys, place, envelope).map_err(|_| {
-            format!("it answered {status} without the seal of this network: it has another network key, or is no dsn node")
+        let opened = open(keys, place, envelope).map_err(|_| match status {
+            503 => "it is about to start, or has too much to do (503)".to_owned(),
+            _ => format!(
+                "it answered {status} without the seal of this network: it has another network key, or is no dsn node"
+            ),
         })?;
         if opened.kind != kind.byte() {
             return Err("its answer is of another kind".into());
@@ -364,6 +367,8 @@ mod tests {
             seeds: Vec::new(),
             tick_ms: 1_000,
             program: ProgramVersion::new("test"),
+            alone: true,
+            is_durable: true,
             allow: None,
         };
         let own = record("us", 5, OURS);

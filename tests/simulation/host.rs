@@ -257,6 +257,8 @@ impl Host {
             seeds: self.seeds.clone(),
             tick_ms,
             program: ProgramVersion::new("simulated"),
+            alone: false,
+            is_durable: true,
             allow: self.allow.clone(),
         };
         let mut node = Node::new(settings, own.clone(), self.known.clone(), random.u64(..), now);

@@ -527,7 +527,7 @@ impl World {
         };
         let read = steps::read(bytes.path, bytes.body.to_vec(), &self.keys);
         let looked = match read {
-            Read::Garbage(status) => {
+            Read::Garbage(status) | Read::Foreign(status) => {
                 let answer = HttpAnswer { status, ..HttpAnswer::default() };
                 return self.reply(1, &reply_to, Ok(answer));
             }
@@ -628,7 +628,7 @@ impl World {
                 (peer.node_id, peer.status, peer.address, timestamp, peer.public_key)
             })
             .collect();
-        let wrong = node.status("", "", self.now(host)).degraded;
+        let wrong = node.faults(self.now(host));
         format!("{peers:?} {:?} {} {wrong:?}", node.known_peers(), node.own().head.timestamp)
     }
 
@@ -755,7 +755,6 @@ impl World {
                 Action::Tell(event) => {
                     self.say(|| format!("n{host}: {:?} {}", event.node_id(), event.name()));
                 }
-                Action::Note(text) => self.say(|| format!("n{host} notes: {text}")),
             }
         }
         self.pump(host);
@@ -851,6 +850,7 @@ impl World {
     }
 
     pub fn degraded(&self, host: usize) -> Vec<String> {
-        self.node(host).map(|node| node.status("", "", self.now(host)).degraded).unwrap_or_default()
+        let faults = self.node(host).map(|node| node.faults(self.now(host))).unwrap_or_default();
+        faults.iter().map(ToString::to_string).collect()
     }
 }

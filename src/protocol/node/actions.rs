@@ -1,10 +1,9 @@
 //! What the rules take, and what they say is to be done.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::CheckedPush;
+use super::{AllowList, CheckedPush};
 use crate::protocol::address::Address;
 use crate::protocol::entries::Entries;
 use crate::protocol::flight::{Class, Ticket};
@@ -56,8 +55,12 @@ pub struct Settings {
     pub tick_ms: u64,
     /// Version of the program.
     pub program: ProgramVersion,
+    /// Whether nobody else is expected: then being alone is no fault.
+    pub alone: bool,
+    /// Whether the own state is kept over restarts.
+    pub is_durable: bool,
     /// The nodes that may be in the network, with their keys; anybody where there is no list.
-    pub allow: Option<BTreeMap<NodeId, PublicKey>>,
+    pub allow: Option<AllowList>,
 }
 
 /// Whom a request goes to.
@@ -97,6 +100,8 @@ pub enum Action {
     Changed {
         /// Whose.
         node_id: NodeId,
+        /// The timestamp of the version; where a record was dropped, of that one.
+        timestamp: u64,
         /// Before.
         old: Arc<Entries>,
         /// Now.
@@ -104,8 +109,6 @@ pub enum Action {
     },
     /// What somebody waited for is done (with the round-trip time, microseconds) or is not.
     Finish(Ticket, Result<u64, Refused>),
-    /// The operator should read this.
-    Note(String),
 }
 
 /// What the node wants of the disk.
@@ -124,6 +127,8 @@ pub enum Urgency {
     Late,
     /// A key: without it, somebody else could take the name.
     Soon,
+    /// What an operator decided: it counts from then on, whatever others make the disk do.
+    Now,
 }
 
 /// What a request gets.

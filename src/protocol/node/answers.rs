@@ -8,6 +8,7 @@ use super::{
     give_up_doubtful, place_text,
 };
 use crate::protocol::address::Address;
+use crate::protocol::fault::{Code, Fault};
 use crate::protocol::flight::{Call, Flight, Ticket};
 use crate::protocol::head::Fingerprint;
 use crate::protocol::identity::NodeId;
@@ -63,6 +64,7 @@ impl Node {
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         let Some(done) = peer.flight.take_if(|current| current.id == flight) else { return };
         let Flight { call: Some(call), address: Some(address), tries, .. } = done else { return };
+        peer.was_answered = !matches!(outcome, Outcome::Failed(_));
         let outcome = other_key_next(outcome, &mut peer.network_key);
         match outcome {
             Outcome::Failed(_) => peer.unanswered.insert(call.kind()),
@@ -104,7 +106,7 @@ impl Node {
                 let differs = pong.view != self.view.hash();
                 self.on_pong(ended, waiting, differs, elapsed_us, actions);
                 if let Some(twin) = &pong.twin {
-                    self.note_own_twin(ended.node_id, twin, ended.now, actions);
+                    self.note_own_twin(ended.node_id, twin, ended.now);
                 }
             }
             (Call::Peers, Outcome::Listed(answer)) if self.is_from(ended, answer.signer()) => {
@@ -150,6 +152,7 @@ impl Node {
     fn succeeded(&mut self, ended: &Ended<'_>, actions: &mut Vec<Action>) {
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         peer.link.proved_at = Some(ended.now.mono_ms);
+        peer.last_fault = None;
         self.prove_address(ended, actions);
         self.heard(ended.node_id, ended.now, actions);
     }
@@ -198,14 +201,24 @@ impl Node {
             return self.failed_for_now(ended, &hello, why, actions);
         }
         if !self.meet(answer, &ended.address, ended.now, actions) {
-            let why = "another key is pinned for it, it may not be in this network, or an earlier run \
-                       of it answered";
+            let why = self.why_not_met(answer);
             return self.failed_for_now(ended, &hello, why, actions);
         }
         if let Some(peer) = self.peers.get_mut(ended.node_id) {
             peer.link.was_introduced = true;
         }
         self.prove_address(ended, actions);
+    }
+
+    fn why_not_met(&self, answer: &HelloAnswer) -> &'static str {
+        let (node_id, key) = (&answer.node_id, &answer.public_key);
+        if !self.is_allowed(node_id, key) {
+            "it answers, and is not in the list of allowed nodes with its key"
+        } else if self.pinned_for_good(node_id).is_some_and(|pinned| pinned != *key) {
+            "it answers with another key than the one that is pinned here"
+        } else {
+            "an earlier run of it answered"
+        }
     }
 
     /// Somebody at `address` proved who it is, and that it answers now. Says whether it is let in.
@@ -220,29 +233,31 @@ impl Node {
         if self.is_me(node_id) {
             if answer.incarnation != self.incarnation() {
                 let text = format!(
-                    "another node runs as {node_id} at {address} with key {} (this one has key {}): give one of them \
-                     another id",
+                    "another node runs as {node_id} at {address} with key {} (this one has key {})",
                     answer.public_key.fingerprint(),
                     self.settings.public_key.fingerprint()
                 );
-                self.note_own(node_id, text, now, actions);
+                let hint = "give one of them another id";
+                self.note_own(Fault::new(Code::IdConflict, text, hint).about(node_id), now);
             }
             return false;
         }
         if !self.is_allowed(node_id, &answer.public_key) {
-            let text = not_allowed(node_id, &answer.public_key);
-            self.note_own(node_id, format!("{text}; it is at {address}"), now, actions);
+            let place = format!("it is at {address}");
+            self.note_own(not_allowed(node_id, &answer.public_key, &place), now);
             return false;
         }
         if let Some(pinned) = self.pinned_for_good(node_id).filter(|key| *key != answer.public_key)
         {
             let text = format!(
-                "the node at {address} says that it is {node_id} with key {}, but key {} is pinned here. If the host was \
-                 set up anew, `dsn forget {node_id}`; else give one of them another id",
+                "the node at {address} says that it is {node_id} with key {}, but key {} is pinned here",
                 answer.public_key.fingerprint(),
                 pinned.fingerprint(),
             );
-            self.note_own(node_id, text, now, actions);
+            let hint = format!(
+                "if the host was set up anew, `dsn forget {node_id}`; else give one of them another id"
+            );
+            self.note_own(Fault::new(Code::IdConflict, text, hint).about(node_id), now);
             return false;
         }
         let known = self.peers.get(node_id);
@@ -276,10 +291,12 @@ impl Node {
 
     /// The peer took the second step of our HELLO.
     fn on_welcomed(&mut self, ended: &Ended<'_>, actions: &mut Vec<Action>) {
+        self.conflicts.lets_in(ended.node_id);
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         peer.link.connected = true;
         peer.link.refused = false;
         peer.link.was_introduced = false;
+        peer.last_fault = None;
         peer.link.proved_at = Some(ended.now.mono_ms);
         // Whether it was worth it is seen by what comes next: who takes each HELLO, and then gives
         // no answer to anything, is waited for longer each time.
@@ -375,6 +392,7 @@ impl Node {
         let (node_id, now, tick_ms) = (ended.node_id, ended.now, self.settings.tick_ms);
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         owe_again(peer, call);
+        peer.note_fault(why, now.mono_ms);
         if let Call::Data { ticket, session } = call {
             peer.note_doubt(*ticket, *session);
         }
@@ -416,6 +434,7 @@ impl Node {
         let wait = self.wait(ended.now);
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         owe_again(peer, call);
+        peer.note_fault(why, ended.now.mono_ms);
         peer.attempts.remove(&call.kind());
         peer.link.connected = false;
         peer.link.was_introduced = false;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Action, Node, Now, place_text};
 use crate::protocol::address::Address;
+use crate::protocol::fault::{Code, Fault};
 use crate::protocol::head::Version;
 use crate::protocol::identity::{NodeId, Rank};
 use crate::protocol::peer::{Pin, Trust};
@@ -97,7 +98,8 @@ impl Node {
     /// Where a node may be found, for another one.
     fn address_for(&self, asks: &NodeId, node_id: &NodeId) -> Option<Address> {
         if self.is_me(node_id) {
-            return self.settings.advertise.clone().or_else(|| self.seen_at.clone());
+            let own = self.settings.advertise.as_ref().or(self.seen_at.as_ref());
+            return own.filter(|at| !at.is_link_local()).cloned();
         }
         let peer = self.peers.get(node_id).filter(|_| node_id != asks)?;
         // What only the node itself says of an address is not passed on once it is gone.
@@ -106,7 +108,8 @@ impl Node {
             PeerStatus::Suspect | PeerStatus::Lost => peer.place.proved().is_some(),
             PeerStatus::Left => false,
         };
-        peer.place.to_share().filter(|_| is_good).cloned()
+        // What is on our link need not be on theirs, and its zone is a name of this host.
+        peer.place.to_share().filter(|at| is_good && !at.is_link_local()).cloned()
     }
 
     /// Puts what a peer holds beside what is held here: what it has newer is wanted, what it wishes
@@ -138,7 +141,7 @@ impl Node {
             if self.is_me(&known.node_id) {
                 follows |= self.note_own_at(node_id, known.version);
             } else {
-                self.note_other_key(node_id, known, now, actions);
+                self.note_other_key(node_id, known, now);
                 if let Some(address) = &known.address {
                     self.take_hint(&known.node_id, address, now, actions);
                 }
@@ -170,13 +173,7 @@ impl Node {
     }
 
     /// The peer knows a node by another key than the one that the node proved here.
-    fn note_other_key(
-        &mut self,
-        reporter: &NodeId,
-        known: &KnownNode,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) {
+    fn note_other_key(&mut self, reporter: &NodeId, known: &KnownNode, now: Now) {
         let Some(pinned) = self.pinned_for_good(&known.node_id) else { return };
         if known.rank == Rank::default() || pinned.rank_for(&known.node_id) == known.rank {
             return;
@@ -184,12 +181,14 @@ impl Node {
         let id = &known.node_id;
         let at = self.peers.get(id).and_then(|peer| peer.place.address());
         let text = format!(
-            "{reporter} knows {id} by another key than this node, which pinned {} ({}). If the host was set up anew, \
-             `dsn forget {id}` here; else there are two nodes with that id",
+            "others know {id} by another key than this node, which pinned {} ({})",
             pinned.fingerprint(),
             place_text(at)
         );
-        self.note_reported(reporter, id, text, now, actions);
+        let hint = format!(
+            "if the host was set up anew, `dsn forget {id}` here; else there are two nodes with that id"
+        );
+        self.note_reported(Fault::new(Code::IdConflict, text, hint).about(id), reporter, now);
     }
 
     /// Somebody says where a node may be.

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use super::{Action, Node, Now, Reply, Urgency, Verdict, give_up_doubtful, place_text};
 use crate::protocol::address::Address;
+use crate::protocol::fault::{Code, Fault};
 use crate::protocol::hash::Sha256;
 use crate::protocol::identity::{Incarnation, NodeId, PublicKey, Session};
 use crate::protocol::peer::{NUMBER_MAX, Pin, Trust, caller_text, host_of};
@@ -118,7 +119,7 @@ impl Node {
             return refusal.into();
         }
         if let Some(reason) = self.why_refused(&hello.from, &hello.public_key) {
-            return self.refuse_claim(&hello, proof.number, reason, caller, now, actions).into();
+            return self.refuse_claim(&hello, proof.number, reason, caller, now).into();
         }
         self.on_proved_hello(hello, &proof, caller, now, actions)
     }
@@ -145,6 +146,7 @@ impl Node {
         now: Now,
         actions: &mut Vec<Action>,
     ) -> Reply {
+        self.conflicts.is_ours(&caller_text(caller.ip()));
         let from = &hello.from;
         if let Some(peer) = self.peers.get_mut(from) {
             if proof.number <= peer.link.number_in {
@@ -152,7 +154,7 @@ impl Node {
             }
             if peer.direct_key().is_some() {
                 peer.link.number_in = proof.number;
-                let twin = self.refuse_twin(from, hello.incarnation, caller, now, actions);
+                let twin = self.refuse_twin(from, hello.incarnation, caller, now);
                 if let Some(refusal) = twin {
                     return refusal.into();
                 }
@@ -165,7 +167,7 @@ impl Node {
         self.pin(from, hello.public_key, now, actions);
         let claimed = match &hello.advertise {
             Some(address) => address.clone(),
-            None => Address::of(caller.ip(), hello.port),
+            None => Address::of_caller(caller, hello.port),
         };
         let wait = self.wait(now);
         if let Some(peer) = self.peers.get_mut(from) {
@@ -192,7 +194,6 @@ impl Node {
         incarnation: Incarnation,
         caller: SocketAddr,
         now: Now,
-        actions: &mut Vec<Action>,
     ) -> Option<Verdict> {
         let peer = self.peers.get_mut(from)?;
         if !peer.link.superseded.contains(&incarnation) {
@@ -202,13 +203,14 @@ impl Node {
         let address = Address::of(caller.ip(), caller.port());
         peer.link.twin = Some((Twin { address, public_key }, now.mono_ms));
         let text = format!(
-            "two nodes run as {from} with one key, {}: one at {}, one at {}; {TWIN_ADVICE}",
+            "two nodes run as {from} with one key, {}: one at {}, one at {}",
             public_key.fingerprint(),
             place_text(peer.place.address()),
             caller_text(caller.ip())
         );
-        self.note_seen(from, text.clone(), caller, now, actions);
-        Some(Verdict::refuse(Reason::SupersededIncarnation, text))
+        let fault = Fault::new(Code::Clone, text, TWIN_ADVICE).about(from);
+        self.note_seen(fault.clone(), caller, now);
+        Some(Verdict::refuse(Reason::SupersededIncarnation, fault.to_string()))
     }
 
     /// Somebody who may not be in the network under this name, and speaks now.
@@ -219,7 +221,6 @@ impl Node {
         reason: Reason,
         caller: SocketAddr,
         now: Now,
-        actions: &mut Vec<Action>,
     ) -> Verdict {
         let (from, key) = (&hello.from, &hello.public_key);
         let last = self.claims.number(from, key);
@@ -229,9 +230,8 @@ impl Node {
         self.claims.note(from, key, number);
         let host = caller_text(caller.ip());
         if reason == Reason::NotAllowed {
-            let text = not_allowed(from, key);
-            self.note_seen(from, format!("{text} (it called from {host})"), caller, now, actions);
-            return Verdict::refuse(reason, text);
+            self.note_seen(not_allowed(from, key, &format!("it called from {host}")), caller, now);
+            return Verdict::refuse(reason, not_listed(from, key));
         }
         let place = Address::of(caller.ip(), hello.port);
         let (pinned, at) = if self.is_me(from) {
@@ -241,45 +241,45 @@ impl Node {
             (self.pinned_for_good(from), format!("known at {}", place_text(at)))
         };
         let text = format!(
-            "two nodes use the id {from}: key {} ({at}) and key {} at {place}. If the host was set up anew, \
-             `dsn forget {from}` on the others; else give one of them another id",
+            "two nodes use the id {from}: key {} ({at}) and key {} at {place}",
             pinned.map(|pinned| pinned.fingerprint()).unwrap_or_default(),
             key.fingerprint(),
         );
-        self.note_seen(from, text.clone(), caller, now, actions);
+        let hint = format!(
+            "if the host was set up anew, `dsn forget {from}` on the others; else give one of them another id"
+        );
+        let fault = Fault::new(Code::IdConflict, text, hint).about(from);
+        self.note_seen(fault.clone(), caller, now);
         if let Some(peer) = self.peers.get_mut(from) {
             // Our next answer to the one that is known tells it.
             let twin = Twin { address: place, public_key: *key };
             peer.link.twin = Some((twin, now.mono_ms));
         }
-        Verdict::refuse(reason, text)
+        Verdict::refuse(reason, fault.to_string())
     }
 
     /// A peer was called by another node with our id, and our key or another one.
-    pub(super) fn note_own_twin(
-        &mut self,
-        reporter: &NodeId,
-        twin: &Twin,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn note_own_twin(&mut self, reporter: &NodeId, twin: &Twin, now: Now) {
         let own_id = self.settings.node_id.clone();
         let own_key = self.settings.public_key.fingerprint();
         let host = host_of(&twin.address);
-        let text = if twin.public_key == self.settings.public_key {
-            format!(
-                "two nodes run as {own_id} with one key, {own_key}: this one, and one that called {reporter} from {host}; \
-                 {TWIN_ADVICE}"
-            )
+        let fault = if twin.public_key == self.settings.public_key {
+            let text = format!(
+                "two nodes run as {own_id} with one key, {own_key}: this one, and one that called from {host}"
+            );
+            Fault::new(Code::Clone, text, TWIN_ADVICE)
         } else {
-            format!(
-                "two nodes run as {own_id}: this one with key {own_key}, and one with key {} that called {reporter} from \
-                 {host} and was refused; give it another id, or `dsn forget {own_id}` on the others if it is to take the \
-                 place of this one",
+            let text = format!(
+                "two nodes run as {own_id}: this one with key {own_key}, and one with key {} that called from {host} and \
+                 was refused",
                 twin.public_key.fingerprint()
-            )
+            );
+            let hint = format!(
+                "give it another id, or `dsn forget {own_id}` on the others if it is to take the place of this one"
+            );
+            Fault::new(Code::IdConflict, text, hint)
         };
-        self.note_reported(reporter, &own_id, text, now, actions);
+        self.note_reported(fault.about(&own_id), reporter, now);
     }
 
     pub(super) fn wrong_receiver(&self, to: &NodeId) -> Verdict {
@@ -301,9 +301,11 @@ impl Node {
             Some(pin) if pin.trust == Trust::Direct => return pin.key == key,
             Some(pin) if pin.key != key => {
                 self.replace_hearsay(node_id, now, actions);
-                actions.push(Action::Note(format!(
+                let text = format!(
                     "{node_id} proved another key than others had told; what they told of it is dropped"
-                )));
+                );
+                let hint = "if it was set up anew that is right; else somebody with the network key lied about it";
+                self.notice(Fault::new(Code::KeyReplaced, text, hint).about(node_id), now);
             }
             _ => {}
         }
@@ -322,7 +324,14 @@ impl From<Verdict> for Reply {
     }
 }
 
-pub(super) fn not_allowed(node_id: &NodeId, key: &PublicKey) -> String {
+/// A node with this key is not in the list; `place` says how it was met.
+pub(super) fn not_allowed(node_id: &NodeId, key: &PublicKey, place: &str) -> Fault {
+    let text = format!("{} ({place})", not_listed(node_id, key));
+    let hint = "add it to the list on all hosts, or find out who it is";
+    Fault::new(Code::NotAllowed, text, hint).about(node_id)
+}
+
+pub(super) fn not_listed(node_id: &NodeId, key: &PublicKey) -> String {
     format!(
         "{node_id} with key {} is not in the list of nodes that may be in this network",
         key.fingerprint()

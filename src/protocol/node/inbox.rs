@@ -65,8 +65,13 @@ impl Inbox {
         }
     }
 
-    fn pop(&mut self) -> Option<Message> {
-        let message = self.messages.pop_front()?;
+    /// The oldest message, or the oldest of one sender.
+    fn pop(&mut self, from: Option<&NodeId>) -> Option<Message> {
+        let at = match from {
+            None => 0,
+            Some(from) => self.messages.iter().position(|message| message.from == *from)?,
+        };
+        let message = self.messages.remove(at)?;
         let of = self.of.entry(message.from.clone()).or_default();
         for load in [&mut *of, &mut self.all] {
             load.messages = load.messages.saturating_sub(1);
@@ -82,7 +87,12 @@ impl Inbox {
 impl Node {
     /// Takes the oldest message out of the inbox.
     pub fn receive(&mut self) -> Option<Message> {
-        self.inbox.pop()
+        self.receive_from(None)
+    }
+
+    /// The same, of one sender where one is named; what others sent keeps its place.
+    pub fn receive_from(&mut self, from: Option<&NodeId>) -> Option<Message> {
+        self.inbox.pop(from)
     }
 
     /// Puts a message back in front: its reader went away before it had it. It was acknowledged, so
@@ -139,21 +149,34 @@ mod tests {
             inbox.push(message(&honest, 100));
             // A reader takes them out one by one; the hogs fill each place at once.
             while inbox.count_of(&honest) > 0 {
-                inbox.pop().unwrap();
+                inbox.pop(None).unwrap();
                 for hog in &hogs {
                     fill(&mut inbox, hog, 100);
                 }
             }
         }
-        while inbox.pop().is_some() {}
+        while inbox.pop(None).is_some() {}
         assert_eq!((inbox.all, inbox.of.len()), (Load::default(), 0));
+    }
+
+    #[test]
+    fn those_of_one_sender_are_taken_out_of_the_middle() {
+        let mut inbox = Inbox::default();
+        let [a, b] = ["a", "b"].map(|id| NodeId::new(id).unwrap());
+        for (from, bytes) in [(&a, 1), (&b, 2), (&a, 3), (&b, 4)] {
+            inbox.push(message(from, bytes));
+        }
+        let mut bytes_of = |from: Option<&NodeId>| inbox.pop(from).map(|it| it.data.len());
+        assert_eq!([bytes_of(Some(&b)), bytes_of(Some(&b))], [Some(2), Some(4)]);
+        assert_eq!([bytes_of(Some(&b)), bytes_of(None)], [None, Some(1)]);
+        assert_eq!((inbox.all.messages, inbox.all.bytes), (1, 3));
     }
 
     #[test]
     fn a_message_that_comes_back_stays_though_its_place_is_taken() {
         let (mut inbox, sender) = (Inbox::default(), NodeId::new("a").unwrap());
         fill(&mut inbox, &sender, 1);
-        let taken = inbox.pop().unwrap();
+        let taken = inbox.pop(None).unwrap();
         fill(&mut inbox, &sender, 1);
         inbox.count(&taken);
         inbox.messages.push_front(taken);

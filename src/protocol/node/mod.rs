@@ -3,12 +3,15 @@
 //! Nothing here does what it decides. The driver does, and so does the simulator.
 
 mod actions;
+mod allowed;
 mod answers;
 mod calls;
 mod compare;
+mod conflicts;
 mod graves;
 mod hello;
 mod inbox;
+mod present;
 mod records;
 mod refusals;
 mod report;
@@ -17,13 +20,14 @@ mod seeds;
 mod ticking;
 mod tries;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::address::Address;
 use super::changes::Changes;
+use super::fault::{Code, Fault};
 use super::flight::{Flight, Ticket};
-use super::identity::{Incarnation, NodeId, PublicKey};
+use super::identity::{Incarnation, NodeId};
 use super::pace::Wait;
 use super::peer::{Known, KnownPeer, Peer, Trust};
 use super::peers::{PeerTable, Room};
@@ -38,12 +42,14 @@ pub use actions::{
     Action, DiskWishes, Incoming, Job, Now, Outcome, Outgoing, Reply, Secret, Settings, Target,
     Urgency, Verdict,
 };
+pub use allowed::AllowList;
 pub use calls::UPKEEP_MAX;
+use conflicts::Conflicts;
 use graves::Graves;
 use hello::Claims;
 use inbox::Inbox;
 pub use records::Judgement;
-use report::Conflicts;
+use report::Happened;
 pub use requests::{CheckedPush, RefusedPart};
 use seeds::Seed;
 use tries::Tries;
@@ -54,6 +60,8 @@ pub struct Node {
     /// How often this run began anew in the eyes of the others ([`graves`]).
     epoch: u64,
     own: Verified<Record>,
+    /// When that version was made, ms; nothing where an earlier run made it.
+    own_since: Option<u64>,
     /// What patches for the peers are made of.
     own_changes: Changes,
     /// The highest timestamp that is proved to have been issued by us, kept here or not.
@@ -70,6 +78,8 @@ pub struct Node {
     knock: Option<Seed>,
     inbox: Inbox,
     conflicts: Conflicts,
+    /// What happened of late.
+    notices: VecDeque<Happened>,
     view: View,
     /// From where a peer saw us, for others to use where no address was given.
     seen_at: Option<Address>,
@@ -114,6 +124,7 @@ impl Node {
             timestamp_floor: own.head.timestamp,
             is_behind: false,
             own,
+            own_since: None,
             own_changes: Changes::default(),
             catch_ups: 0,
             peers: PeerTable::default(),
@@ -122,6 +133,7 @@ impl Node {
             knock: None,
             inbox: Inbox::default(),
             conflicts: Conflicts::default(),
+            notices: VecDeque::new(),
             seen_at: None,
             save_peers: None,
             random: fastrand::Rng::with_seed(random),
@@ -147,6 +159,8 @@ impl Node {
             Known::Forgotten { address } => {
                 self.graves.forget(node_id, address, now.mono_ms);
             }
+            // Whoever was taken off the list meanwhile is not known any more.
+            Known::Pinned { pin, .. } if !self.is_allowed(&node_id, &pin.key) => {}
             Known::Pinned { pin, address } => {
                 if self.peers.room_for(Trust::Hearsay, now.mono_ms) == Some(Room::Free) {
                     let mut peer = Peer::new(now.mono_ms);
@@ -188,8 +202,10 @@ impl Node {
         self.is_behind &= self.own.head.timestamp <= self.timestamp_floor;
         self.timestamp_floor = self.timestamp_floor.max(self.own.head.timestamp);
         self.view.note(&self.settings.node_id, Some(self.own.fingerprint));
+        self.own_since = Some(now.mono_ms);
         actions.push(Action::Changed {
             node_id: self.settings.node_id.clone(),
+            timestamp: self.own.head.timestamp,
             old: Arc::clone(&old.entries),
             new: Arc::clone(&self.own.entries),
         });
@@ -205,10 +221,10 @@ impl Node {
         self.may_forget(node_id)?;
         let mut actions = Vec::new();
         let address = self.peers.get(node_id).and_then(|peer| peer.place.shown().cloned());
-        self.bury(node_id, "it was forgotten here", &mut actions);
+        self.bury(node_id, "it was forgotten here", now, &mut actions);
         self.graves.forget(node_id.clone(), address, now.mono_ms);
         self.conflicts.drop_about(node_id);
-        self.want_saved(Urgency::Soon, &mut actions);
+        self.want_saved(Urgency::Now, &mut actions);
         Ok(actions)
     }
 
@@ -277,11 +293,6 @@ impl Node {
         *node_id == self.settings.node_id
     }
 
-    /// Whether the list, if there is one, has the node with this key.
-    fn is_allowed(&self, node_id: &NodeId, key: &PublicKey) -> bool {
-        self.settings.allow.as_ref().is_none_or(|list| list.get(node_id) == Some(key))
-    }
-
     fn next_flight(&mut self) -> u64 {
         self.flights += 1;
         self.flights
@@ -302,7 +313,7 @@ impl Node {
     ) -> Option<&mut Peer> {
         if self.peers.get(node_id).is_none() {
             if let Room::Instead(goes) = self.peers.room_for(trust, now.mono_ms)? {
-                self.bury(&goes, "its place was needed", actions);
+                self.bury(&goes, "its place was needed", now, actions);
             }
             let mut peer = Peer::new(now.mono_ms);
             if let Some(grave) = self.graves.take(node_id) {
@@ -316,18 +327,18 @@ impl Node {
     }
 
     /// Takes a peer out of the table. What it said in this run is never good again.
-    fn bury(&mut self, node_id: &NodeId, why: &str, actions: &mut Vec<Action>) {
+    fn bury(&mut self, node_id: &NodeId, why: &str, now: Now, actions: &mut Vec<Action>) {
         let Some(mut peer) = self.peers.remove(node_id) else { return };
         self.drop_record(node_id, &mut peer, actions);
         give_up(node_id, &mut peer, why, actions);
         if !self.graves.dig(node_id, &peer) {
-            self.begin_epoch(actions);
+            self.begin_epoch(now, actions);
         }
     }
 
     /// Begins this run anew in the eyes of the others: nothing that was sent to it before is good
     /// any more, so the graves need not be remembered.
-    fn begin_epoch(&mut self, actions: &mut Vec<Action>) {
+    fn begin_epoch(&mut self, now: Now, actions: &mut Vec<Action>) {
         self.epoch += 1;
         self.graves.clear();
         // To all others it is another run that speaks from now on: what they know messages of this
@@ -340,9 +351,14 @@ impl Node {
                 actions.push(Action::Finish(ticket, Err(refused)));
             }
         }
-        actions.push(Action::Note(
-            "many nodes came and went: all others have to say HELLO here again".into(),
-        ));
+        self.notice(
+            Fault::new(
+                Code::BeganAnew,
+                "many nodes came and went: all others have to say HELLO here again",
+                "somebody with the network key makes up nodes: find out who it is, or use an allow-list",
+            ),
+            now,
+        );
     }
 
     /// Puts a send on its way where something is due to the peer and nothing is in flight; or where

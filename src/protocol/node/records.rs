@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Action, Node, Now, Urgency, give_up};
+use crate::protocol::fault::{Code, Fault};
 use crate::protocol::floor::Floor;
 use crate::protocol::head::Head;
 use crate::protocol::identity::{NodeId, PublicKey};
@@ -14,7 +15,7 @@ use crate::protocol::verdict::Reason;
 use crate::protocol::verified::Verified;
 use crate::protocol::{PEERS_MAX, RETENTION_MS};
 
-use super::hello::{TWIN_ADVICE, not_allowed};
+use super::hello::{TWIN_ADVICE, not_listed};
 
 /// Most later versions of the own record that peers may show in one run. More means that somebody
 /// else goes on writing it, and answering each with a still later one would never end.
@@ -52,7 +53,7 @@ impl Node {
             return Judgement::refused(Reason::Forgotten, text);
         }
         if !self.is_allowed(owner, key) {
-            return Judgement::refused(Reason::NotAllowed, not_allowed(owner, key));
+            return Judgement::refused(Reason::NotAllowed, not_listed(owner, key));
         }
         if let Some(pinned) = self.pin_of(owner).filter(|pin| !believes(*pin, key, owner)) {
             let text = format!(
@@ -169,11 +170,13 @@ impl Node {
         let node_id = record.head.node_id.clone();
         let Some(peer) = self.peers.get_mut(&node_id) else { return };
         let left = record.head.left;
+        let timestamp = record.head.timestamp;
         let new = Arc::clone(&record.entries);
         self.view.note(&node_id, Some(record.fingerprint));
         let old = peer.record.replace(record);
+        peer.record_since = Some(now.mono_ms);
         let old = old.map(|old| Arc::clone(&old.entries)).unwrap_or_default();
-        actions.push(Action::Changed { node_id: node_id.clone(), old, new });
+        actions.push(Action::Changed { node_id: node_id.clone(), timestamp, old, new });
         if left && peer.status != PeerStatus::Left {
             peer.status = PeerStatus::Left;
             peer.link.connected = false;
@@ -201,6 +204,7 @@ impl Node {
             self.view.note(node_id, None);
             actions.push(Action::Changed {
                 node_id: node_id.clone(),
+                timestamp: record.head.timestamp,
                 old: Arc::clone(&record.entries),
                 new: Arc::default(),
             });
@@ -283,10 +287,17 @@ impl Node {
         if self.catch_ups > CATCH_UPS_MAX {
             let own_id = self.settings.node_id.clone();
             let text = format!(
-                "somebody else goes on writing the state of {own_id} with the key of {own_id}: {TWIN_ADVICE}"
+                "somebody else goes on writing the state of {own_id} with the key of {own_id}"
             );
-            self.note_own(&own_id, text, now, actions);
+            self.note_own(Fault::new(Code::Clone, text, TWIN_ADVICE).about(&own_id), now);
             return;
+        }
+        if self.settings.is_durable && self.catch_ups == 1 {
+            let text = "others held a later version of this node's state than its disk did: its newest changes were \
+                        not on disk, or a backup was put back";
+            let hint =
+                "it goes on from what is on its disk; set again what is missing (`dsn state self`)";
+            self.notice(Fault::new(Code::Restored, text, hint), now);
         }
         self.timestamp_floor = held.timestamp;
         self.is_behind = true;

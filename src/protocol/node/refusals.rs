@@ -2,6 +2,7 @@
 
 use super::answers::Ended;
 use super::{Action, Node, give_up_doubtful};
+use crate::protocol::fault::{Code, Fault};
 use crate::protocol::flight::{Call, Ticket};
 use crate::protocol::head::Fingerprint;
 use crate::protocol::identity::{NodeId, Session};
@@ -11,6 +12,10 @@ use crate::protocol::report::Refused;
 use crate::protocol::verdict::Reason;
 use crate::protocol::verified::Verified;
 use crate::protocol::wire::Refusal;
+
+/// What an operator does where another node does not let this one in.
+pub(super) const REFUSED_ADVICE: &str =
+    "do there what it says; it is asked again and again, and lets this node in when that is done";
 
 impl Node {
     pub(super) fn refused(
@@ -190,9 +195,9 @@ impl Node {
     ) {
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         peer.link.refused |= matches!(call, Call::Hello { .. });
-        let (id, address) = (ended.node_id, &ended.address);
-        let sentence = format!("{id} at {address} refused this node ({reason}): {text}");
-        self.note_reported(id, id, sentence, ended.now, actions);
+        let sentence = format!("this node was refused ({reason}): {text}");
+        let fault = Fault::new(Code::Refused, sentence, REFUSED_ADVICE).about(ended.node_id);
+        self.note_answered(fault, ended.node_id, ended.address.as_str(), ended.now);
         let why = format!("it refused: {reason}: {text}");
         self.failed_for_now(ended, call, &why, actions);
     }

@@ -1,179 +1,169 @@
-//! What the node tells those beside it, and what it keeps of what is wrong.
+//! What the node tells those beside it.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Action, Node, Now};
+use super::conflicts::{Conflict, Reporter};
+use super::{Node, Now, place_text};
 use crate::protocol::PROTOCOL_VERSION;
+use crate::protocol::fault::{Code, Fault, Notice};
 use crate::protocol::identity::NodeId;
-use crate::protocol::peer::caller_text;
-use crate::protocol::report::{
-    CONFLICT_SHOWN_MS, NodeState, PeerCounts, PeerInfo, PeerStatus, Status,
-};
+use crate::protocol::peer::{CallFault, Peer, caller_text};
+use crate::protocol::report::{NodeState, PeerCounts, PeerInfo, PeerStatus, Status};
 
-/// Who says that something is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reporter {
-    /// This node, which made the call that showed it.
-    Own,
-    /// This node, of somebody who called from there.
-    Caller(String),
-    /// A peer, whose word it is.
-    Peer(NodeId),
-}
+/// Most nodes that can be heard but not called, and are told one by one.
+const ONE_WAY_MAX: usize = 8;
+/// Most bootstrap addresses that are named in one sentence.
+const SEEDS_NAMED_MAX: usize = 4;
+/// How many ticks a node looks around before it says that nobody is there.
+const LOOK_AROUND_TICKS: u64 = 3;
+/// How many ticks a node is known before it is said that it can't be called.
+const ONE_WAY_TICKS: u64 = 3;
+/// Most notices that are kept; the oldest go first.
+const NOTICES_MAX: usize = 16;
+/// How long a notice is shown, ms: a day, so that it is still there on the next morning.
+const NOTICE_SHOWN_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// Something that an operator has to put right.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Conflict {
-    /// The node that it is about.
-    about: Option<NodeId>,
-    reporter: Reporter,
-    /// What is wrong, and what to do.
-    text: String,
-    /// When it was seen last, ms.
-    seen_at: u64,
-}
-
-/// Most conflicts that are remembered.
-const CONFLICTS_MAX: usize = 64;
-/// Most conflicts of one reporter: a liar can't hide what others say.
-const CONFLICTS_OF_ONE_MAX: usize = 8;
-/// Most conflicts of all reporters that are told within [`NOTES_MS`]: a member that claims ids
-/// again and again can't fill the log.
-const NOTES_MAX: usize = 16;
-/// Most of one reporter within that time.
-const NOTES_OF_ONE_MAX: usize = 4;
-/// The time that both are about, ms.
-const NOTES_MS: u64 = 60_000;
-
-/// What is wrong right now, by who says so.
-#[derive(Debug, Default)]
-pub(super) struct Conflicts {
-    list: VecDeque<Conflict>,
-    /// Who was quoted in the log of late, and when, ms.
-    noted: Vec<(Reporter, u64)>,
-}
-
-impl Conflicts {
-    /// Takes what somebody says. Says whether it is to be told in the log.
-    fn note(&mut self, conflict: Conflict) -> bool {
-        let same = |known: &&mut Conflict| {
-            known.about == conflict.about && known.reporter == conflict.reporter
-        };
-        if let Some(known) = self.list.iter_mut().filter(same).find(|it| it.text == conflict.text) {
-            known.seen_at = conflict.seen_at;
-            return false;
-        }
-        let of_reporter = self.list.iter().filter(|known| known.reporter == conflict.reporter);
-        if of_reporter.count() >= CONFLICTS_OF_ONE_MAX {
-            self.drop_oldest(|known| known.reporter == conflict.reporter);
-        } else if self.list.len() >= CONFLICTS_MAX {
-            let loudest = self.loudest();
-            self.drop_oldest(|known| Some(&known.reporter) == loudest.as_ref());
-        }
-        let (reporter, now_ms) = (conflict.reporter.clone(), conflict.seen_at);
-        self.list.push_back(conflict);
-        self.may_tell(reporter, now_ms)
-    }
-
-    fn may_tell(&mut self, reporter: Reporter, now_ms: u64) -> bool {
-        self.noted.retain(|(_, at)| now_ms.saturating_sub(*at) < NOTES_MS);
-        let of_one = self.noted.iter().filter(|(other, _)| *other == reporter).count();
-        let may = self.noted.len() < NOTES_MAX && of_one < NOTES_OF_ONE_MAX;
-        if may {
-            self.noted.push((reporter, now_ms));
-        }
-        may
-    }
-
-    fn drop_oldest(&mut self, of: impl Fn(&Conflict) -> bool) {
-        let oldest = self.list.iter().enumerate().filter(|(_, known)| of(known));
-        if let Some((at, _)) = oldest.min_by_key(|(_, known)| known.seen_at) {
-            self.list.remove(at);
-        }
-    }
-
-    /// Who says most.
-    fn loudest(&self) -> Option<Reporter> {
-        let count =
-            |of: &Conflict| self.list.iter().filter(|known| known.reporter == of.reporter).count();
-        self.list.iter().max_by_key(|known| count(known)).map(|known| known.reporter.clone())
-    }
-
-    /// An operator did something about this node.
-    pub(super) fn drop_about(&mut self, node_id: &NodeId) {
-        self.list.retain(|conflict| conflict.about.as_ref() != Some(node_id));
-    }
-
-    /// Drops what was not seen for a while.
-    pub(super) fn age(&mut self, now_ms: u64) {
-        self.list.retain(|conflict| now_ms.saturating_sub(conflict.seen_at) < CONFLICT_SHOWN_MS);
-    }
-
-    fn texts(&self) -> Vec<String> {
-        self.list.iter().map(|conflict| conflict.text.clone()).collect()
-    }
+/// Something that happened.
+#[derive(Debug)]
+pub(super) struct Happened {
+    fault: Fault,
+    /// When, ms.
+    at: u64,
+    /// Whether the log has it.
+    is_told: bool,
 }
 
 impl Node {
     /// What the node says of itself. The driver adds what it alone knows: where it listens, and
     /// what is wrong with disk and port.
     pub fn status(&self, listen: &str, version: &'static str, now: Now) -> Status {
-        let mut peers = PeerCounts::default();
-        for (_, peer) in self.peers.iter() {
-            *match peer.status {
-                PeerStatus::Alive => &mut peers.alive,
-                PeerStatus::Suspect => &mut peers.suspect,
-                PeerStatus::Lost => &mut peers.lost,
-                PeerStatus::Left => &mut peers.left,
-            } += 1;
-        }
+        let notices = self
+            .notices
+            .iter()
+            .map(|happened| Notice { fault: happened.fault.clone(), ago: since(happened.at, now) });
         Status {
             node_id: self.settings.node_id.clone(),
             listen: listen.into(),
             advertise: self.settings.advertise.clone().or_else(|| self.seen_at.clone()),
             version,
             protocol: PROTOCOL_VERSION,
-            uptime_s: now.mono_ms.saturating_sub(self.started_ms) / 1000,
-            peers,
+            uptime: since(self.started_ms, now),
+            peers: self.peer_counts(),
             keys: self.own.entries.len(),
             timestamp: self.own.head.timestamp,
             public_key: self.settings.public_key,
             network_key: String::new(),
-            degraded: self.degraded(peers),
+            degraded: self.faults(now),
+            notices: notices.collect(),
         }
     }
 
-    fn degraded(&self, peers: PeerCounts) -> Vec<String> {
-        let own_id = &self.settings.node_id;
-        let mut list = self.conflicts.texts();
-        let others: Vec<&super::Seed> =
-            self.seeds.iter().filter(|seed| seed.node_id.as_ref() != Some(own_id)).collect();
-        if peers.alive == 0 && !others.is_empty() {
-            let fault = |seed: &super::Seed| {
-                let why = seed.last_fault.as_deref().unwrap_or("not tried yet");
-                format!("{}: {why}", seed.address)
-            };
-            let faults: Vec<String> = others.into_iter().map(fault).collect();
-            list.push(format!(
-                "no bootstrap node is reached ({}); it is tried again",
-                faults.join("; ")
-            ));
+    fn peer_counts(&self) -> PeerCounts {
+        let mut counts = PeerCounts::default();
+        for (_, peer) in self.peers.iter() {
+            *match peer.status {
+                PeerStatus::Alive => &mut counts.alive,
+                PeerStatus::Suspect => &mut counts.suspect,
+                PeerStatus::Lost => &mut counts.lost,
+                PeerStatus::Left => &mut counts.left,
+            } += 1;
         }
-        list
+        counts
+    }
+
+    /// What is wrong right now, as far as the rules see it.
+    pub fn faults(&self, now: Now) -> Vec<Fault> {
+        let mut faults: Vec<Fault> = self.alone().into_iter().collect();
+        faults.extend(self.conflicts.faults());
+        faults.extend(self.one_way(now));
+        faults
+    }
+
+    /// That no other node is here, where somebody should be.
+    fn alone(&self) -> Option<Fault> {
+        let counts = self.peer_counts();
+        let is_looking = self.ticks < LOOK_AROUND_TICKS && !self.seeds.iter().all(is_settled);
+        let has_company = counts.alive + counts.suspect > 0;
+        if self.settings.alone || self.own.head.left || has_company || is_looking {
+            return None;
+        }
+        let mut facts: Vec<String> = self
+            .seeds
+            .iter()
+            .take(SEEDS_NAMED_MAX)
+            .map(|seed| format!("{}: {}", seed.address, self.state_of_seed(seed)))
+            .collect();
+        if self.seeds.len() > SEEDS_NAMED_MAX {
+            facts.push(format!("{} more addresses", self.seeds.len() - SEEDS_NAMED_MAX));
+        }
+        for (count, word) in [(counts.lost, "lost"), (counts.left, "left")] {
+            if count > 0 {
+                facts.push(format!("{count} {word}"));
+            }
+        }
+        let hint = if self.seeds.is_empty() && facts.is_empty() {
+            facts.push("no bootstrap address was given, and nobody has called".into());
+            "start the others with this one as --bootstrap, or this one with theirs; a network of one node says so \
+             with --alone"
+        } else {
+            "they are asked again and again. Are the hosts on, the addresses right, the ports open, the network keys the \
+             same? A network of one node says so with --alone"
+        };
+        Some(Fault::new(
+            Code::Alone,
+            format!("no other node is alive ({})", facts.join("; ")),
+            hint,
+        ))
+    }
+
+    fn state_of_seed<'a>(&'a self, seed: &'a super::Seed) -> &'a str {
+        match (&seed.last_fault, &seed.node_id) {
+            (Some(why), _) => why,
+            (None, Some(node_id)) if self.is_me(node_id) => "it leads to this node itself",
+            (None, Some(_)) => "who answered there is not alive any more",
+            (None, None) => "not tried yet",
+        }
+    }
+
+    /// The nodes that call here, and give no answer where they say that they are.
+    fn one_way(&self, now: Now) -> Vec<Fault> {
+        let grace_ms = ONE_WAY_TICKS * self.settings.tick_ms;
+        let is_told = |peer: &Peer| {
+            is_one_way(peer, self.settings.tick_ms)
+                && now.mono_ms.saturating_sub(peer.known_since) >= grace_ms
+        };
+        let mut nodes = self.peers.iter().filter(|(_, peer)| is_told(peer));
+        let told = nodes.by_ref().take(ONE_WAY_MAX).map(|(node_id, peer)| {
+            let why = one_way_text(peer);
+            let hint = format!(
+                "what is sent to {node_id} does not arrive. Give it an address that others reach with --advertise HOST:PORT \
+                 there, or open its port"
+            );
+            Fault::new(Code::OneWay, format!("{node_id} {why}"), hint).about(node_id)
+        });
+        let mut faults: Vec<Fault> = told.collect();
+        let more = nodes.count();
+        if more > 0 {
+            let text = format!("{more} more can be heard but not called");
+            faults.push(Fault::new(Code::OneWay, text, "`dsn peers` names them"));
+        }
+        faults
     }
 
     /// All peers in the order of their ids.
     pub fn peers(&self, now: Now) -> Vec<PeerInfo> {
-        let info = |(node_id, peer): (&NodeId, &super::Peer)| PeerInfo {
+        let info = |(node_id, peer): (&NodeId, &Peer)| PeerInfo {
             node_id: node_id.clone(),
             address: peer.place.shown().cloned(),
             status: peer.status,
-            heard_ms_ago: peer.heard_at.map(|at| now.mono_ms.saturating_sub(at)),
+            heard_ago: peer.heard_at.map(|at| since(at, now)),
             keys: peer.record.as_ref().map_or(0, |record| record.entries.len()),
             timestamp: peer.version().timestamp,
             public_key: peer.pin.map(|pin| pin.key),
+            network_key: peer.sealed_with.clone(),
+            reason: reason_of(peer, self.settings.tick_ms),
         };
         self.peers.iter().map(info).collect()
     }
@@ -186,6 +176,11 @@ impl Node {
             node_id: node_id.clone(),
             status,
             timestamp: record.head.timestamp,
+            held_since: if self.is_me(node_id) {
+                self.own_since
+            } else {
+                self.peers.get(node_id).and_then(|peer| peer.record_since)
+            },
             entries: Arc::clone(&record.entries),
         })
     }
@@ -199,102 +194,113 @@ impl Node {
             .collect()
     }
 
-    /// Something is wrong that this node saw when it called.
-    pub(super) fn note_own(
-        &mut self,
-        about: &NodeId,
-        text: String,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) {
-        self.note(Some(about.clone()), Reporter::Own, text, now, actions);
+    /// A member sealed a request with this network key.
+    pub fn note_network_key(&mut self, node_id: &NodeId, name: &Arc<str>) {
+        if let Some(peer) = self.peers.get_mut(node_id)
+            && peer.sealed_with.as_ref() != Some(name)
+        {
+            peer.sealed_with = Some(Arc::clone(name));
+        }
     }
 
-    /// The same, about no node in particular.
-    pub(super) fn note_general(&mut self, text: String, now: Now, actions: &mut Vec<Action>) {
-        self.note(None, Reporter::Own, text, now, actions);
+    /// Something that looks like a HELLO came from there, and opened with no key of ours.
+    pub fn note_foreign(&mut self, caller: SocketAddr, now: Now) {
+        self.conflicts.note_foreign(caller_text(caller.ip()), now.mono_ms);
+    }
+
+    /// Something is wrong that this node saw when it called.
+    pub(super) fn note_own(&mut self, fault: Fault, now: Now) {
+        self.note(fault, Reporter::Own, now);
     }
 
     /// Something is wrong with somebody who called.
-    pub(super) fn note_seen(
-        &mut self,
-        about: &NodeId,
-        text: String,
-        caller: SocketAddr,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) {
-        let reporter = Reporter::Caller(caller_text(caller.ip()));
-        self.note(Some(about.clone()), reporter, text, now, actions);
+    pub(super) fn note_seen(&mut self, fault: Fault, caller: SocketAddr, now: Now) {
+        self.note(fault, Reporter::Caller(caller_text(caller.ip())), now);
     }
 
     /// A peer says that something is wrong.
-    pub(super) fn note_reported(
-        &mut self,
-        reporter: &NodeId,
-        about: &NodeId,
-        text: String,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) {
-        let reporter = Reporter::Peer(reporter.clone());
-        self.note(Some(about.clone()), reporter, text, now, actions);
+    pub(super) fn note_reported(&mut self, fault: Fault, reporter: &NodeId, now: Now) {
+        self.note(fault, Reporter::Peer(reporter.clone(), None), now);
     }
 
-    fn note(
+    /// A peer that was called there says that something is wrong.
+    pub(super) fn note_answered(
         &mut self,
-        about: Option<NodeId>,
-        reporter: Reporter,
-        text: String,
+        fault: Fault,
+        reporter: &NodeId,
+        address: &str,
         now: Now,
-        actions: &mut Vec<Action>,
     ) {
-        let conflict = Conflict { about, reporter, text: text.clone(), seen_at: now.mono_ms };
-        if self.conflicts.note(conflict) {
-            actions.push(Action::Note(text));
+        self.note(fault, Reporter::Peer(reporter.clone(), Some(address.to_owned())), now);
+    }
+
+    fn note(&mut self, fault: Fault, reporter: Reporter, now: Now) {
+        self.conflicts.note(Conflict { fault, reporter, seen_at: now.mono_ms });
+    }
+
+    /// Something happened that is to be known for a while.
+    pub fn notice(&mut self, fault: Fault, now: Now) {
+        self.notices.retain(|known| known.fault != fault);
+        if self.notices.len() == NOTICES_MAX {
+            self.notices.pop_front();
         }
+        self.notices.push_back(Happened { fault, at: now.mono_ms, is_told: false });
+    }
+
+    /// What happened and is not in the log yet.
+    pub fn take_untold_notices(&mut self) -> Vec<Fault> {
+        let untold = self.notices.iter_mut().filter(|happened| !happened.is_told);
+        untold
+            .map(|happened| {
+                happened.is_told = true;
+                happened.fault.clone()
+            })
+            .collect()
+    }
+
+    /// Drops what happened long ago.
+    pub(super) fn age_notices(&mut self, now: Now) {
+        self.notices.retain(|happened| now.mono_ms.saturating_sub(happened.at) < NOTICE_SHOWN_MS);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn since(at_ms: u64, now: Now) -> Duration {
+    Duration::from_millis(now.mono_ms.saturating_sub(at_ms))
+}
 
-    fn says(reporter: usize, text: usize, at: u64) -> Conflict {
-        let reporter = Reporter::Peer(NodeId::new(&format!("r{reporter}")).unwrap());
-        Conflict { about: None, reporter, text: format!("{text}"), seen_at: at }
-    }
+/// Whether the answer there, or its lack, is known.
+fn is_settled(seed: &super::Seed) -> bool {
+    seed.last_fault.is_some() || seed.node_id.is_some()
+}
 
-    #[test]
-    fn one_liar_hides_nobody_else_and_fills_no_log() {
-        let mut conflicts = Conflicts::default();
-        assert!(conflicts.note(says(1, 0, 0)));
-        let told = (0..10_000).filter(|text| conflicts.note(says(2, *text, 1))).count();
-        assert_eq!(told, NOTES_OF_ONE_MAX);
-        assert_eq!(conflicts.list.len(), 1 + CONFLICTS_OF_ONE_MAX);
-        assert!(conflicts.list.contains(&says(1, 0, 0)));
-    }
+/// Whether a node calls here, and was called in vain all the time: one that just died did not call
+/// since.
+fn is_one_way(peer: &Peer, tick_ms: u64) -> bool {
+    let calls_since = |fault: &CallFault| {
+        !fault.was_answered
+            && peer.heard_at.is_some_and(|heard_at| heard_at > fault.since.saturating_add(tick_ms))
+    };
+    peer.status == PeerStatus::Alive
+        && peer.contact.is_failing()
+        && peer.last_fault.as_ref().is_some_and(calls_since)
+        && (!peer.link.connected || !peer.is_reached())
+}
 
-    #[test]
-    fn many_liars_leave_those_who_say_little() {
-        let mut conflicts = Conflicts::default();
-        conflicts.note(says(0, 0, 0));
-        let told: usize = (1..100)
-            .map(|liar| (0..20).filter(|text| conflicts.note(says(liar, *text, 1))).count())
-            .sum();
-        assert_eq!(told, NOTES_MAX - 1);
-        assert_eq!(conflicts.list.len(), CONFLICTS_MAX);
-        assert!(conflicts.list.contains(&says(0, 0, 0)));
-    }
+fn one_way_text(peer: &Peer) -> String {
+    let why = peer.last_fault.as_ref().map_or("no answer", |fault| &fault.why);
+    format!("can be heard but not called at {}: {why}", place_text(peer.address_to_try()))
+}
 
-    #[test]
-    fn what_goes_on_is_told_once_and_what_is_over_goes() {
-        let mut conflicts = Conflicts::default();
-        assert!(conflicts.note(says(1, 0, 0)));
-        assert!(!conflicts.note(says(1, 0, 50_000)));
-        conflicts.age(CONFLICT_SHOWN_MS + 10_000);
-        assert_eq!(conflicts.texts().len(), 1);
-        conflicts.age(CONFLICT_SHOWN_MS + 50_000);
-        assert!(conflicts.texts().is_empty());
+/// Why a peer is not well, for people.
+fn reason_of(peer: &Peer, tick_ms: u64) -> Option<String> {
+    match peer.status {
+        PeerStatus::Alive if is_one_way(peer, tick_ms) => Some(one_way_text(peer)),
+        PeerStatus::Alive | PeerStatus::Left => None,
+        PeerStatus::Suspect | PeerStatus::Lost => match (&peer.last_fault, peer.place.shown()) {
+            (Some(fault), _) => Some(fault.why.clone()),
+            (None, None) => Some("no address of it is known".into()),
+            (None, Some(_)) if !peer.is_reached() => Some("never reached yet".into()),
+            (None, Some(_)) => Some("no word from it".into()),
+        },
     }
 }

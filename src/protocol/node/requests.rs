@@ -169,14 +169,14 @@ impl Node {
         }
         peer.link.number_in = header.number;
         if peer.link.incarnation != Some(header.incarnation) {
-            let twin = self.refuse_twin(&header.from, header.incarnation, caller, now, actions);
+            let twin = self.refuse_twin(&header.from, header.incarnation, caller, now);
             return Err(twin.unwrap_or_else(|| unknown_caller(&header.from)));
         }
         if !peer.link.connected {
             // It reaches us: so we may reach it again.
             peer.contact.hurry(now.mono_ms);
         }
-        if let Some(moved) = peer.place.address().and_then(|at| at.with_ip(caller.ip())) {
+        if let Some(moved) = peer.place.address().and_then(|at| at.at_caller(caller)) {
             // Perhaps it is where it calls from now: that is seen by asking it where it was.
             peer.owed.ping |= peer.place.add_hint(&moved);
         }
@@ -275,7 +275,7 @@ impl Node {
     /// Whether a node has answered on the host that somebody calls from.
     fn lives_on(&self, node_id: &NodeId, caller: SocketAddr) -> bool {
         let proved = self.peers.get(node_id).and_then(|peer| peer.place.proved());
-        proved.is_some_and(|at| at.with_ip(caller.ip()).as_ref() == Some(at))
+        proved.is_some_and(|at| at.at_caller(caller).as_ref() == Some(at))
     }
 
     fn on_pull(&self, pull: &Pull) -> Verdict {

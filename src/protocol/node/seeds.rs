@@ -1,13 +1,22 @@
 //! Bootstrap addresses: somebody of the network may be there, whoever it is.
 
 use super::answers::other_key_next;
+use super::refusals::REFUSED_ADVICE;
 use super::{Action, Class, Job, Node, Now, Outcome, Outgoing, RETRY_DELAY_MS, TRIES, Target};
 use crate::protocol::address::Address;
+use crate::protocol::fault::{Code, Fault};
 use crate::protocol::identity::NodeId;
 use crate::protocol::pace::{Pace, WAIT_MAX_MS};
 use crate::protocol::report::PeerStatus;
 use crate::protocol::verdict::Reason;
 use crate::protocol::wire::Refusal;
+
+/// How long a bootstrap address is not asked where the node that answered there is alive, or is
+/// this one, ticks. Somebody else may answer there by now: a network that fell apart in islands is
+/// one again within a minute. Spread, so that a fleet does not ask all at once.
+const ASK_EVERY_TICKS: std::ops::Range<u64> = 8..13;
+/// Longest such time, ms.
+const ASK_EVERY_MAX_MS: u64 = 40_000;
 
 /// A bootstrap address.
 #[derive(Debug)]
@@ -20,6 +29,8 @@ pub(super) struct Seed {
     pace: Pace,
     /// When the next try is due after one that failed, ms.
     retry_at: Option<u64>,
+    /// When it is asked again though somebody is known there, ms.
+    ask_at: u64,
     network_key: usize,
     pub(super) last_fault: Option<String>,
 }
@@ -33,6 +44,7 @@ impl Seed {
             tries: 0,
             pace: Pace::default(),
             retry_at: None,
+            ask_at: 0,
             network_key: 0,
             last_fault: None,
         }
@@ -63,6 +75,7 @@ fn is_fault_of(refusal: &Refusal) -> bool {
 
 impl Node {
     pub(super) fn try_seeds(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let tick_ms = self.settings.tick_ms.max(1);
         for at in 0..self.seeds.len() {
             let flight = self.next_flight();
             let (peers, own_id) = (&self.peers, &self.settings.node_id);
@@ -75,15 +88,17 @@ impl Node {
                 // Only this ends the wait: an answer to a first HELLO alone may come for ever.
                 (seed.tries, seed.retry_at) = (0, None);
                 seed.pace.succeeded();
-                continue;
             }
-            if !seed.is_due(now) {
+            if !seed.is_due(now) || is_reached && now.mono_ms < seed.ask_at {
                 continue;
             }
             seed.flight = Some(flight);
             seed.retry_at = None;
             // A first try is expected to succeed; a start should not wait behind dead peers.
-            let class = if seed.pace.is_failing() { Class::Returning } else { Class::Healthy };
+            let is_failing = seed.pace.is_failing() || seed.last_fault.is_some();
+            let class = if is_failing { Class::Returning } else { Class::Healthy };
+            let ticks = ASK_EVERY_TICKS.start * tick_ms..ASK_EVERY_TICKS.end * tick_ms;
+            seed.ask_at = now.mono_ms + self.random.u64(ticks).min(ASK_EVERY_MAX_MS);
             let target = Target::Seed(seed.address.clone());
             actions.push(Action::Send(Job { target, flight, class }));
         }
@@ -167,9 +182,9 @@ impl Node {
             }
             Outcome::Refused(refusal, _) => {
                 let text = refusal.text.as_str();
-                let sentence = format!("the bootstrap node at {address} refused: {text}");
-                self.seed_failed(address, sentence.clone(), now);
-                self.note_general(sentence, now, actions);
+                let sentence = format!("the bootstrap node at {address} refused this node: {text}");
+                self.seed_failed(address, format!("it refused: {text}"), now);
+                self.note_own(Fault::new(Code::Refused, sentence, REFUSED_ADVICE), now);
             }
             _ => self.seed_failed(address, "it gave an answer that makes no sense".into(), now),
         }
@@ -183,6 +198,10 @@ impl Node {
         actions: &mut Vec<Action>,
     ) {
         let node_id = &answer.node_id;
+        if self.is_met_already(answer) {
+            // Its own address stays the better one, where this is another one that leads to it.
+            return;
+        }
         let is_met = self.meet(answer, address, now, actions);
         if is_met {
             self.poke(node_id, now, actions);
@@ -193,6 +212,18 @@ impl Node {
         {
             seed.last_fault = Some("it answers, but refuses this node".into());
         }
+    }
+
+    /// Whether the very run that answers is alive and connected here.
+    fn is_met_already(&self, answer: &crate::protocol::wire::HelloAnswer) -> bool {
+        self.peers.get(&answer.node_id).is_some_and(|peer| {
+            peer.status == PeerStatus::Alive
+                && peer.link.connected
+                && peer.direct_key() == Some(answer.public_key)
+                && peer.link.incarnation == Some(answer.incarnation)
+                && peer.link.session == Some(answer.session)
+                && peer.is_reached()
+        })
     }
 
     fn seed_failed(&mut self, address: &Address, why: String, now: Now) {

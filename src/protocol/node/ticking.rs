@@ -44,6 +44,7 @@ impl Node {
             self.choose_exchange(now);
             self.grant_tries(now);
             self.conflicts.age(now.mono_ms);
+            self.age_notices(now);
             self.knock_at_forgotten(now, &mut actions);
             if self.is_behind {
                 // The disk did not take it when it was asked first.

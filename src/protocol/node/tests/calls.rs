@@ -372,7 +372,7 @@ fn a_message_in_doubt_is_not_sent_by_another_run_of_ours() {
         }
         let before = us.node.incarnation();
         let mut actions = Vec::new();
-        us.node.begin_epoch(&mut actions);
+        us.node.begin_epoch(us.now, &mut actions);
         us.take_actions(actions);
         assert_ne!(us.node.incarnation(), before);
         if in_flight {

@@ -30,7 +30,7 @@ fn the_first_step_changes_nothing() {
         assert!(matches!(reply.verdict, Verdict::Answer(_)) && reply.caller.is_none());
         assert_eq!(everything(&us), before, "{:?}", caller.id);
     }
-    assert!(us.jobs.is_empty() && us.notes.is_empty());
+    assert!(us.jobs.is_empty() && us.node.take_untold_notices().is_empty());
 }
 
 /// What was wrong once is not wrong again because somebody repeats the bytes.
@@ -113,6 +113,43 @@ fn a_list_lets_nobody_else_in() {
     }
     let names = us.node.peers(us.now).into_iter().map(|peer| peer.node_id);
     assert_eq!(names.collect::<Vec<_>>(), [listed.id]);
+}
+
+/// What is in the list counts from the moment that it changes, as after a start.
+#[test]
+fn a_list_that_changes_drops_those_that_are_not_in_it_any_more() {
+    let (mut stays, mut goes) = (Other::new("stays", 2), Other::new("goes", 3));
+    let mut comes = Other::new("comes", 4);
+    let list = |listed: &[&Other]| listed.iter().map(|it| (it.id.clone(), it.key)).collect();
+    let first = list(&[&stays, &goes]);
+    let mut us = Us::with(|settings| settings.allow = Some(first), Vec::new());
+    us.is_joined_by(&mut stays);
+    us.is_joined_by(&mut goes);
+    us.is_brought(&goes, &[&goes.record(5, "five")]);
+    comes.session = us.is_greeted(&comes);
+    let number = comes.next_number();
+    assert_eq!(reason_of(&us.is_shown(&comes, comes.session, number)), Some(Reason::NotAllowed));
+    assert!(us.degraded().join(" ").contains("comes with key"));
+
+    let (gone, actions) = us.node.replace_allow_list(list(&[&stays, &comes]), us.now);
+    assert_eq!(gone, [goes.id.clone()]);
+    let is_gone =
+        |it: &Action| matches!(it, Action::Changed { node_id, .. } if *node_id == goes.id);
+    assert!(actions.iter().any(is_gone), "its state is dropped");
+    assert_eq!(us.node.take_disk_wishes().save_peers, Some(Urgency::Now));
+    assert!(us.degraded().is_empty(), "{:?}", us.degraded());
+    assert!(reason_of(&us.is_pinged_by(&mut goes)).is_some(), "its session is over");
+    goes.session = us.is_greeted(&goes);
+    let number = goes.next_number();
+    assert_eq!(reason_of(&us.is_shown(&goes, goes.session, number)), Some(Reason::NotAllowed));
+    assert_eq!(reason_of(&us.is_pinged_by(&mut stays)), None, "the others notice nothing");
+    us.is_joined_by(&mut comes);
+    // A name that gets another key is another node.
+    let anew = Other::new("stays", 9);
+    let (gone, _) = us.node.replace_allow_list(list(&[&anew, &comes]), us.now);
+    assert_eq!(gone, [stays.id.clone()]);
+    let (gone, _) = us.node.replace_allow_list(list(&[&anew, &comes]), us.now);
+    assert_eq!(gone, [] as [NodeId; 0]);
 }
 
 /// A card that was cloned: the run that was replaced is still in use.

@@ -6,6 +6,7 @@ mod calls;
 mod hello;
 mod records;
 mod requests;
+mod seeds;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -187,8 +188,6 @@ struct Us {
     now: Now,
     jobs: VecDeque<Job>,
     finished: Vec<(Ticket, Result<u64, Refused>)>,
-    /// Sentences for the log.
-    notes: Vec<String>,
 }
 
 const OUR_KEY: u8 = 1;
@@ -209,12 +208,14 @@ impl Us {
             seeds: Vec::new(),
             tick_ms: TICK_MS,
             program: ProgramVersion::new("test"),
+            alone: true,
+            is_durable: true,
             allow: None,
         };
         change(&mut settings);
         let own = Other::new("us", OUR_KEY).record(WALL_US, "first");
         let node = Node::new(settings, own, known, 7, now);
-        Self { node, now, jobs: VecDeque::new(), finished: Vec::new(), notes: Vec::new() }
+        Self { node, now, jobs: VecDeque::new(), finished: Vec::new() }
     }
 
     fn take_actions(&mut self, actions: Vec<Action>) {
@@ -222,7 +223,6 @@ impl Us {
             match action {
                 Action::Send(job) => self.jobs.push_back(job),
                 Action::Finish(ticket, result) => self.finished.push((ticket, result)),
-                Action::Note(text) => self.notes.push(text),
                 _ => {}
             }
         }
@@ -410,7 +410,7 @@ impl Us {
     }
 
     fn degraded(&self) -> Vec<String> {
-        self.node.status("", "", self.now).degraded
+        self.node.faults(self.now).iter().map(ToString::to_string).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::protocol::RETENTION_MS;
+use crate::protocol::fault::Code;
 use crate::protocol::peer::{Known, Trust};
 use crate::protocol::report::PeerStatus;
 use crate::protocol::wire::KnownNode;
@@ -101,7 +102,7 @@ fn who_had_to_make_room_keeps_its_key_and_its_floor() {
     us.is_joined_by(&mut victim);
     us.is_brought(&victim, &[&victim.record(5, "five")]);
     let before = victim.clone();
-    us.node.bury(&victim.id, "its place was needed", &mut Vec::new());
+    us.node.bury(&victim.id, "its place was needed", us.now, &mut Vec::new());
     let mut thief = Other::new("victim", 4);
     thief.session = us.is_greeted(&thief);
     let number = thief.next_number();
@@ -119,7 +120,7 @@ fn where_there_are_too_many_graves_all_have_to_say_hello_again() {
     us.is_joined_by(&mut other);
     let (before, run) = (other.session, us.node.incarnation());
     let mut actions = Vec::new();
-    us.node.begin_epoch(&mut actions);
+    us.node.begin_epoch(us.now, &mut actions);
     assert_ne!(us.node.incarnation(), run, "what was brought before is for another run");
     assert_ne!(us.is_greeted(&other), before);
     assert_eq!(reason_of(&us.is_sent(&mut other, 1)), Some(Reason::WrongSession));
@@ -202,4 +203,24 @@ fn a_later_version_of_ours_is_outrun_a_few_times_only() {
     assert_eq!(outrun, 16);
     assert!(us.degraded().join(" ").contains("goes on writing the state of us"));
     assert_eq!(us.shows(&ours.id).unwrap(), "ours", "and never believed");
+}
+
+/// A backup that was put back, or changes that were not on disk: that is told once, for a while.
+#[test]
+fn what_was_newer_than_our_disk_is_told() {
+    for is_durable in [true, false] {
+        let mut us = Us::with(|settings| settings.is_durable = is_durable, Vec::new());
+        let mut other = Other::new("other", 2);
+        us.is_joined_by(&mut other);
+        let ours = Other::new("us", OUR_KEY);
+        for _ in 0..3 {
+            let later = us.node.own().head.timestamp + 1_000_000_000;
+            us.is_brought(&other, &[&ours.record(later, "lost here")]);
+            us.sets("ours");
+        }
+        let told: Vec<Code> =
+            us.node.take_untold_notices().into_iter().map(|fault| fault.code).collect();
+        let expected: &[Code] = if is_durable { &[Code::Restored] } else { &[] };
+        assert_eq!(told, expected, "without a disk that is how each start goes");
+    }
 }

@@ -1,0 +1,57 @@
+//! Who is there at this moment, and who holds what this node said last: for those who wait for it.
+
+use super::{Action, Node, Now};
+use crate::protocol::identity::NodeId;
+use crate::protocol::peer::Peer;
+use crate::protocol::report::{Holders, PeerStatus};
+
+impl Node {
+    /// Whether it is this node, or one that it knows of.
+    pub fn knows(&self, node_id: &NodeId) -> bool {
+        self.is_me(node_id) || self.peers.get(node_id).is_some()
+    }
+
+    /// How a node is doing; this one is always alive.
+    pub fn status_of(&self, node_id: &NodeId) -> Option<PeerStatus> {
+        if self.is_me(node_id) {
+            return Some(PeerStatus::Alive);
+        }
+        self.peers.get(node_id).map(|peer| peer.status)
+    }
+
+    /// Who of the peers that are alive holds the newest version of the own state.
+    pub fn holders(&self) -> Holders {
+        let mut holders = Holders::default();
+        for (node_id, peer) in self.peers.iter().filter(|(_, it)| it.status == PeerStatus::Alive) {
+            if peer.link.own.held == Some(self.own.fingerprint) {
+                holders.held += 1;
+            } else {
+                holders.lacking.push(node_id.clone());
+            }
+        }
+        holders
+    }
+
+    /// Asks all that count as alive and were not heard since then whether they still are: each
+    /// owes us the answer to one PING.
+    pub fn ask_the_living(&mut self, since_ms: u64, now: Now) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for (_, peer) in self.peers.iter_mut() {
+            if peer.status == PeerStatus::Alive && peer.heard_at.is_none_or(|at| at < since_ms) {
+                peer.owed.ping = true;
+            }
+        }
+        for node_id in self.peers.ids() {
+            self.poke(&node_id, now, &mut actions);
+        }
+        actions
+    }
+
+    /// How many peers are alive and were heard since then.
+    pub fn heard_since(&self, since_ms: u64) -> usize {
+        let was_heard = |peer: &Peer| {
+            peer.status == PeerStatus::Alive && peer.heard_at.is_some_and(|at| at >= since_ms)
+        };
+        self.peers.iter().filter(|(_, peer)| was_heard(peer)).count()
+    }
+}
