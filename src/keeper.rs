@@ -168,7 +168,15 @@ impl<D: Disk> Keeper<D> {
     fn ask(&mut self, now_ms: u64, core: &impl Core) -> bool {
         let wishes = core.wishes();
         if let Some(urgency) = wishes.save_peers {
-            let wait = if urgency == Urgency::Soon { SAVE_SOON_MS } else { SAVE_LATE_MS };
+            let wait = match urgency {
+                Urgency::Late => SAVE_LATE_MS,
+                Urgency::Soon => SAVE_SOON_MS,
+                Urgency::Now => {
+                    // The budget is for what members cause.
+                    self.saves.give(1);
+                    0
+                }
+            };
             let due = now_ms + wait;
             self.peers_due = Some(self.peers_due.map_or(due, |before| before.min(due)));
         }
@@ -501,5 +509,23 @@ mod tests {
         core.wants_saved(Urgency::Soon);
         keeper.finish(minutes * 60_000, &core);
         assert_eq!(core.saves.get(), before + 1, "at the end in any case");
+    }
+
+    /// A node that was forgotten came back with its old key, as members had used up all writes when
+    /// the host lost its power.
+    #[test]
+    fn what_an_operator_decided_is_written_at_once_whatever_members_do() {
+        let core = FakeCore::new();
+        let mut keeper = keeper(&core);
+        for at in (0..SAVE_EVERY_MS - 1).step_by(50) {
+            core.wants_saved(Urgency::Soon);
+            keeper.look(at, &core);
+        }
+        assert_eq!(core.saves.get(), SAVES_MAX, "nothing is left");
+        for more in 1..=3 {
+            core.wants_saved(Urgency::Now);
+            keeper.look(SAVE_EVERY_MS - 1, &core);
+            assert_eq!(core.saves.get(), SAVES_MAX + more);
+        }
     }
 }

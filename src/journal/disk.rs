@@ -203,8 +203,7 @@ impl Disk for RealDisk {
 
     fn set_aside(&mut self, path: &Path, bytes: &[u8]) -> Result<PathBuf, Error> {
         let aside = durable::aside_name(path);
-        // Some file systems know one name for a file only.
-        durable::keep_as(path, &aside).or_else(|_| durable::replace(&aside, bytes))?;
+        durable::keep_as(path, &aside, bytes)?;
         Ok(aside)
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::disk::REMOVED;
 use super::frame::FORMAT;
+use crate::advice::advice;
 use crate::durable::folder_of;
 
 /// The own state could not be read or written. What was acknowledged before is still there.
@@ -52,7 +53,10 @@ impl fmt::Display for JournalError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "the state in {} can't be {}: ", self.path.display(), self.what)?;
         match &self.fault {
-            Fault::Disk(why) => write!(formatter, "{why}. {}", advice(why.kind())),
+            Fault::Disk(why) if why.to_string() == REMOVED => {
+                write!(formatter, "{why}. It is made anew soon; leave it there while the node runs")
+            }
+            Fault::Disk(why) => advice(why, &self.path, "use --data DIR").fmt(formatter),
             Fault::Elsewhere => write!(
                 formatter,
                 "the folder {} is not the one that the node started with. If its disk is gone, mount it again, \
@@ -65,18 +69,6 @@ impl fmt::Display for JournalError {
             ),
             Fault::Unfit => write!(formatter, "it would not be read again. Please report this"),
         }
-    }
-}
-
-fn advice(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::StorageFull => "Make room on that disk",
-        ErrorKind::PermissionDenied => "Give this user the right to it, or use --data DIR",
-        ErrorKind::ReadOnlyFilesystem => {
-            "Mount that disk so that it can be written, or use --data DIR"
-        }
-        ErrorKind::NotFound => "It is made anew soon; leave it there while the node runs",
-        _ => "Look after that disk, or use --data DIR",
     }
 }
 

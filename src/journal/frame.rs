@@ -20,7 +20,7 @@ const COPY_AT: usize = BLOCK_BYTES;
 pub(super) const FRAMES_AT: usize = COPY_AT + FILE_HEAD_BYTES;
 
 const FRAME_MAGIC: &[u8; 4] = b"dsnJ";
-const FRAME_HEAD_BYTES: usize = 4 + 4 + SUM_BYTES + SUM_BYTES;
+const FRAME_HEAD_BYTES: usize = 4 + 4 + 8 + SUM_BYTES + SUM_BYTES;
 /// Kind, timestamp, left and count.
 const PAYLOAD_FIXED_BYTES: usize = 1 + 8 + 1 + 4;
 /// What a key with a value takes in a payload beside the two, bytes: two lengths and a flag.
@@ -114,11 +114,16 @@ pub(super) struct Frame {
 /// A key and its value; nothing where it is removed.
 type FrameEntry = (Key, Option<Value>);
 
-/// Adds the frame of a change to the bytes of a file from `start` on.
-pub(super) fn encode_change(file: FileId, start: usize, commit: &Commit<'_>, bytes: &mut Vec<u8>) {
+/// Adds the frame of a change to the bytes of a file from `start` on, of which so many are on disk.
+pub(super) fn encode_change(
+    file: FileId,
+    (start, synced): (usize, usize),
+    commit: &Commit<'_>,
+    bytes: &mut Vec<u8>,
+) {
     let entries = commit.change.iter().map(|(key, value)| (key, value.as_ref()));
     let payload = encode(FrameKind::Change, commit.timestamp, commit.left, entries);
-    encode_frame(file, start, &payload, bytes);
+    encode_frame(file, (start, synced), &payload, bytes);
 }
 
 /// All bytes of a file that holds this state.
@@ -126,7 +131,7 @@ pub(super) fn encode_file(file: FileId, entries: &Entries, timestamp: u64, left:
     let mut bytes = encode_file_head(file);
     let entries = entries.iter().map(|(key, value)| (key, Some(value)));
     let payload = encode(FrameKind::Snapshot, timestamp, left, entries);
-    encode_frame(file, 0, &payload, &mut bytes);
+    encode_frame(file, (0, 0), &payload, &mut bytes);
     bytes
 }
 
@@ -169,15 +174,22 @@ fn encode<'a>(
     payload
 }
 
-/// Adds a frame to the bytes of a file from `start` on.
-pub(super) fn encode_frame(file: FileId, start: usize, payload: &[u8], bytes: &mut Vec<u8>) {
+/// Adds a frame to the bytes of a file from `start` on, of which so many are on disk.
+pub(super) fn encode_frame(
+    file: FileId,
+    (start, synced): (usize, usize),
+    payload: &[u8],
+    bytes: &mut Vec<u8>,
+) {
     let at = start + bytes.len();
+    let synced = (synced as u64).to_le_bytes();
     let length = small(payload.len()).to_le_bytes();
     let payload_sum = sum(Covers::Payload, &file, at, [&length, payload]);
     bytes.extend_from_slice(FRAME_MAGIC);
     bytes.extend_from_slice(&length);
+    bytes.extend_from_slice(&synced);
     bytes.extend_from_slice(&payload_sum);
-    bytes.extend_from_slice(&sum(Covers::FrameHead, &file, at, [&length, &payload_sum]));
+    bytes.extend_from_slice(&head_sum(file, at, length, synced, payload_sum));
     bytes.extend_from_slice(payload);
 }
 
@@ -194,6 +206,12 @@ pub(super) struct FrameHead {
     length: [u8; 4],
     payload_bytes: usize,
     payload_sum: Sum,
+    /// So many bytes of the file were on disk when it was written.
+    pub(super) synced: usize,
+}
+
+fn head_sum(file: FileId, at: usize, length: [u8; 4], synced: [u8; 8], payload_sum: Sum) -> Sum {
+    sum(Covers::FrameHead, &file, at, [&[&length[..], &synced].concat(), &payload_sum])
 }
 
 impl FrameHead {
@@ -215,27 +233,22 @@ impl FrameHead {
 pub(super) fn head_at(file: FileId, bytes: &[u8], at: usize) -> Option<FrameHead> {
     let (magic, rest) = bytes.get(at..)?.split_first_chunk::<4>()?;
     let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (synced_bytes, rest) = rest.split_first_chunk::<8>()?;
     let (payload_sum, rest) = rest.split_first_chunk::<SUM_BYTES>()?;
-    let (head_sum, _) = rest.split_first_chunk::<SUM_BYTES>()?;
+    let (found, _) = rest.split_first_chunk::<SUM_BYTES>()?;
     let payload_bytes = payload_length(*length)?;
+    let synced = usize::try_from(u64::from_le_bytes(*synced_bytes)).ok()?;
     let is_whole = magic == FRAME_MAGIC
-        && *head_sum == sum(Covers::FrameHead, &file, at, [length, payload_sum]);
+        // What stands behind it was not there yet.
+        && synced <= at
+        && *found == head_sum(file, at, *length, *synced_bytes, *payload_sum);
     let (length, payload_sum) = (*length, *payload_sum);
-    is_whole.then_some(FrameHead { file, at, length, payload_bytes, payload_sum })
+    is_whole.then_some(FrameHead { file, at, length, payload_bytes, payload_sum, synced })
 }
 
 fn payload_length(length: [u8; 4]) -> Option<usize> {
     let length = usize::try_from(u32::from_le_bytes(length)).ok()?;
     (length <= PAYLOAD_BYTES_MAX).then_some(length)
-}
-
-/// Whether bytes may be the beginning of a frame that lacks a part of its head.
-pub(super) fn begins_a_head(bytes: &[u8]) -> bool {
-    let magic = bytes.get(..FRAME_MAGIC.len()).unwrap_or(bytes);
-    let length = bytes.get(FRAME_MAGIC.len()..).and_then(|rest| rest.first_chunk::<4>());
-    bytes.len() < FRAME_HEAD_BYTES
-        && FRAME_MAGIC.starts_with(magic)
-        && length.is_none_or(|length| payload_length(*length).is_some())
 }
 
 /// What a payload says; nothing where it breaks a rule.

@@ -3,7 +3,7 @@
 //! ```text
 //! file    = head ‖ zeros up to byte 4096 ‖ head ‖ frames
 //! head    = "dsn journal\n" ‖ format (4): 1 ‖ file id (16) ‖ checksum (16)
-//! frame   = "dsnJ" ‖ length of payload (4) ‖ checksum of payload (16)
+//! frame   = "dsnJ" ‖ length of payload (4) ‖ synced (8) ‖ checksum of payload (16)
 //!           ‖ checksum of this head (16) ‖ payload
 //! payload = kind (1): 1 snapshot, 2 change ‖ timestamp (8) ‖ left (1): 0, 1 ‖ count (4) ‖ entries
 //! entry   = length of key (2) ‖ key ‖ 0, or: 1 ‖ length of value (4) ‖ value
@@ -15,7 +15,7 @@
 //!
 //! * for the head of the file: its magic and format,
 //! * for a payload: its length (4) and the payload,
-//! * for the head of a frame: the length and the checksum of the payload.
+//! * for the head of a frame: the length, `synced`, and the checksum of the payload.
 //!
 //! **A frame is bound to its file and its place.** The file id is random, and each rewrite makes a
 //! new one. So nothing that stands in a value is ever taken for a frame, not even a copy of this
@@ -24,13 +24,17 @@
 //! **A block that is lost costs the frames in it.** The head of the file stands in the first two
 //! blocks of 4096 bytes; without both, nothing of the file is taken. All frames that are whole
 //! count, wherever they stand. What lies inside a frame with a whole head is passed over, and
-//! anything else that looks like a frame costs one hash of 45 bytes: reading is linear in the file.
+//! anything else that looks like a frame costs one hash of 53 bytes: reading is linear in the file.
 //!
 //! **A frame counts whole or not at all.** A snapshot replaces all that came before it; a change
 //! sets and removes keys (flag 0). Timestamps rise from frame to frame, keys within a frame; a
 //! snapshot removes nothing; the limits of a state hold after each frame. The file is made in one
-//! step, with a snapshot in it; each later write adds frames at its end. What is left of a write
-//! that was cut off there is dropped and is no damage.
+//! step, with a snapshot in it; each later write adds frames at its end.
+//!
+//! **A power cut is told apart from damage.** `synced` says how many bytes of the file were on disk
+//! when the frame was written. What is bad behind all that is known to have been there was not
+//! promised to anybody, and is what a power cut leaves: any part of it, zeros, or what stood on the
+//! disk before. It is dropped and is no damage. Bad bytes before that are damage.
 //!
 //! **A change counts when the path leads to it.** A file that is removed, or a disk that is
 //! unmounted, can be written to for as long as it is open, and nobody will find it after a restart.
@@ -42,8 +46,10 @@ mod replay;
 
 use std::path::{Path, PathBuf};
 
+use crate::advice::whole_path;
 use crate::durable::Content;
 use crate::protocol::entries::{Change, Entries, check_limits};
+use crate::protocol::fault::{self, Code};
 use crate::protocol::{STATE_BYTES_MAX, TIMESTAMP_MAX};
 pub use disk::{Disk, Place, RealDisk};
 use error::Fault;
@@ -52,7 +58,7 @@ pub use frame::FileId;
 use replay::{Condition, OtherFormat, Replay, replay};
 
 /// The name of the file in the folder of the node.
-const FILE_NAME: &str = "state.journal";
+pub const FILE_NAME: &str = "state.journal";
 /// A file this small is never rewritten, bytes: on an SD card a block of this size is erased for
 /// the smallest write.
 const REWRITE_BYTES_MIN: usize = 128 * 1024;
@@ -71,9 +77,9 @@ pub struct Loaded {
     /// Whether the node had said goodbye.
     pub left: bool,
     /// What the operator should know: a damaged file, what was kept of it, and where it is now.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<fault::Fault>,
     /// What is as usual after a power cut.
-    pub notes: Vec<String>,
+    pub notes: Vec<fault::Fault>,
 }
 
 /// A version to write.
@@ -96,6 +102,8 @@ pub struct Journal<D = RealDisk> {
     file: Option<FileId>,
     /// Bytes of the file that are known to be good.
     length: usize,
+    /// How many of them are on disk for certain.
+    synced: usize,
     /// The timestamp of the last version in it.
     timestamp: u64,
     /// The length from which on it is rewritten.
@@ -129,6 +137,7 @@ impl<D: Disk> Journal<D> {
             path: folder.join(FILE_NAME),
             file: None,
             length: 0,
+            synced: 0,
             timestamp: 0,
             rewrite_at: 0,
             syncs,
@@ -148,16 +157,20 @@ impl<D: Disk> Journal<D> {
         self.rewrite_at = rewrite_at(&loaded.entries);
         let is_all = fault.is_none() && bytes.len() < FILE_BYTES_MAX;
         if let Some(why) = fault {
-            let path = self.path.display();
-            loaded
-                .warnings
-                .push(format!("parts of {path} can't be read: {why}. Look after that disk"));
+            let path = whole_path(&self.path);
+            let text =
+                format!("parts of {} can't be read: {why}. Look after that disk", path.display());
+            loaded.warnings.push(fault::Fault::new(Code::StateDamaged, text, ""));
         }
         match condition {
             Condition::Whole if is_all => self.settle(&mut loaded),
             Condition::Torn { at } if is_all => {
                 self.cut_off(at, &mut loaded);
                 self.settle(&mut loaded);
+            }
+            Condition::Holed if is_all => {
+                self.note_dropped("bytes in the middle", &mut loaded);
+                self.rewrite_what_was_kept(&mut loaded);
             }
             _ => self.mend(&bytes, &mut loaded),
         }
@@ -171,17 +184,23 @@ impl<D: Disk> Journal<D> {
             // Nobody knows what is on disk now: the next change rewrites all of it.
             self.broken = true;
             let fault = JournalError::written(&self.path, Fault::Disk(why));
-            loaded.warnings.push(fault.to_string());
+            loaded.warnings.push(fault::Fault::new(Code::StateNotWritten, fault.to_string(), ""));
+        } else {
+            self.synced = self.length;
         }
+    }
+
+    fn note_dropped(&self, what: &str, loaded: &mut Loaded) {
+        loaded.notes.push(fault::Fault::new(Code::StateRepaired, format!(
+                "the last write was cut off by a power cut or a kill; {what} were dropped from {}. With --sync always or \
+                 shared nobody was told that they were kept",
+                whole_path(&self.path).display()
+            ), ""));
     }
 
     /// Drops what is left of a write that was cut off.
     fn cut_off(&mut self, at: usize, loaded: &mut Loaded) {
-        loaded.notes.push(format!(
-            "the last write was cut off by a power cut or a kill; {} bytes were dropped from {}",
-            self.length - at,
-            self.path.display()
-        ));
+        self.note_dropped(&format!("{} bytes", self.length - at), loaded);
         // This needs no room.
         match self.disk.truncate(&self.path, at) {
             Ok(()) => self.length = at,
@@ -191,13 +210,17 @@ impl<D: Disk> Journal<D> {
 
     /// Keeps a damaged file beside a new one.
     fn mend(&mut self, bytes: &[u8], loaded: &mut Loaded) {
-        let (path, keys) = (self.path.display(), loaded.entries.len());
-        let kept =
-            format!("{path} was damaged; {keys} keys up to version {} were kept", loaded.timestamp);
-        loaded.warnings.push(match self.disk.set_aside(&self.path, bytes) {
+        let (path, keys) = (whole_path(&self.path), loaded.entries.len());
+        let path = path.display();
+        let kept = match loaded.timestamp {
+            0 => format!("{path} was damaged, and nothing could be read: the state is empty now"),
+            last => format!("{path} was damaged; {keys} keys up to version {last} were kept"),
+        };
+        let text = match self.disk.set_aside(&self.path, bytes) {
             Ok(aside) => format!("{kept}, and the damaged file is now {}", aside.display()),
             Err(why) => format!("{kept}; it could not be kept under another name: {why}"),
-        });
+        };
+        loaded.warnings.push(fault::Fault::new(Code::StateDamaged, text, ""));
         if loaded.timestamp > 0 {
             self.rewrite_what_was_kept(loaded);
         } else {
@@ -209,7 +232,7 @@ impl<D: Disk> Journal<D> {
     fn rewrite_what_was_kept(&mut self, loaded: &mut Loaded) {
         // If there is no room now, the next change tries again; what is there stays there.
         if let Err(fault) = self.rewrite(&loaded.entries, loaded.timestamp, loaded.left) {
-            loaded.warnings.push(fault.to_string());
+            loaded.warnings.push(fault::Fault::new(Code::StateNotWritten, fault.to_string(), ""));
         }
     }
 
@@ -228,8 +251,9 @@ impl<D: Disk> Journal<D> {
         match self.file {
             Some(file) if !self.broken && self.has_room(commits) => {
                 let mut bytes = Vec::new();
+                let place = (self.length, self.synced);
                 for commit in commits {
-                    frame::encode_change(file, self.length, commit, &mut bytes);
+                    frame::encode_change(file, place, commit, &mut bytes);
                 }
                 self.write(&bytes)?;
             }
@@ -289,6 +313,9 @@ impl<D: Disk> Journal<D> {
             return Err(fault);
         }
         self.length = end;
+        if self.syncs {
+            self.synced = end;
+        }
         Ok(())
     }
 
@@ -317,6 +344,9 @@ impl<D: Disk> Journal<D> {
             .and_then(|()| self.confirm(self.length));
         // Nobody knows what is on disk now: the next change rewrites all of it.
         self.broken |= done.is_err();
+        if done.is_ok() {
+            self.synced = self.length;
+        }
         done
     }
 
@@ -371,6 +401,7 @@ impl<D: Disk> Journal<D> {
             written.map_err(|why| JournalError::written(&self.path, Fault::Disk(why)))?;
         self.confirm(length)?;
         (self.file, self.length, self.timestamp) = (Some(file), length, timestamp);
+        self.synced = length;
         self.rewrite_at = rewrite_at(entries);
         self.broken = false;
         Ok(())

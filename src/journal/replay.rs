@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Loaded;
-use super::frame::{self, FORMAT, FRAMES_AT, FileId, Frame, FrameHead, FrameKind};
+use super::frame::{self, FORMAT, FRAMES_AT, FileId, Frame, FrameKind};
 use crate::protocol::entries::{Key, Value, check_totals, entry_bytes};
 
 /// What a file says.
@@ -20,11 +20,14 @@ pub(super) struct Replay {
 pub(super) enum Condition {
     /// As it was written.
     Whole,
-    /// The last write was cut off: a power cut leaves that. All before this place is whole.
+    /// The power was cut before its end was on disk. All before this place is whole, and nothing
+    /// behind it.
     Torn {
         /// Where what was cut off begins.
         at: usize,
     },
+    /// The same, and the disk had written some of the end before what stands in front of it.
+    Holed,
     /// Something else is wrong with it.
     Damaged,
 }
@@ -44,16 +47,29 @@ pub(super) fn replay(bytes: &[u8]) -> Result<Replay, OtherFormat> {
     if head.format != FORMAT {
         return Err(OtherFormat(head.format));
     }
-    let mut reader = Reader { file: head.file, bytes, damaged: !both, state: State::default() };
-    let torn_at = reader.read_all();
+    let mut reader =
+        Reader { file: head.file, bytes, damaged: !both, synced: 0, state: State::default() };
+    let lost = reader.read_all();
     // A file is made with a snapshot in it, in one step: that is never cut off.
     reader.damaged |= reader.state.timestamp == 0;
-    let condition = match torn_at {
+    // Nobody was told that what stands behind that was on disk.
+    reader.damaged |= lost.is_some_and(|lost| lost.at < reader.synced);
+    let condition = match lost {
         _ if reader.damaged => Condition::Damaged,
-        Some(at) => Condition::Torn { at },
+        Some(Lost { at, at_end: true }) => Condition::Torn { at },
+        Some(_) => Condition::Holed,
         None => Condition::Whole,
     };
     Ok(Replay { loaded: reader.state.into_loaded(), file: Some(head.file), condition })
+}
+
+/// Bytes that are no whole frame.
+#[derive(Debug, Clone, Copy)]
+struct Lost {
+    /// Where the first of them are.
+    at: usize,
+    /// Whether no whole frame stands behind them.
+    at_end: bool,
 }
 
 /// Goes through a file from its first frame to its end.
@@ -61,54 +77,42 @@ struct Reader<'a> {
     file: FileId,
     bytes: &'a [u8],
     damaged: bool,
+    /// How much of the file was on disk for certain, by what its frames say.
+    synced: usize,
     state: State,
 }
 
 impl Reader<'_> {
-    /// Takes all whole frames; gives the place where the last write was cut off, if it was.
+    /// Takes all whole frames; gives what is none, if there is any.
     ///
     /// Each byte is looked at once as a part of a payload or in search of a magic: behind a whole
     /// head it goes on at the end of the frame, and nothing inside is taken for a frame.
-    fn read_all(&mut self) -> Option<usize> {
+    fn read_all(&mut self) -> Option<Lost> {
         let mut at = FRAMES_AT;
-        // Where the bytes begin that are no frame and that nothing followed yet.
-        let mut bad: Option<(usize, Option<FrameHead>)> = None;
+        let mut lost: Option<Lost> = None;
         while at < self.bytes.len() {
             let Some(head) = frame::head_at(self.file, self.bytes, at) else {
-                bad.get_or_insert((at, None));
+                lost.get_or_insert(Lost { at, at_end: true });
                 at = frame::next_start(self.bytes, at);
                 continue;
             };
-            // What was bad stands in the middle.
-            self.damaged |= bad.take().is_some();
+            self.synced = self.synced.max(head.synced);
             let end = head.end();
             match head.payload(self.bytes) {
-                Some(payload) => self.take(payload),
-                None => bad = Some((at, Some(head))),
+                Some(payload) => {
+                    lost = lost.map(|lost| Lost { at_end: false, ..lost });
+                    self.take(payload);
+                }
+                None => _ = lost.get_or_insert(Lost { at, at_end: true }),
             }
             at = end;
         }
-        let (at, head) = bad?;
-        let torn = self.is_cut_off(at, head.as_ref());
-        self.damaged |= !torn;
-        torn.then_some(at)
+        lost
     }
 
     fn take(&mut self, payload: &[u8]) {
         let taken = frame::decode(payload).is_some_and(|frame| self.state.take(frame));
         self.damaged |= !taken;
-    }
-
-    /// Whether the bytes from here on, in which no other frame begins, are a frame of which the end
-    /// is missing. Blocks that were not written read as zeros.
-    fn is_cut_off(&self, at: usize, head: Option<&FrameHead>) -> bool {
-        let rest = self.bytes.get(head.map_or(at, FrameHead::end)..).unwrap_or_default();
-        let zeros = rest.iter().rev().take_while(|byte| **byte == 0).count();
-        let written = rest.get(..rest.len() - zeros).unwrap_or_default();
-        match head {
-            Some(_) => written.is_empty(),
-            None => frame::begins_a_head(written),
-        }
     }
 }
 
