@@ -2,8 +2,10 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::{Error, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags};
 
 use rustix::io::Errno;
 
@@ -23,6 +25,11 @@ const ASIDE_MAX: usize = 4;
 pub fn create_private_folder(folder: &Path) -> Result<(), Error> {
     if folder.is_dir() {
         return Ok(());
+    }
+    let exists = |path: &&Path| !path.as_os_str().is_empty() && path.exists();
+    if folder.ancestors().find(exists).is_some_and(|path| !path.is_dir()) {
+        // The system would say that it exists.
+        return Err(Errno::NOTDIR.into());
     }
     let new: Vec<&Path> = folder
         .ancestors()
@@ -94,14 +101,23 @@ pub fn aside_name(path: &Path) -> PathBuf {
 }
 
 /// Keeps a file under a second name, too, when it is about to be replaced. This needs no room and
-/// reads nothing, so it works on a disk that is full or half dead.
-pub fn keep_as(path: &Path, aside: &Path) -> Result<(), Error> {
+/// reads nothing, so it works on a disk that is full or half dead. Where a file has one name only,
+/// these bytes of it are written.
+pub fn keep_as(path: &Path, aside: &Path, bytes: &[u8]) -> Result<(), Error> {
     match std::fs::remove_file(aside) {
         Err(why) if why.kind() != ErrorKind::NotFound => return Err(why),
         _ => {}
     }
-    std::fs::hard_link(path, aside)?;
+    std::fs::hard_link(path, aside).or_else(|_| put(aside, bytes).map(drop))?;
     sync_folder_of(aside)
+}
+
+/// Moves a file of no use out of the way; gives its new name.
+pub fn move_aside(path: &Path) -> Result<PathBuf, Error> {
+    let aside = aside_name(path);
+    std::fs::rename(path, &aside)?;
+    sync_folder_of(path)?;
+    Ok(aside)
 }
 
 /// Replaces a file in one step: afterwards the old or the new bytes are there, never a mixture.
@@ -123,16 +139,98 @@ pub fn put(path: &Path, bytes: &[u8]) -> Result<File, Error> {
     written
 }
 
-/// Makes a file that is not there yet; one that is there is an error and stays as it is.
+/// How a file got its new bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// In one step: the old or the new bytes are there, whatever happens.
+    AtOnce,
+    /// In its place, byte by byte: what a power cut leaves in the middle of it is neither.
+    InPlace,
+}
+
+/// Replaces a file that somebody else may have put there: through links, with its mode and group
+/// kept, and in place where it is a mount of its own or its folder can't be written.
+pub fn replace_there(path: &Path, bytes: &[u8]) -> Result<Written, Error> {
+    let path = path.canonicalize()?;
+    let before = std::fs::metadata(&path)?;
+    let temporary = temporary_of(&path);
+    let written = write_new(&temporary, bytes).and_then(|file| {
+        // Without the group, its rights would be those of another one.
+        if before.gid() == file.metadata()?.gid()
+            || std::os::unix::fs::fchown(&file, None, Some(before.gid())).is_ok()
+        {
+            let mode = std::fs::Permissions::from_mode(before.mode() & 0o777);
+            // A file system without modes has nothing to keep.
+            let _ = file.set_permissions(mode);
+        }
+        std::fs::rename(&temporary, &path)
+    });
+    let Err(why) = written else { return sync_folder_of(&path).map(|()| Written::AtOnce) };
+    let in_place = [Errno::BUSY, Errno::ROFS, Errno::ACCESS, Errno::PERM];
+    let may_go = why.raw_os_error().map(Errno::from_raw_os_error);
+    let done = match may_go {
+        // Until it is done, the whole of it stands in the temporary file, if that could be made.
+        Some(errno) if in_place.contains(&errno) => {
+            let _ = sync_folder_of(&temporary);
+            overwrite(&path, bytes).map_err(|_| why)
+        }
+        _ => Err(why),
+    };
+    let _ = std::fs::remove_file(&temporary);
+    done.map(|()| Written::InPlace)
+}
+
+/// Writes over what is in a file; puts that back where it fails.
+fn overwrite(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let before = read_open(&file, bytes.len().max(BLOCK_BYTES) as u64)?.bytes;
+    let put = |bytes: &[u8]| {
+        file.write_all_at(bytes, 0)?;
+        file.set_len(bytes.len() as u64)?;
+        file.sync_all()
+    };
+    put(bytes).inspect_err(|_| {
+        // The fault that counts is the first one.
+        let _ = put(&before);
+    })
+}
+
+/// Makes a file that is not there yet; one that is there is an error and stays as it is. After a
+/// power cut all of it is there or nothing; on file systems that have neither links nor renames
+/// that spare what is there, an empty file may be left, too.
 pub fn create(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    if path.symlink_metadata().is_ok() {
+        return Err(ErrorKind::AlreadyExists.into());
+    }
     let temporary = temporary_of(path);
     let _ = std::fs::remove_file(&temporary);
-    write_new(&temporary, bytes)?;
-    // Unlike a rename, a hard link never replaces what is there.
-    let linked = std::fs::hard_link(&temporary, path);
+    let named = write_new(&temporary, bytes)
+        .and_then(|_| name_new(&temporary, path, bytes))
+        .and_then(|()| sync_folder_of(path));
     let _ = std::fs::remove_file(&temporary);
-    linked?;
-    sync_folder_of(path)
+    named
+}
+
+/// Gives a whole file its name, unless something has that name.
+fn name_new(temporary: &Path, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let lacks = |why: &Error| {
+        let can_t = [Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL, Errno::MLINK];
+        why.raw_os_error().is_some_and(|code| can_t.contains(&Errno::from_raw_os_error(code)))
+    };
+    // Unlike a plain rename, neither of these ever replaces what is there. FAT has no links.
+    match std::fs::hard_link(temporary, path) {
+        Err(why) if lacks(&why) => {}
+        done => return done,
+    }
+    match rustix::fs::renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE) {
+        Err(why) if lacks(&why.into()) => {}
+        done => return Ok(done?),
+    }
+    let mut file = File::options().write(true).create_new(true).mode(FILE_MODE).open(path)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).inspect_err(|_| {
+        // It was made here, just now.
+        let _ = std::fs::remove_file(path);
+    })
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> Result<File, Error> {
@@ -162,15 +260,17 @@ pub fn sync_folder_of(path: &Path) -> Result<(), Error> {
     sync_folder(folder_of(path))
 }
 
-/// Makes the names in a folder durable.
+/// Makes the names in a folder durable. A file system that can't be told to has no more to give.
 pub fn sync_folder(folder: &Path) -> Result<(), Error> {
-    File::open(folder)?.sync_all()
+    match File::open(folder)?.sync_all() {
+        Err(why) if why.kind() == ErrorKind::InvalidInput => Ok(()),
+        done => done,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_replaced_file_is_private_and_leaves_nothing_beside_it() {
@@ -192,5 +292,23 @@ mod tests {
         assert_eq!(again.kind(), std::io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(&path).unwrap(), b"one");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    /// A key file may be a link into a folder of secrets, for a group to read.
+    #[test]
+    fn a_file_is_replaced_where_it_is_with_its_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+        std::fs::write(&real, "one").unwrap();
+        std::fs::set_permissions(&real, std::fs::Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        assert_eq!(replace_there(&link, b"two").unwrap(), Written::AtOnce);
+        assert_eq!(std::fs::read(&real).unwrap(), b"two");
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o640);
+        overwrite(&real, b"a longer one").unwrap();
+        overwrite(&real, b"short").unwrap();
+        assert_eq!(std::fs::read(&real).unwrap(), b"short");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 }

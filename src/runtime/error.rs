@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::advice::{advice, is_wrong_name, no_thread, whole_path};
 use crate::control::ControlError;
 use crate::credentials::CredentialsError;
 use crate::journal::JournalError;
@@ -18,6 +19,8 @@ pub enum StartError {
         path: PathBuf,
         /// A bootstrap node that has it.
         from: Option<String>,
+        /// A file is there, with nothing in it.
+        is_empty: bool,
     },
     /// Key files.
     Credentials(CredentialsError),
@@ -54,16 +57,39 @@ pub enum StartError {
     NoTimestampLeft,
 }
 
+impl StartError {
+    /// Whether what was typed or configured is wrong. Else it was right, and the world says no.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::NoNetworkKey { .. } | Self::NotAKey { .. } => true,
+            Self::Credentials(fault) => fault.is_usage(),
+            Self::Folder { why, .. } => is_wrong_name(why),
+            Self::Control(ControlError::NoSocket { .. }) => true,
+            Self::Control(ControlError::Unusable { why, .. }) => is_wrong_name(why),
+            Self::Control(_)
+            | Self::Runs { .. }
+            | Self::Journal(_)
+            | Self::Server(_)
+            | Self::NoThread(_)
+            | Self::NoRandomness
+            | Self::NoTimestampLeft => false,
+        }
+    }
+}
+
 impl fmt::Display for StartError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoNetworkKey { path, from } => {
-                let from = from.as_deref().unwrap_or("a node of the network");
+            Self::NoNetworkKey { path, from, is_empty } => {
+                let from = from.as_deref().unwrap_or("another node of the network");
+                let what = if *is_empty { "the file is empty" } else { "there is no file" };
                 write!(
                     formatter,
-                    "there is no network key at {}. Copy the file network.key from the credentials folder of {from}, for \
-                     example with scp, and keep its mode 0600",
-                    path.display()
+                    "there is no network key at {}: {what}. Copy the file network.key from the credentials folder of {from}, \
+                     for example with scp, and keep its mode 0600; if this is the first node of a new network, make one with \
+                     `dsn keygen {}`",
+                    whole_path(path).display(),
+                    whole_path(path).display()
                 )
             }
             Self::Credentials(fault) => fault.fmt(formatter),
@@ -75,9 +101,9 @@ impl fmt::Display for StartError {
             ),
             Self::Folder { path, why } => write!(
                 formatter,
-                "the folder {} can't be used: {why}. Name another one with --data, or give this user the right to write \
-                 there",
-                path.display()
+                "the folder {} can't be used: {}",
+                path.display(),
+                advice(why, path, "name another one with --data DIR")
             ),
             Self::Runs { folder } => write!(
                 formatter,
@@ -87,7 +113,7 @@ impl fmt::Display for StartError {
             Self::Journal(fault) => fault.fmt(formatter),
             Self::Server(fault) => fault.fmt(formatter),
             Self::Control(fault) => fault.fmt(formatter),
-            Self::NoThread(why) => write!(formatter, "the system gave no thread: {why}"),
+            Self::NoThread(why) => formatter.write_str(&no_thread(why)),
             Self::NoRandomness => write!(formatter, "the system gave no randomness"),
             Self::NoTimestampLeft => write!(
                 formatter,

@@ -11,10 +11,6 @@ use crate::faults::tools::{OnOwnDisk, calls, has_mounts, has_strace, under_strac
 use crate::support::process::{Process, run_with};
 use crate::support::{PATIENCE, Place4Nodes, eventually};
 
-fn degraded(node: &Process) -> String {
-    node.json(&["status"])["degraded"].to_string()
-}
-
 /// All but changes of the own state goes on in both directions.
 fn the_rest_goes_on(node: &Process, other: &Process, round: &str) {
     let names = [node, other].map(|n| n.json(&["status"])["node_id"].as_str().unwrap().to_owned());
@@ -62,13 +58,13 @@ fn a_full_disk_refuses_changes_until_there_is_room() {
     for word in ["state.journal", "No space left", "Make room", "nothing was changed"] {
         assert!(said.err.contains(word), "{}", said.err);
     }
-    assert!(degraded(own).contains("No space left"));
+    assert!(own.degraded().contains("No space left"));
     the_rest_goes_on(own, &other, "full");
     assert_eq!(own.ask(&["get", "full", "large"]).code, 1, "what was refused is not there");
     std::fs::remove_file(node.path("fill")).unwrap();
     // Nobody changes anything.
-    eventually("it finds that there is room", || degraded(own) == "[]");
-    assert!(own.log_text().contains("can be written again"), "{}", own.log_text());
+    eventually("it finds that there is room", || own.degraded() == "[]");
+    eventually("that is told", || own.log_text().contains("no longer degraded (state-disk)"));
     assert_eq!(set_large(own, "large2").code, 0);
     other.told(&["--timeout", "60s", "wait", "key", "full", "large2"]);
     kill_and_keep(&place, node, "full");
@@ -93,7 +89,7 @@ fn a_node_whose_disk_can_only_be_read_starts_and_says_so() {
     let read_only = "mount --bind disk disk; mount -o remount,bind,ro disk";
     let node = OnOwnDisk::start(&place, "ro", &command, read_only);
     let own = &node.process;
-    assert!(degraded(own).contains("Read-only"), "{}", degraded(own));
+    assert!(own.degraded().contains("Read-only"), "{}", own.degraded());
     let said = own.ask(&["set", "kept", "2"]);
     assert_eq!(said.code, 1);
     for word in ["disk/ro/state.journal", "Read-only", "--data"] {
@@ -102,7 +98,7 @@ fn a_node_whose_disk_can_only_be_read_starts_and_says_so() {
     other.told(&["--timeout", "60s", "wait", "key", "ro", "kept", "1"]);
     the_rest_goes_on(own, &other, "read-only");
     node.run("mount -o remount,bind,rw \"$1\"");
-    eventually("it finds that it can write", || degraded(own) == "[]");
+    eventually("it finds that it can write", || own.degraded() == "[]");
     own.told(&["set", "new", "3"]);
     node.process.kill();
     let again = OnOwnDisk::start(&place, "ro", &command, "");
@@ -112,7 +108,7 @@ fn a_node_whose_disk_can_only_be_read_starts_and_says_so() {
     let mut fresh = place.run_command("fresh", &[&other.address]);
     fresh.args(["--listen", "127.0.0.1:0", "--data", "/proc/none", "--control", "fresh.sock"]);
     let said: crate::support::process::Said = fresh.output().unwrap().into();
-    assert_eq!(said.code, 1, "{said:?}");
+    assert_eq!(said.code, 2, "nothing can be there, whoever tries: {said:?}");
     assert!(said.err.contains("/proc/none"), "{}", said.err);
 }
 
@@ -140,7 +136,7 @@ fn refuses_and_goes_on(node: &OnOwnDisk, other: &Process, round: &str) {
             assert!(said.err.contains(word), "{round}: {}", said.err);
         }
     }
-    assert!(degraded(own).contains("the folder disk/away"), "{round}: {}", degraded(own));
+    assert!(own.degraded().contains("the folder disk/away"), "{round}: {}", own.degraded());
     assert_eq!(own.ask(&["get", "away", "refused"]).code, 1, "{round}");
     the_rest_goes_on(own, other, round);
     let there = std::fs::read_dir(node.path("")).unwrap().count();
@@ -162,12 +158,12 @@ fn a_disk_that_is_gone_is_named_and_comes_back_with_all_that_was_acknowledged() 
         node.run("umount -l \"$1\"");
         refuses_and_goes_on(&node, &other, &format!("unmounted, {sync}"));
         node.run("mount --bind \"$1/../store\" \"$1\"");
-        eventually("it finds the disk", || degraded(own) == "[]");
+        eventually("it finds the disk", || own.degraded() == "[]");
         own.told(&["set", "again", "2"]);
         node.run("mount -t tmpfs tmpfs \"$1\"");
         refuses_and_goes_on(&node, &other, &format!("mounted over, {sync}"));
         node.run("umount \"$1\"");
-        eventually("it finds the disk", || degraded(own) == "[]");
+        eventually("it finds the disk", || own.degraded() == "[]");
         own.told(&["set", "last", "3"]);
         kill_and_keep(&place, node, "away");
         let again = place.spawn_at("away", "127.0.0.1:0", &[&other.address]);
@@ -197,7 +193,7 @@ fn a_node_whose_disk_is_gone_is_reached_and_reached_again() {
     assert_eq!(own.ask(&["set", "refused", "1"]).code, 1);
     node.run("mount --bind \"$1/../store\" \"$1\"");
     eventually("it is reached again", || own.ask(&["status"]).code == 0);
-    eventually("it finds the disk", || degraded(own) == "[]");
+    eventually("it finds the disk", || own.degraded() == "[]");
     own.told(&["set", "again", "2"]);
     assert_eq!(own.told(&["get", "away", "kept"]), "1");
 }
@@ -214,7 +210,7 @@ fn a_disk_that_comes_back_as_another_one_is_known_again() {
     node.run("umount -l \"$1\"");
     refuses_and_goes_on(&node, &other, "unplugged");
     node.run("mount -t tmpfs -o mode=700 tmpfs \"$1\"; cp -a \"$1/../store/.\" \"$1\"");
-    eventually("it finds the disk", || degraded(&node.process) == "[]");
+    eventually("it finds the disk", || node.process.degraded() == "[]");
     node.process.told(&["set", "again", "2"]);
     kill_and_keep(&place, node, "away");
     let again = place.spawn_at("away", "127.0.0.1:0", &[&other.address]);
@@ -234,7 +230,7 @@ fn a_folder_that_was_removed_is_not_made_anew_on_another_disk() {
     node.run("rm -r \"$1/away\"; umount -l \"$1\"");
     refuses_and_goes_on(&node, &other, "removed and unmounted");
     node.run("mount --bind \"$1/../store\" \"$1\"");
-    eventually("it finds the disk", || degraded(&node.process) == "[]");
+    eventually("it finds the disk", || node.process.degraded() == "[]");
     node.process.told(&["set", "again", "2"]);
     kill_and_keep(&place, node, "away");
     let again = place.spawn_at("away", "127.0.0.1:0", &[&other.address]);
@@ -249,7 +245,7 @@ fn a_folder_that_is_removed_is_named_and_made_anew() {
     let node = place.spawn_at("gone", "127.0.0.1:0", &[&other.address]);
     node.told(&["set", "kept", "1"]);
     other.told(&["--timeout", "60s", "wait", "key", "gone", "kept", "1"]);
-    let mut open = ControlClient::connect(&node.control).unwrap();
+    let mut open = ControlClient::connect(&node.control, PATIENCE).unwrap();
     open.call(&json!({ "op": "status" }), PATIENCE).unwrap();
     std::fs::remove_dir_all(place.path().join("data/gone")).unwrap();
     let set = |open: &mut ControlClient, value: &str| {
@@ -265,7 +261,7 @@ fn a_folder_that_is_removed_is_named_and_made_anew() {
     assert!(status["degraded"].to_string().contains("removed"), "{status}");
     // The control socket was in there too.
     eventually("the socket is there again", || node.ask(&["status"]).code == 0);
-    eventually("the state is there again", || degraded(&node) == "[]");
+    eventually("the state is there again", || node.degraded() == "[]");
     the_rest_goes_on(&node, &other, "removed");
     node.told(&["set", "k", "new"]);
     node.kill();
@@ -328,7 +324,7 @@ fn calls_that_fail_cost_nothing_acknowledged() {
         let tells = refused > 0 || node.log_text().contains("could not be made smaller");
         assert!(tells, "{calls} {fault}: {}", node.log_text());
         assert!(kept.len() >= 10, "{calls} {fault}: {} kept, {refused} refused", kept.len());
-        eventually("the node is well again", || degraded(&node) == "[]");
+        eventually("the node is well again", || node.degraded() == "[]");
         node.kill();
         let again = place.spawn_at("bad", "127.0.0.1:0", &[]);
         for key in 0..3 {
@@ -426,7 +422,7 @@ fn at_20_a_second(node: &Process, seconds: u64) {
             let path = &node.control;
             scope.spawn(move || {
                 let entries = json!({ format!("k{}", number % 7): number.to_string() });
-                let mut node = ControlClient::connect(path).unwrap();
+                let mut node = ControlClient::connect(path, PATIENCE).unwrap();
                 node.call(&json!({ "op": "set", "entries": entries }), PATIENCE).unwrap();
             });
         }
@@ -476,7 +472,7 @@ fn changes_that_wait_together_share_a_sync() {
         for writer in 0..8 {
             let path = &node.control;
             scope.spawn(move || {
-                let mut node = ControlClient::connect(path).unwrap();
+                let mut node = ControlClient::connect(path, PATIENCE).unwrap();
                 for number in 0..10 {
                     let entries = json!({ format!("w{writer}"): number.to_string() });
                     node.call(&json!({ "op": "set", "entries": entries }), PATIENCE).unwrap();

@@ -8,4 +8,5 @@ mod conflicts;
 mod disk;
 mod idle;
 mod power;
-mod tools;
+mod start;
+pub(crate) mod tools;

@@ -9,6 +9,10 @@ use crate::support::process::Process;
 /// Says that a test can't be run here, or fails where it has to.
 pub(crate) fn skip(what: &str) {
     assert!(std::env::var_os("DSN_REQUIRE_FAULTS").is_none(), "this host lacks {what}");
+    say_skipped(what);
+}
+
+fn say_skipped(what: &str) {
     // Straight to the terminal: the output of a test that passes is not shown.
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "SKIPPED: this host lacks {what}");
@@ -69,6 +73,29 @@ pub(crate) fn has_mounts() -> bool {
     let found = found.is_ok_and(|output| output.status.success());
     if !found {
         skip("unshare, nsenter, or the right to mount (run as root)");
+    }
+    found
+}
+
+/// A script that makes a FAT file system in `fat.img` and mounts it at `disk`: of the kernel, or by
+/// FUSE. Behind the line `#` it is mounted. A kernel that has neither is no fault of this host.
+pub(crate) fn fat_mount() -> Option<&'static str> {
+    let kinds = [
+        "truncate -s 16M fat.img; mkfs.vfat fat.img >&2\n#\nmount -o loop,umask=022 fat.img disk",
+        "truncate -s 16M fat.img; mkfs.exfat fat.img >&2\n#\nloop=$(losetup --show -f fat.img)\n\
+         mount.exfat-fuse -o umask=022 $loop disk >&2; losetup -d $loop",
+    ];
+    let works = |script: &&&str| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("disk")).unwrap();
+        let script = format!("{script}\ntouch disk/file; umount disk");
+        let mut command = unshare();
+        command.current_dir(folder.path()).args(["sh", "-ec", &script]);
+        command.output().is_ok_and(|output| output.status.success())
+    };
+    let found = kinds.iter().find(works).copied();
+    if found.is_none() {
+        say_skipped("a FAT file system (dosfstools and vfat, or exfatprogs and exfat-fuse)");
     }
     found
 }

@@ -1,0 +1,174 @@
+//! Why a key file can't be used, and what to do.
+
+use std::fmt;
+use std::io::Error;
+use std::path::{Path, PathBuf};
+
+use super::NETWORK_KEYS_MAX;
+use crate::advice::{advice, is_wrong_name};
+
+/// Why a key file can't be used. Nothing was changed.
+#[derive(Debug)]
+pub enum CredentialsError {
+    /// The system refused.
+    Unusable {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What it said.
+        why: Error,
+    },
+    /// Others can change a secret file, or read it for no reason.
+    TooOpen {
+        /// Which.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+        /// Whether its file system keeps modes.
+        has_modes: bool,
+    },
+    /// It is something else than a file.
+    NotAFile {
+        /// What was named.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// The file is longer than any of ours.
+    TooLong {
+        /// Which.
+        path: PathBuf,
+        /// The limit, bytes.
+        bytes_max: u64,
+    },
+    /// The file is not text.
+    NoText {
+        /// Which.
+        path: PathBuf,
+        /// It is text of another kind, as some editors write it.
+        is_utf16: bool,
+    },
+    /// A line is not what it should be.
+    BadLine {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// More keys than a file has.
+    TooManyKeys {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// There is no key in the file.
+    NoKey {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The file is there already.
+    AlreadyExists {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The system gave no randomness.
+    NoRandomness,
+}
+
+pub(super) fn unusable(path: &Path, why: Error) -> CredentialsError {
+    CredentialsError::Unusable { path: path.into(), why }
+}
+
+impl CredentialsError {
+    /// Whether what was typed or configured is wrong: it names something that can't be a key file.
+    /// Else the world says no: rights, disks, what is there already.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::NotAFile { .. }
+            | Self::TooLong { .. }
+            | Self::NoText { .. }
+            | Self::BadLine { .. }
+            | Self::NoKey { .. }
+            | Self::TooOpen { .. } => true,
+            Self::Unusable { why, .. } => is_wrong_name(why),
+            Self::TooManyKeys { .. } | Self::AlreadyExists { .. } | Self::NoRandomness => false,
+        }
+    }
+}
+
+/// What to do about a file with the wrong bytes in it.
+fn put_back(path: &Path) -> String {
+    let mut whole = path.as_os_str().to_owned();
+    whole.push(".new");
+    let whole = PathBuf::from(whole);
+    // What a power cut left of a file that was written in place.
+    let or =
+        if whole.exists() { format!(" ({} may be one)", whole.display()) } else { String::new() };
+    format!("Put back a good copy of the file{or}")
+}
+
+impl fmt::Display for CredentialsError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unusable { path, why } => {
+                let other = "name another file";
+                write!(formatter, "{} can't be used: {}", path.display(), advice(why, path, other))
+            }
+            Self::TooOpen { path, mode, has_modes: true } => write!(
+                formatter,
+                "{} is a secret, but has mode {mode:04o}, so others can {} it. Run: chmod 600 {}",
+                path.display(),
+                if mode & 0o022 == 0 { "read" } else { "change" },
+                path.display()
+            ),
+            Self::TooOpen { path, mode, has_modes: false } => write!(
+                formatter,
+                "{} is a secret, but all users of this host can change it (mode {mode:04o}), and its file system keeps no \
+                 modes. Mount that disk with umask=0077, or keep keys on another one",
+                path.display()
+            ),
+            Self::NotAFile { path, what } => write!(
+                formatter,
+                "{} is {what}, and a file is wanted there. Name a file",
+                path.display()
+            ),
+            Self::TooLong { path, bytes_max } => write!(
+                formatter,
+                "{} has more than {bytes_max} bytes: it is not a file of dsn. Name another one",
+                path.display()
+            ),
+            Self::NoText { path, is_utf16: true } => write!(
+                formatter,
+                "{} is text in UTF-16. Save it as UTF-8, or copy the file again as it is",
+                path.display()
+            ),
+            Self::NoText { path, is_utf16: false } => write!(
+                formatter,
+                "{} is not text: it is not a file of dsn, or it is damaged. Put back a good copy of it, or name another one",
+                path.display()
+            ),
+            Self::BadLine { path, line, what } => {
+                write!(formatter, "{}: line {line} {what}. {}", path.display(), put_back(path))
+            }
+            Self::TooManyKeys { path } => write!(
+                formatter,
+                "{} has {NETWORK_KEYS_MAX} keys already; `dsn key remove` one first",
+                path.display()
+            ),
+            Self::NoKey { path } => write!(
+                formatter,
+                "{} has no key in it. {}: for a network key that is the file of any other node of the network",
+                path.display(),
+                put_back(path)
+            ),
+            Self::AlreadyExists { path } => write!(
+                formatter,
+                "{} is there already and is not overwritten. Name another file, or move that one away",
+                path.display()
+            ),
+            Self::NoRandomness => write!(formatter, "the system gave no randomness for a key"),
+        }
+    }
+}
+
+impl std::error::Error for CredentialsError {}
