@@ -2,10 +2,18 @@
 //!
 //! Tries are repeated by the rules of the node, so that no thread sleeps for a peer that is dead.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::net::{Ipv6Addr, SocketAddrV6};
 use std::time::Duration;
 
 use ureq::Agent;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+
+use crate::zone;
 
 /// Time for one try: name, connection, request, answer and its body.
 pub const TRY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,7 +61,9 @@ impl Client {
             .output_buffer_size(BUFFER_BYTES)
             .max_response_header_size(HEAD_BYTES_MAX)
             .build();
-        Self { agent: config.into(), body_bytes_max: body_bytes_max as u64 }
+        let resolver = WithZones(DefaultResolver::default());
+        let agent = Agent::with_parts(config, DefaultConnector::default(), resolver);
+        Self { agent, body_bytes_max: body_bytes_max as u64 }
     }
 
     /// Posts a body to a path at `host:port`; gives whatever answer comes within the time.
@@ -66,7 +76,7 @@ impl Client {
     ) -> Result<Answer, TransportError> {
         let request = self
             .agent
-            .post(format!("http://{address}{path}"))
+            .post(format!("http://{}{path}", authority(address)))
             .config()
             .timeout_global(Some(timeout))
             .build();
@@ -77,6 +87,51 @@ impl Client {
         let reader = response.body_mut().with_config().limit(self.body_bytes_max);
         let body = reader.read_to_vec().map_err(|fault| explain(&fault, timeout))?;
         Ok(Answer { status, seal, body })
+    }
+}
+
+/// What ends a host that stands for a link-local address. No name of the world ends so (RFC 2606).
+const ZONE_END: &str = ".zone.invalid";
+
+/// The address as part of a URL, which can't have the zone of a link-local one: that becomes a name
+/// that the resolver takes apart again.
+fn authority(address: &str) -> Cow<'_, str> {
+    let Some((ip, zone, port)) = zone::split(address) else { return address.into() };
+    let letters = |byte: u8| [byte >> 4, byte & 15].map(|four| char::from(b'a' + four));
+    let zone: String = zone.bytes().flat_map(letters).collect();
+    format!("{:032x}.{zone}{ZONE_END}:{port}", ip.to_bits()).into()
+}
+
+/// The address and the zone that such a name stands for.
+fn zoned(host: &str) -> Option<(Ipv6Addr, String)> {
+    let (ip, zone) = host.strip_suffix(ZONE_END)?.split_once('.')?;
+    let ip = Ipv6Addr::from_bits(u128::from_str_radix(ip, 16).ok()?);
+    let byte = |two: &[u8]| match two {
+        [high @ b'a'..=b'p', low @ b'a'..=b'p'] => Some((high - b'a') << 4 | (low - b'a')),
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> = zone.as_bytes().chunks(2).map(byte).collect();
+    Some((ip, String::from_utf8(bytes?).ok()?))
+}
+
+/// Names as the system resolves them, and link-local addresses with their zones.
+#[derive(Debug)]
+struct WithZones(DefaultResolver);
+
+impl Resolver for WithZones {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let Some((ip, zone)) = uri.host().and_then(zoned) else {
+            return self.0.resolve(uri, config, timeout);
+        };
+        let port = uri.port_u16().ok_or(ureq::Error::HostNotFound)?;
+        let mut found = self.empty();
+        found.push(SocketAddrV6::new(ip, port, 0, zone::number(&zone)?).into());
+        Ok(found)
     }
 }
 
@@ -174,6 +229,22 @@ mod tests {
             let answer = post(&serve(bytes), 5000).unwrap_or_else(|why| panic!("{said:?}: {why}"));
             assert_eq!((answer.status, &*answer.body), (status, body), "{said:?}");
         }
+    }
+
+    /// A URL has no room for the zone of a link-local address, and is not to be asked by name.
+    #[test]
+    fn a_link_local_address_is_called_on_its_link() {
+        let text = "[fe80::1:2%wlan-0.7]:8000";
+        let url: Uri = format!("http://{}/ping", authority(text)).parse().unwrap();
+        let ip = "fe80::1:2".parse().unwrap();
+        assert_eq!(url.host().and_then(zoned), Some((ip, "wlan-0.7".into())));
+        assert_eq!(url.port_u16(), Some(8000));
+        assert_eq!(authority("[::1]:8000"), "[::1]:8000");
+        for other in ["a.zone.invalid", "a", "0.b.zone.invalid", "x.aa.zone.invalid", "::1"] {
+            assert_eq!(zoned(other), None, "{other}");
+        }
+        let said = post("[fe80::1%no-such-link]:1", 5000).unwrap_err().to_string();
+        assert!(said.contains("No such device"), "{said}");
     }
 
     #[test]

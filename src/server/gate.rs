@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io::{Error, ErrorKind};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 
-use super::Health;
 use super::backend::{Backend, Service, WORKERS};
 use super::connection::{Connection, Progress, SHORT_BYTES_MAX};
 use super::head::{InnerAnswer, last_answer, outer_answer};
 use super::limits::{Limits, State};
 use super::line::{Line, LineProgress};
 use super::queue::Queue;
+use super::{Health, Trouble};
 
 /// Most connections that are taken in a row, so that the others are served meanwhile.
 const ACCEPTS_MAX: usize = 16;
@@ -28,8 +28,6 @@ const EVENTS_MAX: usize = 128;
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
 /// How long a fault of the port is shown after it was seen last.
 const DEGRADED_SHOWN: Duration = Duration::from_secs(60);
-/// Least time between lines of the log about the port: an attack must not fill the disk.
-const LOG_EVERY: Duration = Duration::from_secs(60);
 
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
@@ -55,7 +53,6 @@ pub(super) struct Gate {
     /// Strangers that were cut to make room since the last sweep.
     cut: usize,
     degraded_at: Option<Instant>,
-    logged_at: Option<Instant>,
 }
 
 impl Gate {
@@ -85,7 +82,6 @@ impl Gate {
             swept_at: Instant::now(),
             cut: 0,
             degraded_at: None,
-            logged_at: None,
         };
         watch(&gate.epoll, &gate.listener, LISTENER, epoll::EventFlags::IN)?;
         watch(&gate.epoll, &gate.stopped, STOP, epoll::EventFlags::IN)?;
@@ -167,7 +163,7 @@ impl Gate {
                 )
             }
         };
-        self.degrade(text);
+        self.degrade(Trouble::Backend, text);
     }
 
     fn accept(&mut self) {
@@ -187,7 +183,8 @@ impl Gate {
                     // A stranger has to go, or those who come have to wait.
                     let Some(token) = self.queue.stranger_to_cut() else {
                         let _ = self.listen(false);
-                        self.degrade(format!("the port can't take connections right now: {why}"));
+                        let text = format!("the port can't take connections right now: {why}");
+                        self.degrade(Trouble::Deaf, text);
                         return;
                     };
                     self.cut(token);
@@ -197,6 +194,11 @@ impl Gate {
     }
 
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
+        // An IPv4 address that came as IPv6 is one all the same, wherever it is compared or shown.
+        let peer = match peer.ip().to_canonical() {
+            IpAddr::V4(ip) => SocketAddr::new(ip.into(), peer.port()),
+            IpAddr::V6(_) => peer,
+        };
         if stream.set_nonblocking(true).is_err() {
             return;
         }
@@ -411,7 +413,7 @@ impl Gate {
                 "strangers hold many connections to this port: {} were cut to make room",
                 std::mem::take(&mut self.cut)
             );
-            self.degrade(text);
+            self.degrade(Trouble::Strangers, text);
         }
         if self.degraded_at.is_some_and(|at| at.elapsed() > DEGRADED_SHOWN) {
             self.degraded_at = None;
@@ -425,14 +427,11 @@ impl Gate {
         Ok(epoll::modify(&self.epoll, &self.listener, epoll::EventData::new_u64(LISTENER), flags)?)
     }
 
-    /// Shows the fault in `status`, and in the log now and then.
-    fn degrade(&mut self, text: String) {
+    /// Shows the fault in `status`, for a while.
+    fn degrade(&mut self, trouble: Trouble, text: String) {
         self.degraded_at = Some(Instant::now());
-        if self.logged_at.is_none_or(|at| at.elapsed() > LOG_EVERY) {
-            self.logged_at = Some(Instant::now());
-            log::warn!("{text}");
-        }
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).degraded = Some(text);
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        health.degraded = Some((trouble, text));
     }
 }
 

@@ -10,29 +10,26 @@ mod gate;
 mod head;
 mod limits;
 mod line;
+mod listen;
 mod queue;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::io::Error;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use socket2::{Domain, Protocol, Socket, Type};
-
 use backend::Service;
 use gate::Gate;
 use limits::Limits;
+pub use listen::{InvalidListen, Listen, is_missing};
 
 /// Stack of a thread, bytes: a request is on the heap.
 const STACK_BYTES: usize = 256 * 1024;
-/// Connections that the kernel holds for us until they are accepted.
-const BACKLOG: i32 = 1024;
-
 /// Nodes that may keep a connection each: as many as a node knows at most.
 const PEERS_HINT: usize = 1024;
 
@@ -77,7 +74,22 @@ pub struct Health {
     /// How often tiny_http was started again since the start.
     pub restarted: u64,
     /// What is wrong right now, with what is done about it.
-    pub degraded: Option<String>,
+    pub degraded: Option<(Trouble, String)>,
+    /// That the host lacks the address that is listened on, if it does.
+    pub missing: Option<String>,
+}
+
+/// What can be wrong with the port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// Strangers hold many connections.
+    Strangers,
+    /// Nobody can connect.
+    Deaf,
+    /// The host lacks the address that is listened on.
+    NoAddress,
+    /// The HTTP server behind the gate failed.
+    Backend,
 }
 
 /// An open port with its threads.
@@ -93,14 +105,14 @@ impl Server {
     /// Opens the port (port 0 picks one) and starts the threads. A POST to one of the paths goes
     /// to the handler, unless its body is over the limit.
     pub fn start(
-        listen: SocketAddr,
+        listen: &Listen,
         paths: &'static [&'static str],
         body_bytes_max: usize,
         handler: Handler,
         on_fault: OnFault,
     ) -> Result<Self, ServerError> {
-        let failed = |why| ServerError { listen, why };
-        let listener = open_port(listen).map_err(failed)?;
+        let failed = |why| ServerError { listen: listen.clone(), why };
+        let listener = listen.open().map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = UnixStream::pair().map_err(failed)?;
         let health = Arc::<Mutex<Health>>::default();
@@ -121,7 +133,14 @@ impl Server {
 
     /// How the port is doing.
     pub fn health(&self) -> Health {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let ip = self.address.ip().to_canonical();
+        let missing = is_missing(self.address).then(|| {
+            format!(
+                "this host does not have the address {ip} that the node listens on: nobody can call it until it has"
+            )
+        });
+        Health { missing, ..health }
     }
 
     /// Closes the port and all connections, and ends the threads.
@@ -161,22 +180,6 @@ pub fn fuzz_heads(bytes: &[u8]) {
     }
 }
 
-/// The listening socket. What is set here, the accepted sockets inherit (Linux).
-fn open_port(listen: SocketAddr) -> Result<TcpListener, Error> {
-    let socket = Socket::new(Domain::for_address(listen), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if listen.is_ipv6() {
-        // `[::]` takes IPv4 too, whatever the host's default is.
-        socket.set_only_v6(false)?;
-    }
-    // An answer goes out in one piece and at once.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&listen.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
 /// Starts a thread, and tells where it fails.
 fn spawn(
     name: String,
@@ -200,7 +203,7 @@ fn join(thread: JoinHandle<()>) {
 /// The port could not be opened.
 #[derive(Debug)]
 pub struct ServerError {
-    listen: SocketAddr,
+    listen: Listen,
     why: Error,
 }
 
@@ -208,14 +211,24 @@ impl fmt::Display for ServerError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { listen, why } = self;
         write!(formatter, "can't listen on {listen}: {why}. ")?;
-        match why.kind() {
-            std::io::ErrorKind::AddrInUse => write!(
+        match (why.kind(), listen) {
+            (std::io::ErrorKind::AddrInUse, _) => write!(
                 formatter,
                 "Another program has that port: stop it, or name another one with --listen ADDR:PORT"
             ),
-            std::io::ErrorKind::AddrNotAvailable => {
-                write!(formatter, "This host has no such address: use 0.0.0.0:{}", listen.port())
-            }
+            (std::io::ErrorKind::PermissionDenied, _) => write!(
+                formatter,
+                "Ports below 1024 are for root: name another one with --listen ADDR:PORT"
+            ),
+            (_, Listen::OnLink(_, zone, _)) => write!(
+                formatter,
+                "Has this host an interface {zone}, and is it up? `ip address` shows them"
+            ),
+            (_, Listen::At(address)) if address.is_ipv6() => write!(
+                formatter,
+                "Where the host has no IPv6, use --listen 0.0.0.0:{}",
+                address.port()
+            ),
             _ => write!(formatter, "Name another address with --listen ADDR:PORT"),
         }
     }

@@ -17,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 use super::backend::Service;
 use super::gate::Gate;
 use super::limits::{Limits, Times};
-use super::{Caller, Handler, Health, OnFault, Response, open_port, spawn};
+use super::{Caller, Handler, Health, Listen, OnFault, Response, spawn};
 
 /// `/as` is asked by a caller of our choice: see [`Peer::ask`].
 static PATHS: [&str; 3] = ["/echo", "/panic", "/as"];
@@ -120,7 +120,7 @@ fn start_with(limits: Limits) -> Port {
         }
         Response { status: 200, seal: None, body, caller }
     });
-    let listener = open_port("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = Listen::open(&"127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = UnixStream::pair().unwrap();
     let health = Arc::<Mutex<Health>>::default();
@@ -345,7 +345,8 @@ fn tiny_http_that_dies_is_started_again_and_that_is_told() {
     }
     let health = port.health.lock().unwrap().clone();
     assert!(health.restarted >= 1, "{health:?}");
-    assert!(health.degraded.unwrap().contains("started again"));
+    let (trouble, text) = health.degraded.unwrap();
+    assert!(trouble == super::Trouble::Backend && text.contains("started again"), "{text}");
 }
 
 #[test]
