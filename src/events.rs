@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
@@ -15,28 +15,34 @@ const EVENTS_MAX: usize = 1024;
 /// Most bytes of values and DATA that wait for one reader; a single event may have more. A reader
 /// that hangs must not fill the memory of a small host.
 const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Most readers.
-const READERS_MAX: usize = 64;
+/// Most readers: those of the control socket (`STAY_MAX` there), and some of the program around the
+/// node.
+const READERS_MAX: usize = 80;
 
 /// All who listen. It lives inside the driver's mutex and never blocks.
 #[derive(Debug, Default)]
 pub struct Hub {
     readers: Vec<Reader>,
+    /// The node ends: there is nothing more to tell.
+    closed: bool,
 }
 
 #[derive(Debug)]
 struct Reader {
-    events: Sender<Event>,
+    events: Sender<Timed>,
     /// The bytes that wait; gone with the one who reads.
     waiting: Weak<AtomicUsize>,
     /// Events that were dropped since the last one that was taken.
     dropped: u64,
 }
 
+/// An event, and when this node saw it.
+type Timed = (SystemTime, Event);
+
 /// One who listens. Dropping it ends that.
 #[derive(Debug)]
 pub struct Subscription {
-    events: Receiver<Event>,
+    events: Receiver<Timed>,
     waiting: Arc<AtomicUsize>,
 }
 
@@ -54,13 +60,24 @@ impl Hub {
         }
         let (sender, events) = bounded(EVENTS_MAX);
         let waiting = Arc::<AtomicUsize>::default();
+        if self.closed {
+            // It learns that at once.
+            return Some(Subscription { events, waiting });
+        }
         self.readers.push(Reader { events: sender, waiting: Arc::downgrade(&waiting), dropped: 0 });
         Some(Subscription { events, waiting })
     }
 
     /// Tells all who listen.
     pub fn publish(&mut self, event: &Event) {
-        self.readers.retain_mut(|reader| reader.take(event));
+        let now = SystemTime::now();
+        self.readers.retain_mut(|reader| reader.take(event, now));
+    }
+
+    /// Lets all go who listen: nothing more happens.
+    pub fn close(&mut self) {
+        self.closed = true;
+        self.readers.clear();
     }
 }
 
@@ -70,7 +87,7 @@ impl Reader {
     }
 
     /// Gives the event to the reader, or counts it as dropped; says whether the reader is there.
-    fn take(&mut self, event: &Event) -> bool {
+    fn take(&mut self, event: &Event, now: SystemTime) -> bool {
         let Some(waiting) = self.waiting.upgrade() else {
             return false;
         };
@@ -89,7 +106,9 @@ impl Reader {
         // Nobody else sends, so both find room.
         let gap = (self.dropped > 0).then_some(Event::Lagged { count: self.dropped });
         self.dropped = 0;
-        gap.into_iter().chain([event.clone()]).all(|event| self.events.try_send(event).is_ok())
+        gap.into_iter()
+            .chain([event.clone()])
+            .all(|event| self.events.try_send((now, event)).is_ok())
     }
 }
 
@@ -106,14 +125,15 @@ fn bytes_of(event: &Event) -> usize {
 impl Subscription {
     /// The next event, or nothing where none came within the time or the node has stopped.
     pub fn next(&self, timeout: Duration) -> Option<Event> {
-        self.wait(timeout).ok()
+        self.wait(timeout).ok().map(|(_, event)| event)
     }
 
-    /// The same, and tells apart an end of the node from an end of the time.
-    pub fn wait(&self, timeout: Duration) -> Result<Event, RecvTimeoutError> {
-        let event = self.events.recv_timeout(timeout)?;
-        self.waiting.fetch_sub(bytes_of(&event), Ordering::SeqCst);
-        Ok(event)
+    /// The same with the time at which this node saw it; tells apart an end of the node from an end
+    /// of the time.
+    pub fn wait(&self, timeout: Duration) -> Result<(SystemTime, Event), RecvTimeoutError> {
+        let timed = self.events.recv_timeout(timeout)?;
+        self.waiting.fetch_sub(bytes_of(&timed.1), Ordering::SeqCst);
+        Ok(timed)
     }
 }
 
@@ -173,6 +193,12 @@ mod tests {
         let all: Vec<_> = (0..READERS_MAX).map(|_| hub.subscribe().unwrap()).collect();
         assert!(hub.subscribe().is_none());
         drop(all);
-        assert!(hub.subscribe().is_some());
+        let last = hub.subscribe().unwrap();
+        hub.publish(&event(0));
+        hub.close();
+        assert_eq!(last.next(Duration::ZERO), Some(event(0)), "what was told is read");
+        for closed in [last, hub.subscribe().unwrap()] {
+            assert_eq!(closed.wait(Duration::ZERO), Err(RecvTimeoutError::Disconnected));
+        }
     }
 }

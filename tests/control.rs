@@ -47,7 +47,7 @@ impl Socket {
 
 fn start(place: &Place4Nodes, node_id: &str, bootstrap: &[&str]) -> (RunningNode, Socket) {
     let config = place.config(node_id, bootstrap);
-    let path = config.control.clone();
+    let path = config.control_socket().unwrap();
     (dsn::start(config).unwrap(), Socket::open(&path))
 }
 
@@ -84,6 +84,17 @@ fn every_operation_does_what_the_page_says() {
     let got = at_b.result(json!({ "op": "get", "node": "a", "key": "raw" }));
     assert_eq!((&got["value"], &got["node_id"]), (&json!({ "base64": "/w==" }), &json!("a")));
     assert_eq!(got["timestamp"], set["timestamp"]);
+    assert!(got["held_ms"].is_u64() && got["status"] == "alive", "{got}");
+    let all = at_b.result(json!({ "op": "get", "key": "k" }));
+    assert_eq!((all.as_array().unwrap().len(), &all[0]["value"]), (1, &json!("v")));
+    let own = at_b.result(json!({ "op": "state", "node": "self", "prefix": "" }));
+    assert_eq!((&own["node_id"], &own["held_ms"]), (&json!("b"), &Json::Null), "an earlier run");
+    let part = at_b.result(json!({ "op": "state", "node": "a", "prefix": "r" }));
+    assert_eq!(part["entries"], json!({ "raw": { "base64": "/w==" } }));
+    let alive = at_b.result(json!({ "op": "wait_node", "node": "a", "status": ["left", "alive"] }));
+    assert_eq!(alive, json!({ "status": "alive" }));
+    let held = at_a.result(json!({ "op": "wait_synced", "timeout_ms": 60_000 }));
+    assert_eq!(held, json!({ "held": 1 }));
     let state = at_b.result(json!({ "op": "state", "node": "a" }));
     assert_eq!((&state["status"], &state["entries"]["k"]), (&json!("alive"), &json!("v")));
     let states = at_b.result(json!({ "op": "state" }));
@@ -130,6 +141,11 @@ fn what_makes_no_sense_is_told_and_the_connection_goes_on() {
         r#"{"op": "ping", "node": "a"}"#,
         r#"{"op": "forget", "node": "a"}"#,
         r#"{"op": "wait_peers", "count": "many"}"#,
+        r#"{"op": "wait_node", "node": "a", "status": "dead"}"#,
+        r#"{"op": "wait_key", "node": "a", "key": "k", "gone": true, "changed": true}"#,
+        r#"{"op": "recv", "follow": "yes"}"#,
+        r#"{"op": "recv", "timeout_ms": "5s"}"#,
+        r#"{"op": "watch", "node": 7}"#,
         "{\"op\": \"status\"",
         "\u{0}\u{1}",
     ] {
@@ -163,25 +179,51 @@ fn what_makes_no_sense_is_told_and_the_connection_goes_on() {
     node.stop();
 }
 
+/// As many as may stay do, and keep nobody out; one more is told so, and may ask other things.
 #[test]
-fn the_thirty_third_connection_is_told_to_wait() {
+fn those_who_stay_keep_nobody_out() {
     let place = Place4Nodes::new();
     let (node, mut first) = start(&place, "a", &[]);
     let path = place.folder.path().join("a.sock");
-    let mut others: Vec<Socket> = (1..32).map(|_| Socket::open(&path)).collect();
-    for socket in &mut others {
+    let mut all: Vec<Socket> = (0..64).map(|_| Socket::open(&path)).collect();
+    for socket in &mut all {
+        assert_eq!(socket.result(json!({ "op": "watch" }))["event"], "watching");
+    }
+    let wait = json!({ "op": "wait_peers", "count": 1, "timeout_ms": 60_000 });
+    let recv = json!({ "op": "recv", "timeout_ms": 60_000 });
+    for request in [json!({ "op": "watch" }), json!({ "op": "recv", "follow": true }), wait, recv] {
+        let answer = first.ask(request.clone());
+        assert_eq!((&answer["ok"], &answer["kind"]), (&json!(false), &json!("no")), "{request}");
+        assert!(answer["error"].as_str().unwrap().contains("64"), "{answer}");
+    }
+    // What is answered at once needs no such place.
+    first.result(json!({ "op": "wait_peers", "count": 0 }));
+    first.result(json!({ "op": "set", "entries": { "k": "v" } }));
+    let mut asks: Vec<Socket> = (0..40).map(|_| Socket::open(&path)).collect();
+    for socket in &mut asks {
         socket.result(json!({ "op": "status" }));
     }
-    let answer = Socket::open(&path).read().unwrap();
-    assert_eq!(answer["ok"], false);
-    assert!(answer["error"].as_str().unwrap().contains("32"), "{answer}");
-    drop(others);
-    eventually("there is room again", || {
-        let mut socket = Socket::open(&path);
-        socket.write(r#"{"op": "status"}"#);
-        socket.read().unwrap()["ok"] == true
-    });
-    first.result(json!({ "op": "status" }));
+    drop(all);
+    eventually("there is room again", || first.ask(json!({ "op": "watch" }))["ok"] == true);
+    node.stop();
+}
+
+/// Programs that keep a connection and ask nothing have to go where somebody asks.
+#[test]
+fn who_asks_nothing_gives_its_place_to_who_comes() {
+    let place = Place4Nodes::new();
+    let (node, mut oldest) = start(&place, "a", &[]);
+    oldest.result(json!({ "op": "status" }));
+    let path = place.folder.path().join("a.sock");
+    let mut idle: Vec<Socket> = (0..63).map(|_| Socket::open(&path)).collect();
+    for socket in &mut idle {
+        socket.result(json!({ "op": "status" }));
+    }
+    let mut more: Vec<Socket> = (0..10).map(|_| Socket::open(&path)).collect();
+    for socket in &mut more {
+        socket.result(json!({ "op": "set", "entries": { "k": "v" } }));
+    }
+    assert!(oldest.read().is_none(), "it was idle for longest");
     node.stop();
 }
 
@@ -193,24 +235,95 @@ fn who_hung_up_waits_for_nothing_any_more() {
     let path = place.folder.path().join("a.sock");
     for follows in [false, true] {
         let asked = json!({ "op": "recv", "follow": follows, "timeout_ms": 86_400_000 });
-        let waiting: Vec<Socket> = (1..32)
-            .map(|_| {
-                let mut socket = Socket::open(&path);
-                socket.write(&asked.to_string());
-                socket
-            })
-            .collect();
+        let mut waiting: Vec<Socket> = Vec::new();
+        eventually("all places are taken", || {
+            let mut socket = Socket::open(&path);
+            socket.write(&asked.to_string());
+            waiting.push(socket);
+            waiting.len() >= 64 && Socket::open(&path).ask(json!({ "op": "watch" }))["ok"] == false
+        });
         drop(waiting);
+        let mut all: Vec<Socket> = Vec::new();
         eventually("there is room again", || {
-            let mut all: Vec<Socket> = (1..32).map(|_| Socket::open(&path)).collect();
-            all.iter_mut().all(|socket| {
-                socket.write(r#"{"op": "status"}"#);
-                socket.read().is_some_and(|answer| answer["ok"] == true)
-            })
+            let mut socket = Socket::open(&path);
+            if socket.ask(json!({ "op": "watch" }))["ok"] == true {
+                all.push(socket);
+            }
+            all.len() == 64
+        });
+        drop(all);
+        eventually("there is room for the next", || {
+            Socket::open(&path).ask(json!({ "op": "watch" }))["ok"] == true
         });
     }
     first.result(json!({ "op": "status" }));
     node.stop();
+}
+
+/// What a watcher makes of what was there first and of each change is the state itself.
+#[test]
+fn between_what_is_there_and_what_changes_nothing_is_missed() {
+    let place = Place4Nodes::new();
+    let (node, mut asks) = start(&place, "a", &[]);
+    let path = place.folder.path().join("a.sock");
+    let node = std::sync::Arc::new(node);
+    let changes = {
+        let node = std::sync::Arc::clone(&node);
+        std::thread::spawn(move || {
+            for number in 0..200 {
+                let key = crate::support::key(&format!("k{}", number % 7));
+                node.set(key, crate::support::value(&number.to_string())).unwrap();
+            }
+        })
+    };
+    let mut watchers: Vec<Socket> = Vec::new();
+    while !changes.is_finished() && watchers.len() < 20 {
+        let mut socket = Socket::open(&path);
+        socket.write(r#"{"op": "watch", "initial": true}"#);
+        watchers.push(socket);
+    }
+    changes.join().unwrap();
+    asks.result(json!({ "op": "set", "entries": { "end": "x" } }));
+    let state = asks.result(json!({ "op": "state", "node": "self" }));
+    for mut watcher in watchers {
+        let mut seen = serde_json::Map::new();
+        assert_eq!(watcher.read().unwrap()["result"]["event"], "snapshot");
+        let mut version = 0;
+        while !seen.contains_key("end") {
+            let event = watcher.read().unwrap()["result"].clone();
+            if event["event"] == "watching" {
+                continue;
+            }
+            assert_eq!(event["event"], "updated");
+            let (key, timestamp) = (event["key"].as_str().unwrap(), event["timestamp"].as_u64());
+            let before = seen.insert(key.into(), event["value"].clone()).unwrap_or(Json::Null);
+            assert_eq!(before, event["old"], "no change of {key} fell between two");
+            assert!(timestamp.unwrap() >= version, "versions go on");
+            version = timestamp.unwrap();
+        }
+        assert_eq!(Json::Object(seen), state["entries"]);
+    }
+    std::sync::Arc::into_inner(node).unwrap().stop();
+}
+
+#[test]
+fn who_watches_is_told_that_the_node_stops() {
+    let place = Place4Nodes::new();
+    let (node, _) = start(&place, "a", &[]);
+    let path = place.folder.path().join("a.sock");
+    let mut all: Vec<Socket> = (0..3).map(|_| Socket::open(&path)).collect();
+    all[0].result(json!({ "op": "watch" }));
+    all[1].write(r#"{"op": "recv", "follow": true}"#);
+    all[2].write(r#"{"op": "wait_peers", "count": 9, "timeout_ms": 60000}"#);
+    eventually("all three wait", || {
+        let threads = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let names = threads.filter_map(|it| std::fs::read_to_string(it.path().join("comm")).ok());
+        names.filter(|name| name.starts_with("dsn-control-")).count() >= 3
+    });
+    node.stop();
+    let told = all.iter_mut().filter_map(Socket::read).map(|answer| answer["kind"].clone());
+    let told: Vec<Json> = told.collect();
+    assert!(told.iter().all(|kind| kind == "stopping") && !told.is_empty(), "{told:?}");
 }
 
 #[test]
@@ -247,26 +360,38 @@ fn a_watcher_sees_everything_from_its_first_line_on() {
     let mut all = Socket::open(&path);
     assert_eq!(all.result(json!({ "op": "watch" }))["event"], "watching");
     let mut some = Socket::open(&path);
-    some.result(json!({ "op": "watch", "node": "b", "key": "te" }));
+    let mistyped = some.ask(json!({ "op": "watch", "node": "b" }));
+    assert_eq!(mistyped["kind"], "no", "{mistyped}");
+    some.result(json!({ "op": "watch", "node": "b", "key": "te", "unknown": true }));
     at_a.result(json!({ "op": "set", "entries": { "k": "1" } }));
     at_a.result(json!({ "op": "set", "entries": { "k": "2" } }));
     at_a.result(json!({ "op": "unset", "keys": ["k"] }));
+    // When it was seen, and in which version, beside what it is.
+    let next = |socket: &mut Socket| {
+        let mut event = socket.read().unwrap()["result"].clone();
+        let time = event.as_object_mut().unwrap().remove("time").unwrap();
+        assert_eq!(time.as_str().unwrap().len(), "2026-01-31T23:59:59.999Z".len());
+        if event["event"] == "updated" {
+            let version = event.as_object_mut().unwrap().remove("timestamp").unwrap();
+            assert!(version.as_u64().unwrap() > 0);
+        }
+        event
+    };
     let updated = |value: Json, old: Json| json!({ "event": "updated", "node_id": "a", "key": "k", "value": value, "old": old });
     for (value, old) in
         [(json!("1"), Json::Null), (json!("2"), json!("1")), (Json::Null, json!("2"))]
     {
-        assert_eq!(all.read().unwrap()["result"], updated(value, old));
+        assert_eq!(next(&mut all), updated(value, old));
     }
     let b = start(&place, "b", &[&a.listen()]);
-    assert_eq!(all.read().unwrap()["result"], json!({ "event": "joined", "node_id": "b" }));
+    assert_eq!(next(&mut all), json!({ "event": "joined", "node_id": "b" }));
     b.0.set(crate::support::key("other"), crate::support::value("x")).unwrap();
     b.0.set(crate::support::key("temperature"), crate::support::value("y")).unwrap();
     let event = some.read().unwrap()["result"].clone();
     assert_eq!((&event["node_id"], &event["key"]), (&json!("b"), &json!("temperature")));
-    b.0.send(&id("a"), (*b"hi").into(), PATIENCE).unwrap();
+    b.0.send(&id("a"), b"hi", PATIENCE).unwrap();
     eventually("the watcher sees the data", || {
-        let event = all.read().unwrap()["result"].clone();
-        event == json!({ "event": "data", "node_id": "b", "data": "hi" })
+        next(&mut all) == json!({ "event": "data", "node_id": "b", "data": "hi" })
     });
     b.0.stop();
     let mut seen = Vec::new();

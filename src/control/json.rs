@@ -1,11 +1,15 @@
 //! The forms in JSON, and back.
 
+use std::time::{Duration, SystemTime};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value as Json, json};
 
-use crate::protocol::entries::{Entries, Value};
-use crate::protocol::report::{Event, Message, NodeState, PeerInfo, Status};
+use crate::protocol::entries::{Key, Value};
+use crate::protocol::fault::{Fault, Notice};
+use crate::protocol::identity::NodeId;
+use crate::protocol::report::{Event, Message, NodeState, PeerInfo, PeerStatus, Status};
 
 /// Bytes as JSON: a text where they are UTF-8, else `{"base64": …}`.
 pub fn bytes_to_json(bytes: &[u8]) -> Json {
@@ -33,7 +37,7 @@ pub(super) fn status(status: &Status) -> Json {
         "advertise": status.advertise.as_ref().map(|address| address.as_str()),
         "version": status.version,
         "protocol": status.protocol,
-        "uptime_s": status.uptime_s,
+        "uptime_s": status.uptime.as_secs(),
         "peers": {
             "alive": status.peers.alive,
             "suspect": status.peers.suspect,
@@ -43,9 +47,32 @@ pub(super) fn status(status: &Status) -> Json {
         "keys": status.keys,
         "timestamp": status.timestamp,
         "public_key": status.public_key.to_hex(),
+        "fingerprint": status.public_key.fingerprint(),
         "network_key": status.network_key,
-        "degraded": status.degraded,
+        "degraded": status.degraded.iter().map(fault).collect::<Vec<Json>>(),
+        "notices": status.notices.iter().map(notice).collect::<Vec<Json>>(),
     })
+}
+
+fn fault(fault: &Fault) -> Json {
+    json!({
+        "code": fault.code.as_str(),
+        "node": fault.node.as_ref().map(NodeId::as_str),
+        "text": fault.text,
+        "hint": fault.hint,
+    })
+}
+
+fn ms(time: Duration) -> Json {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).into()
+}
+
+fn notice(notice: &Notice) -> Json {
+    let mut json = fault(&notice.fault);
+    if let Json::Object(fields) = &mut json {
+        fields.insert("ago_ms".into(), ms(notice.ago));
+    }
+    json
 }
 
 pub(super) fn peer(peer: &PeerInfo) -> Json {
@@ -53,36 +80,87 @@ pub(super) fn peer(peer: &PeerInfo) -> Json {
         "node_id": peer.node_id.as_str(),
         "address": peer.address.as_ref().map(|address| address.as_str()),
         "status": peer.status.as_str(),
-        "heard_ms_ago": peer.heard_ms_ago,
+        "heard_ms_ago": peer.heard_ago.map(ms),
         "keys": peer.keys,
         "timestamp": peer.timestamp,
         "public_key": peer.public_key.map(|key| key.to_hex()),
+        "network_key": peer.network_key.as_deref(),
+        "reason": peer.reason,
     })
 }
 
-pub(super) fn state(state: &NodeState) -> Json {
+/// A state, with the keys that begin with this.
+pub(super) fn state(state: &NodeState, prefix: &str, now_ms: u64) -> Json {
+    let entries = state.entries.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
+    let pair =
+        |(key, value): (&Key, &Value)| (key.as_str().to_owned(), bytes_to_json(value.as_bytes()));
     json!({
         "node_id": state.node_id.as_str(),
         "status": state.status.as_str(),
         "timestamp": state.timestamp,
-        "entries": entries(&state.entries),
+        "held_ms": held_ms(state, now_ms),
+        "entries": Json::Object(entries.map(pair).collect()),
     })
 }
 
-fn entries(entries: &Entries) -> Json {
-    let pair = |(key, value): (&crate::protocol::entries::Key, &Value)| {
-        (key.as_str().to_owned(), bytes_to_json(value.as_bytes()))
-    };
-    Json::Object(entries.iter().map(pair).collect())
+/// One key of a state, if it has it.
+pub(super) fn value(state: &NodeState, key: &str, now_ms: u64) -> Option<Json> {
+    let value = state.entries.get(key)?;
+    Some(json!({
+        "node_id": state.node_id.as_str(),
+        "status": state.status.as_str(),
+        "key": key,
+        "value": bytes_to_json(value.as_bytes()),
+        "timestamp": state.timestamp,
+        "held_ms": held_ms(state, now_ms),
+    }))
+}
+
+/// How long the version is held here, by a clock that only goes forward.
+fn held_ms(state: &NodeState, now_ms: u64) -> Option<u64> {
+    state.held_since.map(|since| now_ms.saturating_sub(since))
 }
 
 pub(super) fn message(message: &Message) -> Json {
     json!({ "from": message.from.as_str(), "data": bytes_to_json(&message.data) })
 }
 
-pub(super) fn event(event: &Event) -> Json {
+/// How a peer is doing, as the event that would tell it.
+pub(super) fn status_event(peer: &PeerInfo) -> Event {
+    let node_id = peer.node_id.clone();
+    match peer.status {
+        PeerStatus::Alive => Event::Joined { node_id },
+        PeerStatus::Suspect => Event::Suspect { node_id },
+        PeerStatus::Lost => Event::Lost { node_id },
+        PeerStatus::Left => Event::Left { node_id },
+    }
+}
+
+/// All keys of a state, as the events that would tell them.
+pub(super) fn updates(state: &NodeState) -> impl Iterator<Item = Event> + '_ {
+    state.entries.iter().map(|(key, value)| Event::Updated {
+        node_id: state.node_id.clone(),
+        timestamp: state.timestamp,
+        key: key.clone(),
+        old: None,
+        new: Some(value.clone()),
+    })
+}
+
+/// A line between the events.
+pub(super) fn mark(name: &str, time: SystemTime) -> Json {
+    json!({ "event": name, "time": time_text(time) })
+}
+
+/// UTC, to the millisecond.
+fn time_text(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+pub(super) fn event(time: SystemTime, event: &Event) -> Json {
     let mut object = Map::new();
     object.insert("event".into(), event.name().into());
+    object.insert("time".into(), time_text(time).into());
     if let Some(node_id) = event.node_id() {
         object.insert("node_id".into(), node_id.as_str().into());
     }
@@ -90,7 +168,8 @@ pub(super) fn event(event: &Event) -> Json {
         value.as_ref().map_or(Json::Null, |value| bytes_to_json(value.as_bytes()))
     };
     match event {
-        Event::Updated { key, old, new, .. } => {
+        Event::Updated { timestamp, key, old, new, .. } => {
+            object.insert("timestamp".into(), (*timestamp).into());
             object.insert("key".into(), key.as_str().into());
             object.insert("value".into(), value(new));
             object.insert("old".into(), value(old));

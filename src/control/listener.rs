@@ -1,23 +1,21 @@
 //! The open socket: who is let in, and how all of it ends.
 
-use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::ControlError;
-use super::server::{LOOK_EVERY, converse, refuse};
+use super::places::{Connections, Place};
+use super::server::{LOOK_EVERY, converse};
 use crate::driver::Driver;
 
-/// Most connections at a time: each has a thread.
-const CONNECTIONS_MAX: usize = 32;
 /// How long a caller may take to read an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long answers that are under way may take when the node ends, which has to be within 2 s.
@@ -34,56 +32,55 @@ pub struct ControlServer {
     connections: Arc<Connections>,
 }
 
-/// The connections, so that they can be ended.
-#[derive(Default)]
-struct Connections {
-    open: Mutex<Open>,
-}
-
-#[derive(Default)]
-struct Open {
-    /// The one that accepts now.
-    listener: Option<UnixListener>,
-    streams: HashMap<u64, UnixStream>,
-    threads: Vec<JoinHandle<()>>,
-    next: u64,
-    closed: bool,
-}
-
-impl Open {
-    fn shut(&self, how: Shutdown) {
-        for stream in self.streams.values() {
-            // One that is closed already is what is wanted.
-            let _ = stream.shutdown(how);
-        }
-    }
-}
-
-impl Connections {
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl ControlServer {
-    /// Opens the socket, for this user alone, and serves it. A socket file that a dead node left is
-    /// replaced.
-    pub fn start(path: &Path, service: Arc<Driver>) -> Result<Self, ControlError> {
+    /// Looks whether the socket can be opened as far as that can be seen without doing it; gives
+    /// whether a socket file is there that a dead node left.
+    pub fn check(path: &Path) -> Result<bool, ControlError> {
         let unusable = |why| ControlError::Unusable { path: path.into(), why };
-        create_folder_of(path).map_err(unusable)?;
         match UnixStream::connect(path) {
-            Ok(_) => return Err(ControlError::Taken { path: path.into() }),
-            Err(why) if why.kind() == ErrorKind::NotFound => {}
+            Ok(_) => Err(ControlError::Taken { path: path.into() }),
+            Err(why) if why.kind() == ErrorKind::NotFound => Ok(false),
             // A file that is no socket refuses, too, and is not ours to remove.
             Err(why) if why.kind() == ErrorKind::ConnectionRefused => {
                 if !std::fs::symlink_metadata(path).map_err(unusable)?.file_type().is_socket() {
                     return Err(ControlError::NoSocket { path: path.into() });
                 }
-                std::fs::remove_file(path).map_err(unusable)?;
+                Ok(true)
             }
-            Err(why) => return Err(unusable(why)),
+            Err(why) => Err(unusable(why)),
         }
-        let bound = Bound::at(path).map_err(unusable)?;
+    }
+
+    /// Opens the socket, for this user alone, and serves it. A socket file that a dead node left is
+    /// replaced.
+    ///
+    /// Where a group is given, its members may use the socket, too.
+    pub fn start(
+        path: &Path,
+        group: Option<u32>,
+        service: Arc<Driver>,
+    ) -> Result<Self, ControlError> {
+        let unusable = |why| ControlError::Unusable { path: path.into(), why };
+        create_folder_of(path, group).map_err(unusable)?;
+        if Self::check(path)? {
+            std::fs::remove_file(path).map_err(unusable)?;
+        }
+        let bound = Bound::at(path, group).map_err(|why| match group {
+            Some(group) if why.kind() == ErrorKind::PermissionDenied => {
+                ControlError::Group { path: path.into(), group, why }
+            }
+            _ => unusable(why),
+        })?;
+        if let Some(group) = group
+            && let Some(folder) = closed_folder(path, group)
+        {
+            log::warn!(
+                "group {group} can't reach the control socket {}: it may not pass {}. Give that folder to the group \
+                 (chgrp {group}, chmod g+x), or name another place with --control PATH",
+                path.display(),
+                folder.display()
+            );
+        }
         let connections = Arc::<Connections>::default();
         connections.lock().listener = Some(bound.listener.try_clone().map_err(unusable)?);
         let (place, shared) = (path.to_owned(), Arc::clone(&connections));
@@ -107,8 +104,7 @@ impl ControlServer {
             return;
         };
         {
-            let mut open = self.connections.lock();
-            open.closed = true;
+            let open = self.connections.close();
             let _ = std::fs::remove_file(&self.path);
             // A shut down listener ends the accept that waits on it (Linux).
             if let Some(listener) = &open.listener {
@@ -149,6 +145,7 @@ fn join(thread: JoinHandle<()>) {
 /// A socket that is listened on, and its file, by which it is known.
 struct Bound {
     listener: UnixListener,
+    group: Option<u32>,
     device: u64,
     inode: u64,
 }
@@ -156,7 +153,7 @@ struct Bound {
 impl Bound {
     /// Binds under a name of its own first, so that the socket never stands there with another
     /// mode.
-    fn at(path: &Path) -> std::io::Result<Self> {
+    fn at(path: &Path, group: Option<u32>) -> std::io::Result<Self> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push("~");
         let temporary = PathBuf::from(temporary);
@@ -164,10 +161,14 @@ impl Bound {
             std::fs::remove_file(&temporary)?;
         }
         let listener = UnixListener::bind(&temporary)?;
-        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))?;
+        if let Err(why) = give(&temporary, group, 0o600, 0o660) {
+            // Left behind, it would be in nobody's way, and of no use.
+            let _ = std::fs::remove_file(&temporary);
+            return Err(why);
+        }
         let file = std::fs::symlink_metadata(&temporary)?;
         std::fs::rename(&temporary, path)?;
-        Ok(Self { listener, device: file.dev(), inode: file.ino() })
+        Ok(Self { listener, group, device: file.dev(), inode: file.ino() })
     }
 
     /// Whether callers at this path reach somebody: this listener, or another process that serves
@@ -183,14 +184,43 @@ impl Bound {
     }
 }
 
-fn create_folder_of(path: &Path) -> std::io::Result<()> {
+/// The group and the mode, of which one is for the owner alone. The group comes first: with the
+/// other order the group that it had would get in for a moment.
+fn give(path: &Path, group: Option<u32>, alone: u32, shared: u32) -> std::io::Result<()> {
+    if let Some(group) = group {
+        std::os::unix::fs::chown(path, None, Some(group))?;
+    }
+    let mode = if group.is_some() { shared } else { alone };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+fn folder_of(path: &Path) -> Option<&Path> {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty())
+}
+
+fn create_folder_of(path: &Path, group: Option<u32>) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    match folder_of(path) {
+        Some(folder) if !folder.is_dir() => {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            give(folder, group, 0o700, 0o710)
         }
         _ => Ok(()),
     }
+}
+
+/// The first folder on the way to the socket that the group may not pass.
+fn closed_folder(path: &Path, group: u32) -> Option<PathBuf> {
+    let whole = std::path::absolute(path).ok()?;
+    let mut folders: Vec<&Path> = whole.ancestors().skip(1).collect();
+    folders.reverse();
+    let is_closed = |folder: &&Path| {
+        folder.metadata().is_ok_and(|found| {
+            let bit = if found.gid() == group { 0o010 } else { 0o001 };
+            found.mode() & bit == 0
+        })
+    };
+    folders.into_iter().find(is_closed).map(Path::to_owned)
 }
 
 /// Waits for somebody to connect. Where nobody does for a while and nobody could, the socket is
@@ -204,7 +234,8 @@ fn await_caller(bound: &mut Bound, path: &Path, connections: &Connections) {
     if open.closed {
         return;
     }
-    let again = create_folder_of(path).and_then(|()| Bound::at(path));
+    let group = bound.group;
+    let again = create_folder_of(path, group).and_then(|()| Bound::at(path, group));
     match again.and_then(|new| Ok((new.listener.try_clone()?, new))) {
         Ok((kept, new)) => {
             log::warn!("the control socket {} was removed; it is there again", path.display());
@@ -222,7 +253,8 @@ fn accept(mut bound: Bound, path: &Path, connections: &Arc<Connections>, service
     let _ = bound.listener.set_nonblocking(true);
     loop {
         await_caller(&mut bound, path, connections);
-        if connections.lock().closed {
+        // Who comes meanwhile waits in the queue of the system, in its turn.
+        if !connections.await_place() {
             return;
         }
         let stream = match bound.listener.accept() {
@@ -247,28 +279,20 @@ fn accept(mut bound: Bound, path: &Path, connections: &Arc<Connections>, service
         if open.closed {
             return;
         }
-        if open.streams.len() >= CONNECTIONS_MAX {
-            let error =
-                format!("{CONNECTIONS_MAX} programs talk to this node already; try again later");
-            refuse(&stream, error);
-            continue;
-        }
         let Ok(kept) = stream.try_clone() else {
             continue;
         };
-        let number = open.next;
-        open.next += 1;
-        open.streams.insert(number, kept);
+        let number = open.add(kept);
         let (service, shared) = (Arc::clone(service), Arc::clone(connections));
         let name = format!("dsn-control-{number}");
         let thread = thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
-            converse(&stream, &service);
-            shared.lock().streams.remove(&number);
+            converse(&stream, &service, Place { connections: &shared, number });
+            shared.leave(number);
         });
         match thread {
             Ok(thread) => open.threads.push(thread),
             Err(why) => {
-                open.streams.remove(&number);
+                open.remove(number);
                 log::warn!("no thread for the control socket: {why}");
             }
         }

@@ -1,16 +1,20 @@
 //! The local control socket: one JSON object a line, both ends (docs/control.md).
 
+mod asked;
 mod client;
 mod json;
 mod listener;
+mod places;
 mod server;
+mod waiting;
 
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::advice::advice;
 use crate::protocol::DATA_BYTES_MAX;
 
-pub use client::{ControlClient, Failure};
+pub use client::{ControlClient, Failure, Woken};
 pub use json::{bytes_from_json, bytes_to_json};
 pub use listener::ControlServer;
 
@@ -30,6 +34,15 @@ pub enum ControlError {
     NoSocket {
         /// Where.
         path: PathBuf,
+    },
+    /// It can't be given to the group.
+    Group {
+        /// The socket.
+        path: PathBuf,
+        /// Which group.
+        group: u32,
+        /// What the system said.
+        why: std::io::Error,
     },
     /// The system refused.
     Unusable {
@@ -56,10 +69,17 @@ impl fmt::Display for ControlError {
                  with --control PATH",
                 path.display()
             ),
+            Self::Group { path, group, why } => write!(
+                formatter,
+                "the control socket {} can't be given to group {group}: {why}. The user of the node has to be in that \
+                 group: usermod --append --groups {group} USER, then start it again; or leave out --control-group",
+                path.display()
+            ),
             Self::Unusable { path, why } => write!(
                 formatter,
-                "the control socket {} can't be opened: {why}. Name another one with --control PATH",
-                path.display()
+                "the control socket {} can't be opened: {}",
+                path.display(),
+                advice(why, path, "name another one with --control PATH")
             ),
         }
     }
