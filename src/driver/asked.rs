@@ -1,38 +1,83 @@
 //! What people and programs beside the node ask for.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{RecvTimeoutError, SendTimeoutError, bounded};
 
 use super::Driver;
 use crate::events::Subscription;
 use crate::keeper::SetJob;
 use crate::protocol::entries::{Change, Key, Value};
+use crate::protocol::fault::{Code, Fault, Notice};
 use crate::protocol::flight::Ticket;
 use crate::protocol::identity::NodeId;
 use crate::protocol::node::{Action, Node, Now};
-use crate::protocol::report::{Message, NodeState, PeerInfo, Refused, Status};
+use crate::protocol::report::{Holders, Message, NodeState, PeerInfo, PeerStatus, Refused, Status};
+use crate::server::{Server, Trouble};
 
 impl Driver {
     /// What the node says of itself.
     pub fn status(&self) -> Status {
-        let (listen, port_fault) = match &*self.server() {
-            Some(server) => (server.local_address().to_string(), server.health().degraded),
-            None => (String::new(), None),
+        let listen = match &*self.server() {
+            Some(server) => server.local_address().to_string(),
+            None => String::new(),
         };
         let now = self.now();
-        let inner = self.lock();
-        let mut status = inner.node.status(&listen, env!("CARGO_PKG_VERSION"), now);
-        let disk_faults = [&inner.state_fault, &inner.peers_fault];
-        status.degraded.extend(disk_faults.into_iter().flatten().cloned());
-        drop(inner);
-        status.degraded.extend(port_fault);
-        let broken =
-            self.broken().map(|why| format!("the node broke a rule of its own and stops: {why}"));
-        status.degraded.extend(broken);
+        let mut status = self.lock().node.status(&listen, env!("CARGO_PKG_VERSION"), now);
+        status.degraded = self.faults(now);
+        status.notices.extend(self.log_notice());
         status.network_key = self.network_key_names().into_iter().next().unwrap_or_default();
         status
+    }
+
+    /// All that is wrong right now: with the program, the disk and the port first, then with the
+    /// network.
+    pub(super) fn faults(&self, now: Now) -> Vec<Fault> {
+        let broken = self.broken().map(|why| {
+            let text = format!("the node broke a rule of its own and stops: {why}");
+            Fault::new(Code::Program, text, "start it again, and report it")
+        });
+        let health = self.server().as_ref().map(Server::health).unwrap_or_default();
+        let missing = health.missing.map(|text| (Trouble::NoAddress, text));
+        let port = missing.into_iter().chain(health.degraded);
+        let port = port.map(|(trouble, text)| port_fault(trouble, text));
+        let inner = self.lock();
+        let hint = "it is tried again by itself; until then no change of it is taken";
+        let disk = |code, text: &Option<String>| Some(Fault::new(code, text.clone()?, hint));
+        let disks =
+            [disk(Code::StateDisk, &inner.state_fault), disk(Code::PeersDisk, &inner.peers_fault)];
+        let of_network = inner.node.faults(now);
+        drop(inner);
+        broken
+            .into_iter()
+            .chain(disks.into_iter().flatten())
+            .chain(port)
+            .chain(of_network)
+            .collect()
+    }
+
+    /// Lets `status` tell how many lines of the log were dropped: whoever writes the log counts.
+    pub fn count_dropped_lines(&self, count: Arc<AtomicU64>) {
+        // The first one stays: there is one log.
+        let _ = self.log_dropped.set(count);
+    }
+
+    fn log_notice(&self) -> Option<Notice> {
+        let count = self.log_dropped.get()?.load(Ordering::Relaxed);
+        let text = format!("{count} lines of the log were dropped, as nobody took them");
+        let hint =
+            "whoever reads stderr of the node stands still: Ctrl-Q in its terminal lets it go on";
+        (count > 0).then(|| Notice {
+            fault: Fault::new(Code::LogDropped, text, hint),
+            ago: Duration::ZERO,
+        })
+    }
+
+    /// The own id.
+    pub fn node_id(&self) -> &NodeId {
+        &self.node_id
     }
 
     /// All peers in the order of their ids.
@@ -49,6 +94,31 @@ impl Driver {
     /// The state of a node, the own one too.
     pub fn state(&self, node_id: &NodeId) -> Option<NodeState> {
         self.lock().node.state(node_id)
+    }
+
+    /// Whether it is this node, or one that it knows of.
+    pub fn knows(&self, node_id: &NodeId) -> bool {
+        self.lock().node.knows(node_id)
+    }
+
+    /// How a node is doing; this one is always alive.
+    pub fn status_of(&self, node_id: &NodeId) -> Option<PeerStatus> {
+        self.lock().node.status_of(node_id)
+    }
+
+    /// Who of the peers that are alive holds the newest version of the own state.
+    pub fn holders(&self) -> Holders {
+        self.lock().node.holders()
+    }
+
+    /// Asks all that count as alive and were not heard since then (ms) whether they still are.
+    pub fn ask_the_living(&self, since_ms: u64) {
+        self.decide(|node, now| ((), node.ask_the_living(since_ms, now)));
+    }
+
+    /// How many peers are alive and were heard since then (ms).
+    pub fn heard_since(&self, since_ms: u64) -> usize {
+        self.lock().node.heard_since(since_ms)
     }
 
     /// The states of all nodes, the own one first.
@@ -68,17 +138,43 @@ impl Driver {
 
     /// Sets and removes several keys in one version; returns its timestamp when it is durable.
     pub fn change(&self, change: Change) -> Result<u64, Refused> {
-        self.commit(change, false)
+        self.commit(change, false, None)
     }
 
-    fn commit(&self, change: Change, left: bool) -> Result<u64, Refused> {
+    /// The same, and does not wait longer than that for the disk. A change that was handed to it is
+    /// made all the same where the disk takes it later.
+    pub fn change_within(&self, change: Change, timeout: Duration) -> Result<u64, Refused> {
+        self.commit(change, false, Some(timeout))
+    }
+
+    fn commit(
+        &self,
+        change: Change,
+        left: bool,
+        timeout: Option<Duration>,
+    ) -> Result<u64, Refused> {
         self.check_broken()?;
         if self.is_stopping() {
             return Err(Refused::Stopping);
         }
         let (reply, answer) = bounded(1);
-        self.sets.send(SetJob { change, left, reply }).map_err(|_| Refused::Stopping)?;
-        answer.recv().map_err(|_| Refused::Stopping)?
+        let job = SetJob { change, left, reply };
+        let Some(timeout) = timeout else {
+            self.sets.send(job).map_err(|_| Refused::Stopping)?;
+            return answer.recv().map_err(|_| Refused::Stopping)?;
+        };
+        let until = Instant::now() + timeout;
+        let late = |what: &str| Refused::TimedOut {
+            what: format!("the disk did not take the change within {timeout:?}; {what}"),
+        };
+        self.sets.send_timeout(job, timeout).map_err(|failed| match failed {
+            SendTimeoutError::Timeout(_) => late("nothing was changed, as others wait before it"),
+            SendTimeoutError::Disconnected(_) => Refused::Stopping,
+        })?;
+        answer.recv_deadline(until).unwrap_or_else(|failed| match failed {
+            RecvTimeoutError::Timeout => Err(late("it is made all the same if the disk does")),
+            RecvTimeoutError::Disconnected => Err(Refused::Stopping),
+        })
     }
 
     /// Sends a PING; gives the round-trip time.
@@ -144,10 +240,15 @@ impl Driver {
 
     /// Takes the oldest DATA out of the inbox, or waits for one.
     pub fn receive(&self, timeout: Duration) -> Option<Message> {
+        self.receive_from(None, timeout)
+    }
+
+    /// The same, of one sender where one is named.
+    pub fn receive_from(&self, from: Option<&NodeId>, timeout: Duration) -> Option<Message> {
         let until = Instant::now() + timeout;
         let mut inner = self.lock();
         loop {
-            if let Some(message) = inner.node.receive() {
+            if let Some(message) = inner.node.receive_from(from) {
                 return Some(message);
             }
             let left = until.checked_duration_since(Instant::now())?;
@@ -168,6 +269,15 @@ impl Driver {
     /// Events from now on, over a bounded channel; nothing where too many listen already.
     pub fn subscribe(&self) -> Option<Subscription> {
         self.lock().hub.subscribe()
+    }
+
+    /// The same, with all that is there at this moment: peers, and the states of all nodes. What
+    /// comes as an event is a change of that, and no change is missing.
+    pub fn subscribe_with_all(&self) -> Option<(Subscription, Vec<PeerInfo>, Vec<NodeState>)> {
+        let now = self.now();
+        let mut inner = self.lock();
+        let events = inner.hub.subscribe()?;
+        Some((events, inner.node.peers(now), inner.node.states()))
     }
 
     /// Drops all that is known of nodes: their keys, addresses and states. They come back by their
@@ -198,7 +308,7 @@ impl Driver {
     /// Says goodbye: makes it durable, then waits until all that answer were told. Where the time
     /// runs out before, the error names those that were not; the goodbye stays.
     pub fn leave(&self, timeout: Duration) -> Result<(), Refused> {
-        self.commit(Change::new(), true)?;
+        self.commit(Change::new(), true, None)?;
         let until = Instant::now() + timeout;
         let mut inner = self.lock();
         loop {
@@ -219,6 +329,7 @@ impl Driver {
     pub fn begin_stop(&self) {
         let mut inner = self.lock();
         inner.is_stopping = true;
+        inner.hub.close();
         for (_, waiting) in inner.waiting.drain() {
             let _ = waiting.try_send(Err(Refused::Stopping));
         }
@@ -230,4 +341,22 @@ impl Driver {
     pub fn is_stopping(&self) -> bool {
         self.lock().is_stopping
     }
+}
+
+fn port_fault(trouble: Trouble, text: String) -> Fault {
+    let (code, hint) = match trouble {
+        Trouble::Strangers => {
+            (Code::Strangers, "find out who it is; members are served all the same")
+        }
+        Trouble::Deaf => (
+            Code::Port,
+            "raise the limit of open files (`ulimit -n`, `LimitNOFILE=`); it is tried again",
+        ),
+        Trouble::NoAddress => (
+            Code::Port,
+            "look at `ip address`, or change --listen; it works from when the address is there",
+        ),
+        Trouble::Backend => (Code::Program, "it mends itself; report it"),
+    };
+    Fault::new(code, text, hint)
 }

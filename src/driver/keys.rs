@@ -1,4 +1,5 @@
-//! Changing the network key of a running node: the file first, then what the node uses.
+//! Changing the network key of a running node: the file first, then what the node uses; and
+//! reading again what an operator changed in files.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,6 +48,9 @@ impl Driver {
     ///
     /// Several nodes may share one file: what another one changed in it is taken over.
     pub fn network_keys(&self, change: KeyChange) -> Result<Vec<String>, Refused> {
+        if matches!(change, KeyChange::List) {
+            return Ok(self.network_key_names());
+        }
         // Only changes of the same file wait for each other here.
         let _one = self.key_file.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let path = &self.key_file.path;
@@ -59,23 +63,24 @@ impl Driver {
             })
         };
         match change {
-            KeyChange::List => return Ok(self.network_key_names()),
-            KeyChange::Reload => {}
+            KeyChange::List | KeyChange::Reload => {}
             KeyChange::Add(key) if keys.contains(&key) => {}
             KeyChange::Add(key) => keys.push(key),
             KeyChange::Use(name) => {
                 let key = keys.remove(find(&name)?);
                 keys.insert(0, key);
             }
-            KeyChange::Remove(name) => match before.iter().position(|known| *known == name) {
-                None => {}
-                Some(0) => {
+            // Another node that shares the file may have removed it there.
+            KeyChange::Remove(name)
+                if !before.contains(&name) && self.network_key_names().contains(&name) => {}
+            KeyChange::Remove(name) => match find(&name)? {
+                0 => {
                     let why = format!(
                         "{name} seals what this node sends; `dsn key use` another one first"
                     );
                     return Err(fault(why));
                 }
-                Some(at) => drop(keys.remove(at)),
+                at => drop(keys.remove(at)),
             },
         }
         if names(&keys) != before {
@@ -88,6 +93,38 @@ impl Driver {
         }
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(used);
         Ok(names)
+    }
+}
+
+impl Driver {
+    /// Reads the network key file and the list of allowed nodes again, and logs what changed. A
+    /// file that can't be used leaves in force what was; what is wrong with it is given back.
+    pub fn reload(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut note = |text: String| {
+            log::error!("reload: {text}");
+            faults.push(text);
+        };
+        match self.network_keys(KeyChange::Reload) {
+            Ok(names) => log::info!("reload: the network keys are {}", names.join(", ")),
+            Err(why) => note(why.to_string()),
+        }
+        let Some(path) = &self.allow_file else { return faults };
+        match credentials::load_allow_list(path) {
+            Ok(list) => {
+                let count = list.len();
+                let gone = self.decide(|node, now| node.replace_allow_list(list, now));
+                log::info!("reload: {count} nodes are in {}", path.display());
+                for node_id in gone {
+                    log::warn!(
+                        "reload: {node_id} with its key is not in {} any more: dropped",
+                        path.display()
+                    );
+                }
+            }
+            Err(why) => note(format!("the list of allowed nodes stays as it is: {why}")),
+        }
+        faults
     }
 }
 

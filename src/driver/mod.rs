@@ -7,6 +7,7 @@ mod lines;
 mod network;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::collections::HashMap;
 use std::hash::RandomState;
@@ -25,6 +26,7 @@ use crate::events::Hub;
 use crate::keeper::{Core, Kept, SetJob};
 use crate::protocol::crypto::{CryptoFault, NetworkKeys, PrivateKey};
 use crate::protocol::entries::{Difference, Entries};
+use crate::protocol::fault::Fault;
 use crate::protocol::flight::Ticket;
 use crate::protocol::identity::NodeId;
 use crate::protocol::node::{Action, Class, DiskWishes, Job, Node, Now};
@@ -38,6 +40,7 @@ use crate::steps::Nonce;
 
 pub use keys::KeyChange;
 use lines::Lines;
+use told::{Line, Told};
 
 /// Most sends of one class that can wait: one for each target. One more goes back to the core.
 pub const JOBS_MAX: usize = PEERS_MAX + SEEDS_MAX;
@@ -69,6 +72,8 @@ pub struct Parts {
     pub keys: NetworkKeys,
     /// Where that is kept.
     pub key_file: PathBuf,
+    /// Where the list of allowed nodes is, if there is one.
+    pub allow_file: Option<PathBuf>,
     /// What it signs with.
     pub private_key: PrivateKey,
     /// What it sends with.
@@ -77,6 +82,8 @@ pub struct Parts {
     pub credentials_folder: PathBuf,
     /// When the clock for all waiting began.
     pub began: Instant,
+    /// What was found or done at the start.
+    pub notices: Vec<Fault>,
 }
 
 /// The node behind its mutex, with all that is needed to do what it decides; and what programs
@@ -89,6 +96,7 @@ pub struct Driver {
     /// Those of the moment; a request and its answer use the same ones.
     keys: RwLock<Arc<NetworkKeys>>,
     key_file: keys::KeyFile,
+    allow_file: Option<PathBuf>,
     private_key: PrivateKey,
     random: SystemRandom,
     /// Names nodes to the gate; nobody can choose ids that get one name.
@@ -107,6 +115,10 @@ pub struct Driver {
     broken: OnceLock<String>,
     /// Requests that were answered.
     handled: AtomicU64,
+    /// Faults that the log has.
+    told: Mutex<Told>,
+    /// How many lines of the log were dropped, where whoever writes them counts that.
+    log_dropped: OnceLock<Arc<AtomicU64>>,
 }
 
 struct Inner {
@@ -134,6 +146,12 @@ impl Driver {
     pub fn new(parts: Parts) -> (Arc<Self>, Queues) {
         let [healthy, returning, unproved] = [0; Class::ALL.len()].map(|_| bounded(JOBS_MAX));
         let (sets, sets_queue) = bounded(SETS_MAX);
+        let mut node = parts.node;
+        for notice in parts.notices {
+            node.notice(notice, now_since(parts.began));
+        }
+        // Those of the start are in the log already.
+        drop(node.take_untold_notices());
         let [wake_disk, wake, stop_asked] = [0; 3].map(|_| bounded(1));
         let inner = Inner {
             wake_at: 0,
@@ -143,7 +161,7 @@ impl Driver {
             state_fault: None,
             peers_fault: None,
             is_stopping: false,
-            node: parts.node,
+            node,
         };
         let driver = Self {
             node_id: inner.node.node_id().clone(),
@@ -151,6 +169,7 @@ impl Driver {
             settled: Condvar::new(),
             keys: RwLock::new(Arc::new(parts.keys)),
             key_file: keys::KeyFile::new(parts.key_file),
+            allow_file: parts.allow_file,
             private_key: parts.private_key,
             random: SystemRandom::new(),
             callers: RandomState::new(),
@@ -165,6 +184,8 @@ impl Driver {
             server: Mutex::default(),
             broken: OnceLock::new(),
             handled: AtomicU64::new(0),
+            told: Mutex::default(),
+            log_dropped: OnceLock::new(),
         };
         let queues = Queues {
             sends: [healthy.1, returning.1, unproved.1],
@@ -261,7 +282,6 @@ impl Driver {
                 // A full queue means that the ticker is about to look anyway.
                 Action::WakeAt(_) => drop(self.wake.try_send(())),
                 Action::WakeDisk => drop(self.wake_disk.try_send(())),
-                Action::Note(text) => log::warn!("{text}"),
                 Action::Tell(_) | Action::Changed { .. } | Action::Finish(..) => {}
             }
         }
@@ -303,6 +323,30 @@ impl Driver {
         drop(inner);
         self.settled.notify_all();
         self.perform(later);
+        self.tell_faults(now);
+    }
+
+    /// Writes what is wrong to the log, where that is news.
+    fn tell_faults(&self, now: Now) {
+        let faults = self.faults(now);
+        let happened = self.lock().node.take_untold_notices();
+        for fault in happened {
+            log::warn!("{}: {fault}", fault.code.as_str());
+        }
+        let lines =
+            self.told.lock().unwrap_or_else(PoisonError::into_inner).look(&faults, now.mono_ms);
+        for line in lines {
+            match line {
+                Line::Wrong(fault) if fault.code.is_own() => {
+                    log::error!("degraded ({}): {fault}", fault_name(&fault));
+                }
+                Line::Wrong(fault) => log::warn!("degraded ({}): {fault}", fault_name(&fault)),
+                Line::Over(fault) => {
+                    log::info!("no longer degraded ({}): {}", fault_name(&fault), fault.text);
+                }
+                Line::More => log::warn!("more is wrong than is told here: `dsn status` shows it"),
+            }
+        }
     }
 
     /// How long the ticker may sleep from now.
@@ -333,7 +377,9 @@ impl Inner {
         for action in actions {
             match action {
                 Action::Tell(event) => self.tell(&event, now),
-                Action::Changed { node_id, old, new } => self.tell_changes(&node_id, &old, &new),
+                Action::Changed { node_id, timestamp, old, new } => {
+                    self.tell_changes(&node_id, timestamp, &old, &new);
+                }
                 Action::Finish(ticket, result) => {
                     if let Some(waiting) = self.waiting.remove(&ticket) {
                         // Whoever waited may have gone.
@@ -370,14 +416,21 @@ impl Inner {
         self.hub.publish(event);
     }
 
-    fn tell_changes(&mut self, node_id: &NodeId, old: &Entries, new: &Entries) {
+    fn tell_changes(&mut self, node_id: &NodeId, timestamp: u64, old: &Entries, new: &Entries) {
         if self.hub.is_empty() {
             return;
         }
         for Difference { key, old, new } in old.differences(new) {
-            self.hub.publish(&Event::Updated { node_id: node_id.clone(), key, old, new });
+            let node_id = node_id.clone();
+            self.hub.publish(&Event::Updated { node_id, timestamp, key, old, new });
         }
     }
+}
+
+/// `clone, garden`
+fn fault_name(fault: &Fault) -> String {
+    let code = fault.code.as_str();
+    fault.node.as_ref().map_or_else(|| code.to_owned(), |node_id| format!("{code}, {node_id}"))
 }
 
 /// What the journal's thread needs.
@@ -412,21 +465,12 @@ impl Core for Driver {
             .map_err(|fault| fault.to_string())
     }
 
-    /// Each fault is logged once.
     fn note_disk(&self, what: Kept, fault: Option<String>) {
         let mut inner = self.lock();
         let known = match what {
             Kept::State => &mut inner.state_fault,
             Kept::Peers => &mut inner.peers_fault,
         };
-        if *known == fault {
-            return;
-        }
-        match (&fault, what) {
-            (Some(why), _) => log::error!("{why}"),
-            (None, Kept::State) => log::info!("the own state can be written again"),
-            (None, Kept::Peers) => log::info!("the known peers can be written again"),
-        }
         *known = fault;
     }
 }

@@ -31,6 +31,11 @@ impl Driver {
                 log::debug!("{peer} sent bytes to {path} that are not a message");
                 return bare(status);
             }
+            Read::Foreign(status) => {
+                log::debug!("{peer} called with another network key");
+                self.decide(|node, now| (node.note_foreign(peer, now), Vec::new()));
+                return bare(status);
+            }
             Read::Refused(answering, refusal) => (answering, refusal.into()),
             Read::Arrived(arrived) => {
                 let looked = arrived.look(&self.lock().node);
@@ -39,7 +44,15 @@ impl Driver {
                     Looked::ToCheck(to_check) => {
                         let checked = to_check.check(&Ecdsa);
                         let answering = checked.answering();
-                        (answering, self.decide(|node, now| checked.apply(node, peer, now)))
+                        let reply = self.decide(|node, now| {
+                            let (reply, actions) = checked.apply(node, peer, now);
+                            let name = keys.name(answering.network_key());
+                            if let Some((caller, name)) = reply.caller.as_ref().zip(name) {
+                                node.note_network_key(caller, name);
+                            }
+                            (reply, actions)
+                        });
+                        (answering, reply)
                     }
                 }
             }
@@ -66,8 +79,16 @@ impl Driver {
             log::error!("a request to {} could not be made: {fault}", outgoing.address);
             Outcome::Failed(fault)
         });
-        if let Outcome::Failed(why) = &outcome {
-            log::debug!("{:?} to {}: {why}", outgoing.request.kind(), outgoing.address);
+        let kind = outgoing.request.kind();
+        match &outcome {
+            Outcome::Failed(why) | Outcome::NotOpened(why) => {
+                log::debug!("{kind:?} to {}: {why}", outgoing.address);
+            }
+            Outcome::Refused(refusal, _) => {
+                let text = refusal.text.as_str();
+                log::debug!("{kind:?} to {} was refused: {text}", outgoing.address);
+            }
+            _ => {}
         }
         let elapsed_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.decide(|node, now| ((), node.on_answer(job, outcome, elapsed_us, now)));

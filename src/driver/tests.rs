@@ -29,9 +29,8 @@ fn node(folder: &std::path::Path) -> RunningNode {
     let mut config = Config::new(NodeId::new("a").unwrap());
     config.listen = "127.0.0.1:0".parse().unwrap();
     config.credentials = folder.join("credentials");
-    config.network_key = folder.join("credentials/network.key");
     config.data = Some(folder.join("data"));
-    config.control = folder.join("a.sock");
+    config.control = crate::config::Control::At(folder.join("a.sock"));
     config.tick = Duration::from_millis(100);
     crate::start(config).unwrap()
 }
@@ -45,36 +44,36 @@ fn a_panic_under_the_lock_stops_the_node_and_nothing_is_taken_any_more() {
     let folder = tempfile::tempdir().unwrap();
     let node = node(folder.path());
     assert!(set(&node, "before").is_ok());
-    let rule = || node.decide(|_, _| -> ((), Vec<_>) { panic!("a rule that is wrong") });
+    let rule = || node.driver.decide(|_, _| -> ((), Vec<_>) { panic!("a rule that is wrong") });
     assert!(catch_unwind(AssertUnwindSafe(rule)).is_err());
     // Whoever comes next finds it: here the ticker, which nobody has to wake.
     let why = node.wait_for_stop().unwrap_err();
     assert!(why.contains("panicked"), "{why}");
     // The next tick is due by now, and does not come: that hides the end from nobody.
-    while node.tick_late().is_zero() {
+    while node.driver.tick_late().is_zero() {
         std::thread::park_timeout(Duration::from_millis(5));
     }
     assert!(matches!(set(&node, "after"), Err(Refused::Broken { .. })));
     let waited = node.ping(&NodeId::new("b").unwrap(), Duration::ZERO);
     assert!(matches!(waited, Err(Refused::Broken { .. })), "{waited:?}");
-    assert!(node.status().degraded.iter().any(|text| text.contains("panicked")));
+    assert!(node.status().degraded.iter().any(|fault| fault.text.contains("panicked")));
     node.stop();
     // What was acknowledged is there when it is started again.
     let again = self::node(folder.path());
-    assert!(again.get(&again.node_id, "before").is_some());
-    assert!(again.get(&again.node_id, "after").is_none());
+    assert!(again.get(again.node_id(), "before").is_some());
+    assert!(again.get(again.node_id(), "after").is_none());
 }
 
 #[test]
 fn who_comes_after_the_end_does_not_wait_for_an_answer() {
     let folder = tempfile::tempdir().unwrap();
     let node = node(folder.path());
-    node.begin_stop();
+    node.driver.begin_stop();
     let long = Duration::from_secs(3600);
-    let (a, b) = (node.node_id.clone(), NodeId::new("b").unwrap());
+    let (a, b) = (node.node_id().clone(), NodeId::new("b").unwrap());
     for target in [&a, &b] {
         assert!(matches!(node.ping(target, long), Err(Refused::Stopping)));
-        let sent = node.send(target, [1][..].into(), long);
+        let sent = node.send(target, &[1], long);
         assert!(matches!(sent, Err(Refused::Stopping)), "{sent:?}");
     }
     assert!(matches!(set(&node, "k"), Err(Refused::Stopping)));
@@ -101,6 +100,8 @@ fn driver() -> (Arc<Driver>, Queues) {
         seeds: Vec::new(),
         tick_ms: 3_000,
         program: ProgramVersion::new("test"),
+        alone: true,
+        is_durable: true,
         allow: None,
     };
     let pin = Pin { key: PublicKey([4; 65]), trust: Trust::Direct };
@@ -111,10 +112,12 @@ fn driver() -> (Arc<Driver>, Queues) {
         node: Node::new(settings, own, vec![peer], 1, now_since(began)),
         keys: NetworkKeys::new(&[Zeroizing::new([9; 32])]).unwrap(),
         key_file: PathBuf::from("none"),
+        allow_file: None,
         private_key,
         client: Client::new(1_000, 1),
         credentials_folder: PathBuf::from("none"),
         began,
+        notices: Vec::new(),
     })
 }
 
