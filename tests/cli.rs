@@ -1,15 +1,17 @@
 //! The command line: what each command prints, and what it says when something is wrong.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::Place4Nodes;
 use crate::support::process::{Said, dsn, run_with};
-use crate::support::{Place4Nodes, eventually};
 
+/// A command in a folder; the service of this host, if it has one, is not meant.
 fn say(arguments: &[&str], folder: &std::path::Path) -> Said {
-    dsn().current_dir(folder).args(arguments).output().unwrap().into()
+    let mut command = dsn();
+    command.current_dir(folder).env("DSN_DATA", "data").args(arguments).output().unwrap().into()
 }
 
 #[test]
@@ -21,7 +23,10 @@ fn help_and_version_go_to_stdout() {
         assert!(said.out.contains("Usage"), "{}", said.out);
     }
     let said = say(&["--version"], place.path());
-    assert_eq!(said.out.trim(), format!("dsn {}", env!("CARGO_PKG_VERSION")));
+    assert!(said.out.starts_with(&format!("dsn {}", env!("CARGO_PKG_VERSION"))), "{}", said.out);
+    if let Some(commit) = option_env!("DSN_COMMIT") {
+        assert_eq!(said.out.trim(), format!("dsn {commit}"));
+    }
 }
 
 #[test]
@@ -55,9 +60,14 @@ fn wrong_usage_is_2_and_says_what_is_wrong() {
 #[test]
 fn without_a_node_it_is_3_and_says_how_to_start_one() {
     let place = Place4Nodes::new();
-    let said = say(&["status"], place.path());
-    assert_eq!(said.code, 3);
-    assert!(said.err.contains("dsn run"), "{}", said.err);
+    // Where a folder or a node is named, that of the service of this host is not meant.
+    for (name, value) in [("DSN_DATA", "data"), ("DSN_NODE_ID", "a")] {
+        let mut command = dsn();
+        command.current_dir(place.path()).arg("status").env(name, value);
+        let said = run_with(&mut command, b"");
+        assert_eq!(said.code, 3);
+        assert!(said.err.contains("dsn run"), "{}", said.err);
+    }
     let said = say(&["--control", "nowhere.sock", "get", "a", "b"], place.path());
     assert_eq!(said.code, 3);
     assert!(said.err.contains("nowhere.sock"), "{}", said.err);
@@ -117,7 +127,7 @@ fn what_is_typed_may_be_any_bytes_and_an_empty_variable_is_none() {
     assert!(said.err.contains("options come first"), "{}", said.err);
     let mut command = dsn();
     command.current_dir(place.path()).env("DSN_CONTROL", "").args(["get", "a", "other"]);
-    assert_eq!(run_with(&mut command, b"").out, "1\n");
+    assert_eq!(run_with(&mut command, b"").out, "1");
 }
 
 #[test]
@@ -185,9 +195,17 @@ fn a_terminal_gets_nothing_that_it_would_act_on() {
     assert_eq!(run_with(&mut node.command(&["set", "k", "-"]), evil.as_bytes()).code, 0);
     assert_eq!(node.ask(&["set", "a\u{202e}b", "x"]).code, 2, "nor are there such keys");
     let of_a_pipe = node.command(&["get", "a", "k"]).output().unwrap().stdout;
-    assert_eq!(of_a_pipe, [evil.as_bytes(), b"\n"].concat(), "a script gets what was set");
-    let commands: [&[&str]; 4] =
-        [&["get", "a", "k"], &["state", "a"], &["state"], &["--json", "get", "a", "k"]];
+    assert_eq!(of_a_pipe, evil.as_bytes(), "a script gets exactly what was set");
+    let commands: [&[&str]; 8] = [
+        &["get", "a", "k"],
+        &["state", "a"],
+        &["state"],
+        &["--json", "get", "a", "k"],
+        &["get", "--all", "k"],
+        &["get", "a", "--prefix", "k"],
+        &["watch", "--initial", "-n", "1"],
+        &["--timeout", "0s", "wait", "key", "a", "k", "other"],
+    ];
     for arguments in commands {
         let shown = on_a_terminal(&node.command(arguments));
         let text = String::from_utf8(shown).unwrap();
@@ -225,56 +243,6 @@ fn status_has_the_names_of_the_contract() {
 }
 
 #[test]
-fn waiting_ends_as_soon_as_it_is_true_or_with_1() {
-    let place = Place4Nodes::new();
-    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
-    let said = node.ask(&["--timeout", "100ms", "wait", "peers", "1"]);
-    assert_eq!(said.code, 1);
-    assert!(said.err.contains("1 peers"), "{}", said.err);
-    assert_eq!(node.ask(&["--timeout", "0s", "wait", "key", "a", "k"]).code, 1);
-    let mut waits = node.command(&["--timeout", "60s", "wait", "key", "a", "k", "2"]);
-    let mut waits = waits.stdout(Stdio::piped()).spawn().unwrap();
-    node.told(&["set", "k", "1"]);
-    assert_eq!(waits.try_wait().unwrap(), None);
-    node.told(&["set", "k", "2"]);
-    assert_eq!(waits.wait().unwrap().code(), Some(0));
-    assert_eq!(node.ask(&["--timeout", "0s", "wait", "key", "a", "k", "2"]).code, 0);
-    assert_eq!(node.ask(&["--timeout", "0s", "recv"]).code, 1);
-}
-
-#[test]
-fn watch_prints_events_as_they_happen_and_ends_with_its_pipe() {
-    let place = Place4Nodes::new();
-    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
-    let mut watch =
-        node.command(&["--json", "watch", "--key", "tem"]).stdout(Stdio::piped()).spawn().unwrap();
-    let out = BufReader::new(watch.stdout.take().unwrap());
-    let (tell, told) = std::sync::mpsc::channel();
-    let reader = std::thread::spawn(move || tell.send(out.lines().next().unwrap().unwrap()));
-    let mut value = 0;
-    let mut first = String::new();
-    // Whatever is set before it listens is not seen.
-    eventually("the watcher sees a change", || {
-        value += 1;
-        node.told(&["set", &format!("other={value}"), &format!("temperature={value}")]);
-        told.try_recv().is_ok_and(|line| {
-            first = line;
-            true
-        })
-    });
-    let event: serde_json::Value = serde_json::from_str(&first).unwrap();
-    assert_eq!((&event["event"], &event["node_id"]), (&"updated".into(), &"a".into()));
-    assert_eq!(event["key"], "temperature");
-    // The thread has dropped the pipe.
-    reader.join().unwrap().unwrap();
-    eventually("watch ends with its reader", || {
-        value += 1;
-        node.told(&["set", "temperature", &value.to_string()]);
-        watch.try_wait().unwrap().is_some()
-    });
-}
-
-#[test]
 fn a_pipe_that_closes_is_no_panic() {
     let place = Place4Nodes::new();
     let node = place.spawn_at("a", "127.0.0.1:0", &[]);
@@ -297,12 +265,13 @@ fn a_config_file_has_the_same_names() {
     let mut file = std::fs::File::create(&path).unwrap();
     writeln!(file, "node-id = \"from-file\"\nlisten = \"127.0.0.1:0\"\ntick = \"1s\"").unwrap();
     let mut command = dsn();
+    // What the file says of the address counts here, and no variable.
+    command.env_remove("DSN_LISTEN");
     command.current_dir(place.path()).args(["run", "--config", "dsn.toml"]);
     let node = place.spawn(command, "from-file");
     assert_eq!(node.json(&["status"])["node_id"], "from-file");
     let mut command = dsn();
     command.current_dir(place.path()).arg("run").env("DSN_NODE_ID", "from-env");
-    command.env("DSN_LISTEN", "127.0.0.1:0");
     let node = place.spawn(command, "from-env");
     assert_eq!(node.json(&["status"])["node_id"], "from-env");
 }
@@ -360,4 +329,196 @@ fn what_keeps_a_node_from_starting_is_named() {
     assert!(said.err.contains("diary") && said.err.contains("--control"), "{}", said.err);
     let kept = std::fs::read(place.path().join("diary")).unwrap();
     assert_eq!(kept, b"dear", "what is no socket is not removed");
+}
+
+/// What each exit code stands for (docs/operations.md), as far as it can be tried. `KEY` is a key
+/// file, `TAKEN` the address of a node, `RUN` begins the command of another one.
+const EXIT_CODES: [(&str, i32); 51] = [
+    // Yes, or done.
+    ("status", 0),
+    ("get self k", 0),
+    ("wait peers 0", 0),
+    ("key list", 0),
+    ("-t 50ms watch", 0),
+    ("-t 50ms recv --follow", 0),
+    // No, or it could not be done.
+    ("get a none", 1),
+    ("get --all none", 1),
+    ("get nobody k", 1),
+    ("state nobody", 1),
+    ("watch nobody", 1),
+    ("recv --from nobody", 1),
+    ("ping nobody", 1),
+    ("send nobody x", 1),
+    ("forget nobody", 1),
+    ("-t 0s recv", 1),
+    ("-t 50ms recv -n 1", 1),
+    ("-t 50ms watch -n 1", 1),
+    ("-t 0s wait peers 1", 1),
+    ("key remove 00000000", 1),
+    ("key use 00000000", 1),
+    ("keygen KEY", 1),
+    ("run --node-id a --listen 127.0.0.1:0", 1),
+    ("run --node-id b --listen TAKEN", 1),
+    // Wrong usage or configuration.
+    ("", 2),
+    ("fly", 2),
+    ("get a", 2),
+    ("get --all a k", 2),
+    ("get ../x k", 2),
+    ("set a\u{1}b x", 2),
+    ("wait node a dead", 2),
+    ("wait key a k v --gone", 2),
+    ("watch -n 0", 2),
+    ("-t soon status", 2),
+    ("ping a", 2),
+    ("ping self", 2),
+    ("--control file status", 2),
+    ("key add none.key", 2),
+    ("keygen file/x.key", 2),
+    ("--json run", 2),
+    ("keygen --timeout 5s", 2),
+    ("--timeout 5s keygen", 2),
+    ("RUN --data file", 2),
+    ("RUN --credentials file", 2),
+    ("RUN --config none.toml", 2),
+    ("RUN --control file", 2),
+    ("RUN --network-key none.key --bootstrap h:1", 2),
+    ("run --node-id self --listen 127.0.0.1:0", 2),
+    // No node answers at the socket.
+    ("--control none.sock status", 3),
+    ("--control none.sock watch", 3),
+    ("--control none.sock recv", 3),
+];
+
+#[test]
+fn exit_codes_are_those_of_the_table() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    node.told(&["set", "k", "v"]);
+    std::fs::write(place.path().join("file"), "").unwrap();
+    for (line, code) in EXIT_CODES {
+        let line = line.replace("RUN", "run --node-id b --listen 127.0.0.1:0");
+        let line = line.replace("KEY", "credentials/network.key").replace("TAKEN", &node.address);
+        let mut command = dsn();
+        command.current_dir(place.path()).args(line.split_whitespace());
+        let said = run_to_end(&mut command);
+        assert_eq!(said.code, code, "{line}: {said:?}");
+        // It says why; an answer is on stdout alone.
+        assert_eq!(said.err.is_empty(), code == 0, "{line}: {said:?}");
+    }
+    assert_eq!(node.ask(&["stop"]).code, 0);
+    assert_eq!(say(&["status"], place.path()).code, 3, "nothing is there any more");
+}
+
+#[test]
+fn a_socket_that_this_user_may_not_open_is_not_called_absent() {
+    use std::os::unix::process::CommandExt;
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    let open = |path: &std::path::Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(place.path(), 0o755);
+    let data = place.path().join("data");
+    let asks = |folder: &str, mode: u32| {
+        open(&place.path().join(folder), mode);
+        let mut command = dsn();
+        command.current_dir(place.path()).arg("status");
+        if rustix::process::getuid().is_root() {
+            command.uid(65_534).gid(65_534);
+        }
+        // A user who may not run the binary can't be tried.
+        command.output().ok().map(Said::from)
+    };
+    for (folder, mode) in [("data", 0o000), ("data", 0o755)] {
+        let Some(said) = asks(folder, mode) else {
+            eprintln!("SKIPPED: another user can't run the binary");
+            return;
+        };
+        if said.code == 0 && !rustix::process::getuid().is_root() {
+            break;
+        }
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.err.contains("may not open") && said.err.contains("sudo"), "{}", said.err);
+        assert!(!said.err.contains("dsn run"), "{}", said.err);
+    }
+    open(&data, 0o755);
+    assert_eq!(node.ask(&["status"]).code, 0);
+}
+
+/// A node that has more callers than the system lets wait is not called absent.
+#[test]
+fn a_full_queue_of_callers_is_waited_for() {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    let place = Place4Nodes::new();
+    let path = place.path().join("busy.sock");
+    let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    listener.listen(0).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let caller = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        caller.set_nonblocking(true).unwrap();
+        match caller.connect(&SockAddr::unix(&path).unwrap()) {
+            Ok(()) => waiting.push(caller),
+            Err(_) => break,
+        }
+    }
+    let mut command = dsn();
+    command.args(["-t", "200ms", "--control"]).arg(&path).arg("status");
+    let said = run_to_end(&mut command);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("in time") && !said.err.contains("dsn run"), "{}", said.err);
+}
+
+#[test]
+fn a_value_that_is_typed_on_a_terminal_is_asked_for() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    let shown = on_a_terminal(&node.command(&["set", "k", "-"]));
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.contains("Ctrl-D"), "{shown}");
+    let quiet = run_with(&mut node.command(&["set", "k", "-"]), b"x");
+    assert_eq!((quiet.code, quiet.err.as_str()), (0, ""));
+}
+
+/// What docs/operations.md says of `while read` loops.
+#[test]
+fn in_a_loop_of_a_shell_each_line_is_one_value() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    let script =
+        r#"while read -r key value; do "$DSN" --control "$SOCKET" set "$key=$value"; done"#;
+    let mut shell = Command::new("sh");
+    shell.args(["-ec", script]).env("DSN", crate::support::process::binary());
+    shell.env("SOCKET", &node.control);
+    let said = run_with(&mut shell, b"one -\ntwo x=y\nthree --json\n");
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(node.told(&["state", "a"]), "one=-\nthree=--json\ntwo=x=y");
+}
+
+#[test]
+fn a_key_goes_to_stdout_where_that_is_wanted() {
+    let place = Place4Nodes::new();
+    let said = say(&["keygen", "-"], place.path());
+    assert_eq!((said.code, said.err.as_str()), (0, ""));
+    crate::support::write_private(&place.path().join("new.key"), said.out.as_bytes());
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    assert_eq!(run_with(&mut node.command(&["key", "add", "-"]), said.out.as_bytes()).code, 0);
+    assert_eq!(node.told(&["key", "list"]).lines().count(), 2);
+    assert!(!place.path().join("-").exists());
+}
+
+#[test]
+fn what_means_nothing_to_a_command_is_not_offered() {
+    let place = Place4Nodes::new();
+    for command in ["run", "keygen"] {
+        let help = say(&[command, "--help"], place.path()).out;
+        for option in ["--json", "--timeout"] {
+            assert!(!help.contains(option), "{command} offers {option}: {help}");
+        }
+    }
+    assert!(say(&["run", "--help"], place.path()).out.contains("--control"));
+    assert!(say(&["get", "--help"], place.path()).out.contains("-j, --json"));
 }

@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::support::process::{Process, run_with};
-use crate::support::{Place4Nodes, eventually};
+use crate::support::{PATIENCE, Place4Nodes, eventually, eventually_within};
 use rustix::process::Signal;
 
 /// Nodes `n0` to `n…`, of which each knows the address of the first.
@@ -196,7 +196,7 @@ fn one_id_on_two_hosts_is_named_on_both_sides() {
             says.contains("same") && says.contains("key ") && says.contains("dsn forget")
         });
     }
-    assert!(first.log_text().contains("two nodes use the id same"), "{}", first.log_text());
+    eventually("the log has it", || first.log_text().contains("two nodes use the id same"));
     // The first one goes on; the operator decides for the other one.
     one.told(&["set", "k", "mine"]);
     wait_key(&first, "same", "k", "mine");
@@ -226,7 +226,8 @@ fn a_card_that_was_cloned_is_named_on_all_sides() {
     let _ = std::fs::remove_file(clone.path().join("data/pi/control.sock"));
     let two = clone.spawn_at("pi", "127.0.0.1:0", &[&hub.address]);
     for node in [&hub, &one, &two] {
-        eventually("the twins are named", || {
+        // Who was refused calls again after 30 s at the latest, one of the two after the other.
+        eventually_within(3 * PATIENCE, "the twins are named", || {
             let says = node.json(&["status"])["degraded"].to_string();
             says.contains("two nodes run as pi with one key")
         });
@@ -242,7 +243,9 @@ fn goodbye_is_told_apart_from_death() {
     let (first, mut second, third) =
         (nodes.next().unwrap(), nodes.next().unwrap(), nodes.next().unwrap());
     second.told(&["set", "k", "v"]);
-    assert_eq!(second.ask(&["leave"]).code, 0);
+    // It waits for the others, who may be slow: the time without an option is for people.
+    let said = second.ask(&["--timeout", "60s", "leave"]);
+    assert_eq!(said.code, 0, "{said:?}");
     assert_eq!(second.wait(), Some(0));
     for node in [&first, &third] {
         eventually("it is known to have left", || node.status_of("n1") == "left");
@@ -342,7 +345,7 @@ fn the_first_node_makes_the_network_key_and_says_so() {
     let place = Place4Nodes::new();
     std::fs::remove_file(place.path().join("credentials/network.key")).unwrap();
     let node = place.spawn_at("first", "127.0.0.1:0", &[]);
-    assert!(node.log_text().contains("made the network key"), "{}", node.log_text());
+    eventually("the log says so", || node.log_text().contains("made the network key"));
     assert!(place.path().join("credentials/network.key").exists());
     assert!(place.path().join("credentials/first").is_dir());
 }
@@ -358,7 +361,7 @@ fn one_list_of_bootstrap_nodes_may_be_given_to_all() {
     let all: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let first = place.spawn_at("first", all[0], &all[..1]);
     eventually("it finds that it is its own bootstrap node", || {
-        first.json(&["status"])["degraded"] == serde_json::json!([])
+        first.json(&["status"])["degraded"].to_string().contains("it leads to this node itself")
     });
     let second = place.spawn_at("second", all[1], &all);
     for node in [&first, &second] {
@@ -446,7 +449,9 @@ fn the_network_key_changes_in_a_running_network() {
     assert_eq!(a.ask(&["key", "use", "00000000"]).code, 1, "there is none of that name");
     for node in [&a, &b, &c] {
         node.told(&["key", "remove", &old]);
-        node.told(&["key", "remove", &old]);
+        let again = node.ask(&["key", "remove", &old]);
+        assert_eq!(again.code, 1, "{again:?}");
+        assert!(again.err.contains(&new), "it says which there are: {}", again.err);
     }
     round(3);
     wait_key(&c, "a", "round", "3");

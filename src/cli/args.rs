@@ -4,42 +4,88 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
-use dsn::config::{RunArgs, not_empty, path_parser};
+use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// A distributed state network: every machine owns a small key-value state, and every other
 /// machine holds a live copy of it.
 #[derive(Debug, Parser)]
-#[command(name = "dsn", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "dsn", version = VERSION, max_term_width = 100, after_help = EXIT_CODES)]
 pub(super) struct Arguments {
-    /// Socket of the node to talk to [default: that of the only node under the data folder]
+    /// Socket of the node to talk to [default: that of DSN_NODE_ID or of the only node under the
+    /// data folder, else that of the service]
     #[arg(long, value_name = "PATH", env = "DSN_CONTROL", global = true,
           value_parser = path_parser())]
     pub(super) control: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long, global = true)]
+    /// Print JSON, a line for each answer
+    #[arg(long, short, global = true)]
     json: bool,
-    /// How long to wait for an answer, such as 5s, 500ms or 1m
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration,
-          global = true)]
-    timeout: Duration,
+    /// How long to wait, such as 5s, 500ms or 1m [default: 5s; without end for `watch` and `recv
+    /// --follow`]
+    #[arg(long, short, value_name = "DURATION", value_parser = parse_duration, global = true)]
+    timeout: Option<Duration>,
     #[command(subcommand)]
     pub(super) command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 yes or done; 1 the answer is no; 2 wrong usage; 3 no node answers at \
-    the socket; 70 the node itself is at fault.";
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   yes, or done
+  1   no, or it could not be done
+  2   wrong usage or configuration
+  3   no node answers at the socket: none runs there, or it stopped meanwhile
+  70  `dsn run`: the node broke a rule of its own; start it again";
+
+/// The version, and the commit where it is known.
+const VERSION: &str = match option_env!("DSN_COMMIT") {
+    Some(commit) => commit,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
+/// How long a command waits unless it is told.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What all commands that talk to a node take.
 pub(super) struct Options {
     pub(super) control: Option<PathBuf>,
     pub(super) json: bool,
-    pub(super) timeout: Duration,
+    /// What was said; nothing where nothing was.
+    pub(super) limit: Option<Duration>,
+}
+
+impl Options {
+    /// How long to wait for an answer.
+    pub(super) fn timeout(&self) -> Duration {
+        self.limit.unwrap_or(TIMEOUT)
+    }
 }
 
 impl Arguments {
+    /// The definitions of all commands: what is parsed, what `--help` says, and what the man pages
+    /// and completions are made of.
+    pub(super) fn definitions() -> clap::Command {
+        // These talk to no node. What is defined here hides what they would inherit.
+        let json =
+            || Arg::new("json").long("json").short('j').action(ArgAction::SetTrue).hide(true);
+        let timeout = || {
+            let timeout = Arg::new("timeout").long("timeout").short('t').hide(true);
+            timeout.value_parser(parse_duration)
+        };
+        let control = || Arg::new("control").long("control").value_parser(path_parser());
+        let socket = || {
+            control().value_name("PATH").env("DSN_CONTROL").help(
+                "Socket to open for commands and programs on this host [default: DATA/NODE-ID/control.sock]",
+            )
+        };
+        Self::command()
+            .mut_subcommand("run", |run| run.args([json(), timeout(), socket()]))
+            .mut_subcommand("keygen", |keygen| {
+                keygen.args([json(), timeout(), control().hide(true)])
+            })
+    }
+
     pub(super) fn options(&self) -> Options {
-        Options { control: not_empty(self.control.clone()), json: self.json, timeout: self.timeout }
+        let control = not_empty(self.control.clone());
+        Options { control, json: self.json, limit: self.timeout }
     }
 }
 
@@ -52,7 +98,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 pub(super) enum Command {
     /// Make a network key file; one that is there is never overwritten
     Keygen {
-        /// Where
+        /// The file to make; - prints the key to stdout
         #[arg(default_value = "credentials/network.key")]
         file: PathBuf,
     },
@@ -62,72 +108,146 @@ pub(super) enum Command {
     /// The level of the log is in RUST_LOG (error, warn, info, debug).
     Run(Box<RunArgs>),
     /// Show the node: id, address, versions, counts, and what is wrong right now
-    Status,
-    /// Show the other nodes
+    ///
+    /// The codes of what is wrong are in docs/operations.md.
+    Status {
+        /// Exit with 1 when something is wrong: for cron, monitoring and health checks
+        #[arg(long)]
+        check: bool,
+        /// Print nothing; implies --check
+        #[arg(long, short)]
+        quiet: bool,
+    },
+    /// Show the other nodes: where they are, how they do, and why
     Peers {
         /// Those that are lost or left, too
-        #[arg(long)]
+        #[arg(long, short, conflicts_with = "status")]
         all: bool,
+        /// Only those with this status; may be given several times
+        #[arg(long, short, value_name = "STATUS", value_delimiter = ',',
+              value_parser = ["alive", "suspect", "lost", "left"])]
+        status: Vec<String>,
+        /// Print their ids alone, a line each
+        #[arg(long, short, conflicts_with = "json")]
+        ids: bool,
     },
     /// Show every key and value of a node, or of all nodes
     State {
-        /// Which node
+        /// The node whose state to show; `self` is this one [default: all nodes]
         node: Option<String>,
     },
-    /// Print the value of a key
+    /// Print the value of a key, of one node or of all; or the keys that begin alike
+    ///
+    /// Off a terminal exactly the bytes of the value are printed, without a newline behind them; on
+    /// a terminal a text with a newline, escaped where it would do more than show itself.
+    #[command(
+        override_usage = "dsn get [OPTIONS] NODE KEY\n       dsn get [OPTIONS] NODE --prefix PREFIX\n       \
+                                dsn get [OPTIONS] --all KEY\n       dsn get [OPTIONS] --all --prefix PREFIX"
+    )]
     Get {
-        /// Whose
-        node: String,
-        /// Which
-        key: String,
-        /// Print the bytes of the value alone, without a newline behind them
+        /// The node that the key belongs to; `self` is this one
+        #[arg(value_name = "NODE")]
+        node: Option<String>,
+        /// The key to print
+        #[arg(value_name = "KEY")]
+        key: Option<String>,
+        /// Print the key of every node that has it: node, status and value on a line
+        #[arg(long, short)]
+        all: bool,
+        /// The same of the nodes that are alive
+        #[arg(long, conflicts_with = "all")]
+        alive: bool,
+        /// Print all keys that begin with this, as KEY=VALUE
+        #[arg(long, short, value_name = "PREFIX", conflicts_with = "raw")]
+        prefix: Option<String>,
+        /// Print exactly the bytes on a terminal, too
         #[arg(long)]
         raw: bool,
     },
     /// Set keys of the own state: KEY VALUE, KEY - (from stdin), or K1=V1 K2=V2 …
+    ///
+    /// In scripts use `dsn set "$key=$value"`: a value that is - would read stdin, and what is
+    /// left of the input of a loop.
     #[command(
-        override_usage = "dsn set KEY VALUE\n       dsn set KEY -\n       dsn set KEY=VALUE..."
+        override_usage = "dsn [OPTIONS] set KEY VALUE\n       dsn [OPTIONS] set KEY -\n       dsn [OPTIONS] set KEY=VALUE..."
     )]
     Set {
-        /// KEY VALUE, or KEY=VALUE pairs, which are one change
+        /// KEY VALUE, or KEY=VALUE pairs, which are one change; the value - takes stdin
         #[arg(required = true, allow_hyphen_values = true)]
         pairs: Vec<OsString>,
     },
     /// Remove keys of the own state
     Unset {
-        /// Which
+        /// The keys to remove; one that is not there is none to remove
         #[arg(required = true, value_name = "KEY")]
         keys: Vec<String>,
     },
     /// Measure the round-trip time to a node
     Ping {
-        /// Which node
+        /// The node to ask
         node: String,
     },
     /// Send bytes to a node; succeeds when it accepted them
     Send {
-        /// To which node
+        /// The node to send to
         node: String,
-        /// What; - takes stdin
+        /// The bytes to send, at most 1 MiB; - takes stdin
         #[arg(allow_hyphen_values = true)]
         data: OsString,
     },
     /// Take bytes that were sent to this node out of its inbox, oldest first
+    ///
+    /// Off a terminal exactly the bytes of the message are printed; with --follow and with
+    /// --count a newline stands behind each (--null and --raw change that). On a terminal the
+    /// sender stands before it, and what would do more than show itself is escaped.
     Recv {
-        /// Go on until the node stops
-        #[arg(long)]
+        /// Go on until the node stops, or the time of --timeout is over
+        #[arg(long, short)]
         follow: bool,
-        /// Print the bytes alone, without a newline behind them
+        /// End after so many messages
+        #[arg(long, short = 'n', value_name = "N", value_parser = at_least_one())]
+        count: Option<u64>,
+        /// Only messages of this node; those of others stay where they are
+        #[arg(long, value_name = "NODE")]
+        from: Option<String>,
+        /// With --from: a node that is not known yet, too
         #[arg(long)]
+        unknown: bool,
+        /// Print who sent it before each message, with a tab between
+        #[arg(long, short)]
+        sender: bool,
+        /// Print a NUL behind each message instead of a newline
+        #[arg(long, short = '0')]
+        null: bool,
+        /// Print exactly the bytes, with nothing between, on a terminal, too
+        #[arg(long, conflicts_with = "null")]
         raw: bool,
+        /// When the node stops, wait until it is back, and go on
+        #[arg(long, short)]
+        reconnect: bool,
     },
-    /// Print events as they happen
+    /// Print events as they happen, with the time (UTC) at which this node saw each
+    ///
+    /// The line `watching` says that from now on no change is missed. Changes that come close
+    /// together may be shown as one.
     Watch {
-        /// Only those of this node
+        /// Only events of this node; `self` is this one
         node: Option<String>,
         /// Only changes of keys that begin with this
-        #[arg(long, value_name = "PREFIX")]
+        #[arg(long, short, value_name = "PREFIX")]
         key: Option<String>,
+        /// Print what is there first, as events between the lines `snapshot` and `watching`
+        #[arg(long, short)]
+        initial: bool,
+        /// End after so many events; those of --initial count
+        #[arg(long, short = 'n', value_name = "N", value_parser = at_least_one())]
+        count: Option<u64>,
+        /// When the node stops, wait until it is back, and go on
+        #[arg(long, short)]
+        reconnect: bool,
+        /// Take a node that is not known yet, too
+        #[arg(long)]
+        unknown: bool,
     },
     /// Wait until something is true, as long as --timeout says
     Wait {
@@ -142,10 +262,10 @@ pub(super) enum Command {
     /// Drop the keys, the addresses and the states of nodes; they come back by their own HELLO
     /// alone
     Forget {
-        /// Which nodes
+        /// The nodes to forget
         #[arg(required_unless_present = "lost", conflicts_with = "lost", value_name = "NODE")]
         nodes: Vec<String>,
-        /// All that are lost
+        /// Forget all nodes that are lost
         #[arg(long)]
         lost: bool,
     },
@@ -166,12 +286,12 @@ pub(super) enum KeyCommand {
     },
     /// Seal with a key from now on
     Use {
-        /// Its name, as `dsn key list` shows it
+        /// The name of the key, as `dsn key list` shows it
         name: String,
     },
     /// Open nothing with a key any more
     Remove {
-        /// Its name
+        /// The name of the key, as `dsn key list` shows it
         name: String,
     },
     /// Read the network key file again
@@ -180,19 +300,130 @@ pub(super) enum KeyCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum WaitFor {
-    /// Until so many peers are alive
+    /// Until so many peers have shown that they are alive now
     Peers {
-        /// How many
+        /// How many peers; this node is none
+        #[arg(value_name = "N")]
         count: u64,
+    },
+    /// Until a node has one of these statuses
+    Node {
+        /// The node; one that is not known yet may come
+        node: String,
+        /// The status to wait for; any of these if there are several
+        #[arg(required = true, value_name = "STATUS")]
+        statuses: Vec<StatusWord>,
     },
     /// Until a node has a key, and this value where one is given
     Key {
-        /// Whose
+        /// The node that the key belongs to; one that is not known yet may come
         node: String,
-        /// Which
+        /// The key
         key: String,
-        /// The value to wait for; any if none is given
-        #[arg(allow_negative_numbers = true)]
+        /// The value to wait for [default: any]
+        #[arg(allow_negative_numbers = true, conflicts_with_all = ["gone", "not", "changed"])]
         value: Option<OsString>,
+        /// Until the node does not have the key
+        #[arg(long, conflicts_with_all = ["not", "changed"])]
+        gone: bool,
+        /// Until the key has another value than this one, or is gone
+        #[arg(long, value_name = "VALUE", conflicts_with = "changed", allow_hyphen_values = true)]
+        not: Option<OsString>,
+        /// Until the key has another value than it has now, or is gone, or there
+        #[arg(long)]
+        changed: bool,
     },
+    /// Until peers hold the newest version of the own state: all that are alive, and one at least
+    Synced {
+        /// How many peers are enough [default: all that are alive]
+        #[arg(value_name = "N")]
+        count: Option<u64>,
+    },
+}
+
+/// How a node is doing.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum StatusWord {
+    /// It answers
+    Alive,
+    /// It did not answer of late
+    Suspect,
+    /// It has not answered for long
+    Lost,
+    /// It said goodbye
+    Left,
+}
+
+impl StatusWord {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Lost => "lost",
+            Self::Left => "left",
+        }
+    }
+}
+
+fn at_least_one() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..)
+}
+
+/// The flags of `dsn run`. Each can come from the environment, or from the file, too.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct RunArgs {
+    /// Name of this node, unique in its network [default: the host name]
+    #[arg(long, short = 'i', value_name = "ID", env = "DSN_NODE_ID")]
+    pub(super) node_id: Option<String>,
+    /// Where to listen, such as 10.0.0.1:8000, [fe80::1%eth0]:8000, or 8000 for all addresses;
+    /// port 0 picks one [default: 8000, by IPv4 and IPv6]
+    #[arg(long, short, value_name = "ADDR:PORT", env = "DSN_LISTEN")]
+    pub(super) listen: Option<String>,
+    /// A node of the network to join; may be given several times
+    #[arg(long, short, value_name = "HOST:PORT", env = "DSN_BOOTSTRAP", value_delimiter = ',')]
+    pub(super) bootstrap: Vec<String>,
+    /// The address that others should use [default: what they see]
+    #[arg(long, value_name = "HOST:PORT", env = "DSN_ADVERTISE")]
+    pub(super) advertise: Option<String>,
+    /// The network key file [default: CREDENTIALS/network.key]
+    #[arg(long, value_name = "FILE", env = "DSN_NETWORK_KEY", value_parser = path_parser())]
+    pub(super) network_key: Option<PathBuf>,
+    /// Folder of the node's keys [default: credentials]
+    #[arg(long, value_name = "DIR", env = "DSN_CREDENTIALS", value_parser = path_parser())]
+    pub(super) credentials: Option<PathBuf>,
+    /// Folder of the node's state; `none` keeps it in memory alone [default: data]
+    #[arg(long, value_name = "DIR", env = "DSN_DATA", value_parser = path_parser())]
+    pub(super) data: Option<PathBuf>,
+    /// When a change is on disk for certain: `always` (when `set` returns), `shared` (the same, but
+    /// at most four syncs a second), or so long after it, such as 5s [default: always]
+    #[arg(long, value_name = "always|shared|DURATION", env = "DSN_SYNC")]
+    pub(super) sync: Option<String>,
+    /// File with the nodes that may be in the network: `ID PUBLIC-KEY` a line [default: anybody
+    /// with the network key]
+    #[arg(long, value_name = "FILE", env = "DSN_ALLOW", value_parser = path_parser())]
+    pub(super) allow: Option<PathBuf>,
+    /// Name or number of a group whose members may use the control socket, too, and so all that
+    /// the node can do [default: this user and root alone]
+    #[arg(long, value_name = "GROUP", env = "DSN_CONTROL_GROUP")]
+    pub(super) control_group: Option<String>,
+    /// Time between ticks [default: 3s]
+    #[arg(long, value_name = "DURATION", env = "DSN_TICK")]
+    pub(super) tick: Option<String>,
+    /// This node is a network of its own: that no other one is there is no fault
+    #[arg(long, env = "DSN_ALONE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) alone: bool,
+    /// TOML file with the same names
+    #[arg(long, short, value_name = "FILE", env = "DSN_CONFIG", value_parser = path_parser())]
+    pub(super) config: Option<PathBuf>,
+}
+
+/// A path, unless it is empty.
+pub(super) fn not_empty(path: Option<PathBuf>) -> Option<PathBuf> {
+    path.filter(|path| !path.as_os_str().is_empty())
+}
+
+/// Takes any path, an empty one too, which counts as none.
+pub(super) fn path_parser() -> impl clap::builder::TypedValueParser<Value = PathBuf> {
+    use clap::builder::TypedValueParser;
+    clap::builder::OsStringValueParser::new().map(PathBuf::from)
 }

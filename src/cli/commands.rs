@@ -1,32 +1,39 @@
 //! The commands that talk to a running node, and `keygen`.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{IsTerminal, Read, Write, stdin, stdout};
+use std::io::{IsTerminal, Read, Write, stderr, stdin, stdout};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dsn::control::{ControlClient, bytes_to_json};
+use dsn::advice::{advice, is_wrong_name};
+use dsn::control::{ControlClient, Failure, bytes_to_json};
 use dsn::credentials::{self, CredentialsError};
 use dsn::protocol::DATA_BYTES_MAX;
 use dsn::protocol::identity::hex;
 use serde_json::{Map, Value as Json, json};
 
 use super::args::{Command, KeyCommand, Options, WaitFor};
-use super::{Fault, connect, explain, find_socket, print};
+use super::follow::{Following, Form, Plan, Taker};
+use super::{Fault, print, socket, tell};
 
 /// How much longer than the node the command waits, so that the node's own answer comes first.
-const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// How long the command waits for the node to be gone after it was asked to stop.
 const STOP_TIME: Duration = Duration::from_secs(10);
 
 /// `dsn keygen`
 pub(super) fn keygen(file: &Path) -> Result<(), Fault> {
+    if file.as_os_str() == "-" {
+        stdout().write_all(credentials::new_network_key()?.as_bytes())?;
+        return Ok(());
+    }
     credentials::create_network_key(file).map_err(|fault| match fault {
-        CredentialsError::Unusable { path, why } => Fault::Usage(format!(
-            "{} can't be made: {why}. Name another place: dsn keygen FILE",
-            path.display()
-        )),
+        CredentialsError::Unusable { path, why } => {
+            let step = advice(&why, &path, "name another place: dsn keygen FILE");
+            let text = format!("{} can't be made: {step}", path.display());
+            if is_wrong_name(&why) { Fault::Usage(text) } else { Fault::No(text) }
+        }
         other => other.into(),
     })?;
     writeln!(stdout(), "made {}; copy it to every node of the network", file.display())?;
@@ -36,19 +43,45 @@ pub(super) fn keygen(file: &Path) -> Result<(), Fault> {
 /// Connects to the node and does what was asked.
 pub(super) fn ask(command: Command, options: &Options) -> Result<(), Fault> {
     // What was typed is checked before a node is looked for.
-    let request = request_of(&command)?;
-    let path = find_socket(options.control.clone())?;
-    let node = connect(&path)?;
-    Asking { node, path, options }.perform(&command, request)
+    let request = request_of(&command, options)?;
+    if let Some((taker, plan)) = follows(&command) {
+        return Following::new(options, taker, plan).run(Json::Object(request));
+    }
+    let path = socket::find(options)?;
+    let node = socket::connect(&path, options)?;
+    Asking { node, path, options }.perform(&command, Json::Object(request))
 }
 
-/// The line that is sent, but for its timeout.
-fn request_of(command: &Command) -> Result<Map<String, Json>, Fault> {
+/// What goes on until something ends it, and when that is.
+fn follows(command: &Command) -> Option<(Taker, Plan)> {
+    match command {
+        Command::Watch { count, reconnect, .. } => {
+            Some((Taker::Events, Plan { count: *count, reconnect: *reconnect, is_timed: true }))
+        }
+        Command::Recv { follow, count, reconnect, sender, null, raw, .. } => {
+            let goes_on = *follow || count.is_some() || *reconnect;
+            let end = match (*null, *raw) {
+                (true, _) => Some(0),
+                (false, false) if goes_on => Some(b'\n'),
+                _ => None,
+            };
+            let count = if goes_on { *count } else { Some(1) };
+            let plan = Plan { count, reconnect: *reconnect, is_timed: goes_on };
+            Some((Taker::Messages(Form { sender: *sender, raw: *raw, end }), plan))
+        }
+        _ => None,
+    }
+}
+
+/// The line that is sent.
+fn request_of(command: &Command, options: &Options) -> Result<Map<String, Json>, Fault> {
     let request = match command {
-        Command::Run(_) | Command::Keygen { .. } | Command::Status => json!({ "op": "status" }),
+        Command::Run(_) | Command::Keygen { .. } | Command::Status { .. } => {
+            json!({ "op": "status" })
+        }
         Command::Peers { .. } => json!({ "op": "peers" }),
         Command::State { node } => json!({ "op": "state", "node": node }),
-        Command::Get { node, key, .. } => json!({ "op": "get", "node": node, "key": key }),
+        Command::Get { .. } => get_request(command)?,
         Command::Set { pairs } => json!({ "op": "set", "entries": entries_of(pairs)? }),
         Command::Unset { keys } => json!({ "op": "unset", "keys": keys }),
         Command::Ping { node } => json!({ "op": "ping", "node": node }),
@@ -56,24 +89,63 @@ fn request_of(command: &Command) -> Result<Map<String, Json>, Fault> {
             let data = value_of("send", data)?;
             json!({ "op": "send", "node": node, "data": bytes_to_json(&data) })
         }
-        Command::Recv { follow, .. } => json!({ "op": "recv", "follow": follow, "ack": true }),
-        Command::Watch { node, key } => json!({ "op": "watch", "node": node, "key": key }),
-        Command::Wait { what: WaitFor::Peers { count } } => {
-            json!({ "op": "wait_peers", "count": count })
-        }
-        Command::Wait { what: WaitFor::Key { node, key, value } } => {
-            let value = value.as_ref().map(|value| bytes_to_json(value.as_bytes()));
-            json!({ "op": "wait_key", "node": node, "key": key, "value": value })
-        }
+        Command::Recv { follow, count, reconnect, from, unknown, .. } => json!({
+            "op": "recv", "follow": *follow || count.is_some() || *reconnect, "ack": true,
+            "from": from, "unknown": unknown,
+        }),
+        Command::Watch { node, key, initial, unknown, .. } => json!({
+            "op": "watch", "node": node, "key": key, "initial": initial, "unknown": unknown,
+        }),
+        Command::Wait { what } => wait_request(what),
         Command::Key { what } => key_request(what)?,
         Command::Forget { lost: true, .. } => json!({ "op": "forget", "lost": true }),
         Command::Forget { nodes, .. } => json!({ "op": "forget", "nodes": nodes }),
         Command::Leave => json!({ "op": "leave" }),
         Command::Stop => json!({ "op": "stop" }),
     };
-    match request {
-        Json::Object(request) => Ok(request),
-        _ => Ok(Map::new()),
+    let Json::Object(mut request) = request else { return Ok(Map::new()) };
+    let timeout_ms = u64::try_from(options.timeout().as_millis()).unwrap_or(u64::MAX);
+    request.insert("timeout_ms".into(), timeout_ms.into());
+    Ok(request)
+}
+
+/// One key of one node or of all, or the keys that begin alike.
+fn get_request(command: &Command) -> Result<Json, Fault> {
+    let Command::Get { node, key, all, alive, prefix, .. } = command else {
+        return Ok(Json::Null);
+    };
+    let usage = |text: &str| Err(Fault::Usage(format!("{text}; see dsn get --help")));
+    let of_all = *all || *alive;
+    match (of_all, node, key, prefix) {
+        (false, Some(node), Some(key), None) => {
+            Ok(json!({ "op": "get", "node": node, "key": key }))
+        }
+        (false, Some(node), None, Some(prefix)) => {
+            Ok(json!({ "op": "state", "node": node, "prefix": prefix }))
+        }
+        (true, Some(key), None, None) => Ok(json!({ "op": "get", "key": key })),
+        (true, None, None, Some(prefix)) => Ok(json!({ "op": "state", "prefix": prefix })),
+        (true, ..) => usage("with --all and --alive goes a KEY or --prefix PREFIX, and no node"),
+        (false, Some(_), Some(_), Some(_)) => usage("either a KEY or --prefix PREFIX goes"),
+        (false, Some(_), None, None) => usage("the KEY is missing"),
+        (false, None, ..) => usage("NODE and KEY are missing"),
+    }
+}
+
+fn wait_request(what: &WaitFor) -> Json {
+    let bytes =
+        |value: &Option<OsString>| value.as_ref().map(|value| bytes_to_json(value.as_bytes()));
+    match what {
+        WaitFor::Peers { count } => json!({ "op": "wait_peers", "count": count }),
+        WaitFor::Synced { count } => json!({ "op": "wait_synced", "count": count }),
+        WaitFor::Node { node, statuses } => {
+            let words: Vec<&str> = statuses.iter().map(|status| status.as_str()).collect();
+            json!({ "op": "wait_node", "node": node, "status": words })
+        }
+        WaitFor::Key { node, key, value, gone, not, changed } => json!({
+            "op": "wait_key", "node": node, "key": key, "value": bytes(value),
+            "gone": gone, "not": bytes(not), "changed": changed,
+        }),
     }
 }
 
@@ -85,7 +157,8 @@ fn key_request(what: &KeyCommand) -> Result<Json, Fault> {
         KeyCommand::Remove { name } => json!({ "op": "key", "do": "remove", "name": name }),
         KeyCommand::Add { file } => {
             let keys = if file.as_os_str() == "-" {
-                let text = String::from_utf8(read_stdin()?).map_err(|_| not_a_key("stdin"))?;
+                let text =
+                    String::from_utf8(read_stdin("the key")?).map_err(|_| not_a_key("stdin"))?;
                 credentials::parse_network_key(Path::new("stdin"), &text)?
             } else {
                 credentials::load_network_key(file)?
@@ -140,14 +213,18 @@ fn key_of(bytes: &[u8]) -> Result<String, Fault> {
 
 /// A value as it was typed, all bytes of it; `-` takes stdin.
 fn value_of(command: &str, word: &OsStr) -> Result<Vec<u8>, Fault> {
-    if word == "-" { read_stdin() } else { Ok(no_option(command, word)?.as_bytes().to_vec()) }
+    if word == "-" {
+        read_stdin("the bytes")
+    } else {
+        Ok(no_option(command, word)?.as_bytes().to_vec())
+    }
 }
 
 /// A value may begin with `-`. One of our own options in its place is most likely a slip.
 fn no_option<'a>(command: &str, word: &'a OsStr) -> Result<&'a OsStr, Fault> {
     let text = word.to_string_lossy();
     let name = text.split('=').next().unwrap_or_default();
-    if !["--json", "--timeout", "--control"].contains(&name) {
+    if !["--json", "--timeout", "--control", "--help"].contains(&name) {
         return Ok(word);
     }
     Err(Fault::Usage(format!(
@@ -157,7 +234,12 @@ fn no_option<'a>(command: &str, word: &'a OsStr) -> Result<&'a OsStr, Fault> {
 }
 
 /// All of stdin, which is bounded by the largest message.
-fn read_stdin() -> Result<Vec<u8>, Fault> {
+fn read_stdin(what: &str) -> Result<Vec<u8>, Fault> {
+    if stdin().is_terminal() {
+        tell(&format!(
+            "- reads {what} from this terminal; end with Ctrl-D at the beginning of a line (Ctrl-C gives up)"
+        ));
+    }
     let mut bytes = Vec::new();
     stdin()
         .take(DATA_BYTES_MAX as u64 + 1)
@@ -176,32 +258,40 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    fn perform(mut self, command: &Command, mut request: Map<String, Json>) -> Result<(), Fault> {
-        let timeout_ms = u64::try_from(self.options.timeout.as_millis()).unwrap_or(u64::MAX);
-        request.insert("timeout_ms".into(), timeout_ms.into());
-        let request = Json::Object(request);
-        match command {
-            Command::Recv { follow, raw } => return self.receive(&request, *follow, *raw),
-            Command::Watch { .. } => return self.watch(&request),
-            Command::Leave | Command::Stop => return self.stop(&request),
-            _ => {}
+    fn perform(mut self, command: &Command, request: Json) -> Result<(), Fault> {
+        if matches!(command, Command::Leave | Command::Stop) {
+            return self.stop(&request);
         }
         let mut result = match command {
-            Command::State { node: None } => self.all_states()?,
+            Command::State { node: None } => self.all_states("")?,
+            Command::Get { prefix: Some(prefix), all, alive, .. } if *all || *alive => {
+                self.all_states(prefix)?
+            }
             _ => self.call(&request)?,
         };
-        if let (Command::Peers { all: false }, Json::Array(peers)) = (command, &mut result) {
-            peers.retain(|peer| !matches!(print::text(peer, "status"), "lost" | "left"));
+        if let (Command::Peers { all, status, .. }, Json::Array(peers)) = (command, &mut result) {
+            choose_peers(peers, *all, status);
+        }
+        if let Command::Status { quiet: true, .. } = command {
+            return check(&result);
+        }
+        if let Command::Get { .. } = command {
+            return self.print_got(command, result);
         }
         if self.options.json {
             writeln!(stdout(), "{}", print::json(&result))?;
-            return Ok(());
+            return check_if_asked(command, &result);
         }
         let text = match command {
-            Command::Status => print::status(&result),
-            Command::Peers { .. } => print::peers(&result),
+            Command::Status { .. } => print::status(&result),
+            Command::Peers { ids: true, .. } => print::ids(&result),
+            Command::Peers { all, status, .. } => {
+                if print::list(&result).is_empty() {
+                    say_that_nobody_is_here(*all || !status.is_empty());
+                }
+                print::peers(&result, stdout().is_terminal())
+            }
             Command::State { .. } => print::states(&result),
-            Command::Get { raw, .. } => return print_bytes(result.get("value"), *raw),
             Command::Key { .. } => print::keys(&result),
             Command::Ping { node } => print::ping(node, &result),
             Command::Forget { lost: true, .. } => print::forgotten(&result),
@@ -209,23 +299,57 @@ impl Asking<'_> {
             _ => String::new(),
         };
         stdout().write_all(text.as_bytes())?;
+        check_if_asked(command, &result)
+    }
+
+    /// What `get` found. Nothing at all is no.
+    fn print_got(&self, command: &Command, mut result: Json) -> Result<(), Fault> {
+        let Command::Get { node, alive, prefix, raw, .. } = command else { return Ok(()) };
+        let has_keys = |state: &Json| {
+            let entries = state.get("entries").and_then(Json::as_object);
+            entries.is_none_or(|entries| !entries.is_empty())
+        };
+        if let Json::Array(list) = &mut result {
+            list.retain(|it| has_keys(it) && (!alive || print::text(it, "status") == "alive"));
+        }
+        let is_empty = result.as_array().is_some_and(Vec::is_empty) || !has_keys(&result);
+        if is_empty {
+            let who = if *alive { "no node that is alive" } else { "no node" };
+            return Err(Fault::No(match (prefix, node) {
+                (Some(prefix), Some(node)) => {
+                    format!("{node} has no key that begins with {prefix:?}")
+                }
+                (Some(prefix), None) => format!("{who} has a key that begins with {prefix:?}"),
+                (None, key) => format!("{who} has a key {:?}", key.as_deref().unwrap_or_default()),
+            }));
+        }
+        if self.options.json {
+            writeln!(stdout(), "{}", print::json(&result))?;
+        } else if prefix.is_some() {
+            stdout().write_all(print::states(&result).as_bytes())?;
+        } else if result.is_array() {
+            let text = print::values(&result, stdout().is_terminal());
+            stdout().write_all(text.as_bytes())?;
+        } else {
+            print_bytes(result.get("value"), *raw)?;
+        }
         Ok(())
     }
 
     fn call(&mut self, request: &Json) -> Result<Json, Fault> {
-        let timeout = self.options.timeout.saturating_add(GRACE);
-        self.node.call(request, timeout).map_err(|failure| explain(failure, &self.path))
+        let timeout = self.options.timeout().saturating_add(GRACE);
+        self.node.call(request, timeout).map_err(|failure| socket::explain(failure, &self.path))
     }
 
     /// The states of all, one after the other: together they may be too long for a line.
-    fn all_states(&mut self) -> Result<Json, Fault> {
+    fn all_states(&mut self, prefix: &str) -> Result<Json, Fault> {
         let own = self.call(&json!({ "op": "status" }))?;
         let peers = self.call(&json!({ "op": "peers" }))?;
         let peers = peers.as_array().map(Vec::as_slice).unwrap_or_default();
         let mut states = Vec::with_capacity(1 + peers.len());
         for node in std::iter::once(&own).chain(peers) {
             let node = print::text(node, "node_id");
-            match self.call(&json!({ "op": "state", "node": node })) {
+            match self.call(&json!({ "op": "state", "node": node, "prefix": prefix })) {
                 Ok(state) => states.push(state),
                 // It was forgotten meanwhile.
                 Err(Fault::No(_)) => {}
@@ -235,50 +359,18 @@ impl Asking<'_> {
         Ok(Json::Array(states))
     }
 
-    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Json>, Fault> {
-        self.node.next_result(timeout).map_err(|failure| explain(failure, &self.path))
-    }
-
-    /// Each message is acknowledged when it is printed, and only then gone from the inbox.
-    fn receive(mut self, request: &Json, follow: bool, raw: bool) -> Result<(), Fault> {
-        self.node.ask(request).map_err(|failure| explain(failure, &self.path))?;
-        let timeout = (!follow).then(|| self.options.timeout.saturating_add(GRACE));
-        while let Some(message) = self.next(timeout)? {
-            if self.options.json {
-                writeln!(stdout(), "{}", print::json(&message))?;
-            } else {
-                print_bytes(message.get("data"), raw)?;
-            }
-            stdout().flush()?;
-            self.node
-                .ask(&json!({ "op": "ack" }))
-                .map_err(|failure| explain(failure, &self.path))?;
-            if !follow {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn watch(mut self, request: &Json) -> Result<(), Fault> {
-        self.node.ask(request).map_err(|failure| explain(failure, &self.path))?;
-        while let Some(event) = self.next(None)? {
-            if print::text(&event, "event") == "watching" {
-                continue;
-            }
-            let line = if self.options.json { print::json(&event) } else { print::event(&event) };
-            writeln!(stdout(), "{line}")?;
-            stdout().flush()?;
-        }
-        Ok(())
-    }
-
     /// Waits until the node is gone: it ends the connection when all else is ended.
     fn stop(mut self, request: &Json) -> Result<(), Fault> {
         let result = self.call(request)?;
-        match self.next(Some(STOP_TIME)) {
-            Ok(_) | Err(Fault::NoNode(_)) => {}
-            Err(fault) => return Err(fault),
+        match self.node.next_result(Some(STOP_TIME)) {
+            Ok(_) | Err(Failure::Stopped) => {}
+            Err(Failure::Late) => {
+                return Err(Fault::No(format!(
+                    "the node at {} was asked to stop, and still runs after {STOP_TIME:?}: its log may say why",
+                    self.path.display()
+                )));
+            }
+            Err(failure) => return Err(socket::explain(failure, &self.path)),
         }
         let not_told: Vec<&str> = result
             .get("not_told")
@@ -295,8 +387,36 @@ impl Asking<'_> {
     }
 }
 
-/// The bytes, with a newline behind a text unless they are wanted raw. A terminal gets none that it
-/// would act on.
+/// Those that were asked for: without a word those that are not known to be gone.
+fn choose_peers(peers: &mut Vec<Json>, all: bool, status: &[String]) {
+    peers.retain(|peer| match print::text(peer, "status") {
+        word if !status.is_empty() => status.iter().any(|wanted| wanted == word),
+        word => all || !matches!(word, "lost" | "left"),
+    });
+}
+
+/// Nothing goes to stdout then, so that scripts count no line.
+fn say_that_nobody_is_here(was_all_asked: bool) {
+    let more = if was_all_asked { "" } else { "; `dsn peers --all` shows those that were" };
+    // With stderr gone there is nobody to tell.
+    let _ = writeln!(stderr(), "dsn: nobody is here{more}");
+}
+
+fn check_if_asked(command: &Command, status: &Json) -> Result<(), Fault> {
+    match command {
+        Command::Status { check: true, .. } => check(status),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the node is well, as an exit code. What is wrong was printed, if it was wanted.
+fn check(status: &Json) -> Result<(), Fault> {
+    let degraded = status.get("degraded").map(print::list).unwrap_or_default();
+    if degraded.is_empty() { Ok(()) } else { Err(Fault::Said) }
+}
+
+/// Off a terminal, or where that is wanted, exactly the bytes. A terminal gets a line of its own,
+/// with nothing in it that it would act on.
 fn print_bytes(json: Option<&Json>, raw: bool) -> Result<(), Fault> {
     let bytes = json.and_then(dsn::control::bytes_from_json).unwrap_or_default();
     let mut out = stdout();
@@ -304,9 +424,6 @@ fn print_bytes(json: Option<&Json>, raw: bool) -> Result<(), Fault> {
         writeln!(out, "{}", print::for_a_terminal(&bytes))?;
     } else {
         out.write_all(&bytes)?;
-        if !raw && str::from_utf8(&bytes).is_ok() {
-            out.write_all(b"\n")?;
-        }
     }
     out.flush()?;
     Ok(())

@@ -2,26 +2,39 @@
 
 mod args;
 mod commands;
+mod follow;
+mod group;
+mod log;
 mod notify;
 mod print;
 mod run;
+mod settings;
+mod signals;
+mod socket;
 
 use std::fmt;
-use std::io::{Error, Write, stderr};
-use std::path::{Path, PathBuf};
+use std::io::Error;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use clap::Parser;
-use dsn::config::{ConfigError, DATA_FOLDER, SOCKET_NAME};
-use dsn::control::{ControlClient, Failure};
+use clap::FromArgMatches;
 use dsn::credentials::CredentialsError;
 use dsn::runtime::StartError;
 
 use args::{Arguments, Command};
+use settings::ConfigError;
 
 /// Runs the command that was given; the one place where faults become exit codes.
 pub(crate) fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    // A file that may not grow (`ulimit -f`) is an error like any other, and no end of the process.
+    // Where that can't be had, it is the end.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
+    let mut definitions = Arguments::definitions();
+    let parsed = definitions.try_get_matches_from_mut(std::env::args_os());
+    let parsed = parsed.and_then(|matches| {
+        Arguments::from_arg_matches(&matches).map_err(|fault| fault.format(&mut definitions))
+    });
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(fault) => {
             // Help goes to stdout with 0, wrong usage to stderr with 2.
@@ -31,27 +44,39 @@ pub(crate) fn main() -> ExitCode {
     };
     let options = arguments.options();
     let result = match arguments.command {
+        Command::Run(_) | Command::Keygen { .. } if options.json || options.limit.is_some() => {
+            let text = "`run` and `keygen` ask no node: --json and --timeout mean nothing there";
+            Err(Fault::usage(text))
+        }
         Command::Run(flags) => run::run(*flags, options.control),
         Command::Keygen { file } => commands::keygen(&file),
         command => commands::ask(command, &options),
     };
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
             if let Some(text) = fault.text() {
-                // With stderr gone there is nobody to tell.
-                let _ = writeln!(stderr(), "dsn: {text}");
+                tell(text);
             }
             ExitCode::from(fault.exit_code())
         }
-    }
+    };
+    log::finish();
+    code
+}
+
+/// Says something to whoever typed the command. Others may have put in a word of theirs.
+fn tell(text: &str) {
+    log::say(&format!("dsn: {}", print::message(text)));
 }
 
 /// Why a command did not do what was asked.
 pub(crate) enum Fault {
-    /// The answer is no.
+    /// The answer is no, or it could not be done.
     No(String),
-    /// Wrong usage or bad input.
+    /// The answer is no, and was printed.
+    Said,
+    /// Wrong usage or configuration.
     Usage(String),
     /// No node answers at the socket.
     NoNode(String),
@@ -65,7 +90,7 @@ impl Fault {
     fn exit_code(&self) -> u8 {
         match self {
             Self::ReaderGone => 0,
-            Self::No(_) => 1,
+            Self::No(_) | Self::Said => 1,
             Self::Usage(_) => 2,
             Self::NoNode(_) => 3,
             // EX_SOFTWARE of sysexits.h: whoever looks after the node starts it again.
@@ -78,8 +103,12 @@ impl Fault {
             Self::No(text) | Self::Usage(text) | Self::NoNode(text) | Self::Broken(text) => {
                 Some(text)
             }
-            Self::ReaderGone => None,
+            Self::ReaderGone | Self::Said => None,
         }
+    }
+
+    fn no_thread(why: Error) -> Self {
+        Self::No(dsn::advice::no_thread(&why))
     }
 
     fn usage(text: impl fmt::Display) -> Self {
@@ -95,21 +124,13 @@ impl From<ConfigError> for Fault {
 
 impl From<CredentialsError> for Fault {
     fn from(fault: CredentialsError) -> Self {
-        match fault {
-            CredentialsError::AlreadyExists { .. } => Self::No(fault.to_string()),
-            other => Self::usage(other),
-        }
+        if fault.is_usage() { Self::usage(fault) } else { Self::No(fault.to_string()) }
     }
 }
 
 impl From<StartError> for Fault {
     fn from(fault: StartError) -> Self {
-        match fault {
-            StartError::NoNetworkKey { .. }
-            | StartError::Credentials(_)
-            | StartError::NotAKey { .. } => Self::usage(fault),
-            other => Self::No(other.to_string()),
-        }
+        if fault.is_usage() { Self::usage(fault) } else { Self::No(fault.to_string()) }
     }
 }
 
@@ -120,65 +141,6 @@ impl From<Error> for Fault {
             std::io::ErrorKind::BrokenPipe => Self::ReaderGone,
             _ => Self::No(format!("the answer can't be written: {fault}")),
         }
-    }
-}
-
-/// The socket of a node that was installed as a service (scripts/systemd).
-const SERVICE_SOCKET: &str = "/run/dsn/control.sock";
-
-/// The socket that was named, or that of the only node under the data folder, or that of the
-/// service.
-fn find_socket(named: Option<PathBuf>) -> Result<PathBuf, Fault> {
-    if let Some(path) = named {
-        return Ok(path);
-    }
-    let folder = std::env::var_os("DSN_DATA").map_or_else(|| DATA_FOLDER.into(), PathBuf::from);
-    let mut sockets: Vec<PathBuf> = std::fs::read_dir(&folder)
-        .map(|entries| entries.flatten().map(|entry| entry.path().join(SOCKET_NAME)).collect())
-        .unwrap_or_default();
-    sockets.retain(|path| path.exists());
-    sockets.sort();
-    if sockets.len() > 1 {
-        // A node that was killed leaves its socket behind. Where all are dead, any will do to say
-        // so.
-        let living: Vec<PathBuf> =
-            sockets.iter().filter(|path| ControlClient::connect(path).is_ok()).cloned().collect();
-        if living.is_empty() {
-            sockets.truncate(1);
-        } else {
-            sockets = living;
-        }
-    }
-    match sockets.as_slice() {
-        [only] => Ok(only.clone()),
-        [] if Path::new(SERVICE_SOCKET).exists() => Ok(SERVICE_SOCKET.into()),
-        [] => Err(Fault::NoNode(format!(
-            "no node has its socket under {}: start one with `dsn run`, or name its socket with --control PATH (or DSN_CONTROL)",
-            folder.display()
-        ))),
-        several => {
-            let list: Vec<String> = several.iter().map(|path| path.display().to_string()).collect();
-            Err(Fault::Usage(format!(
-                "there are several nodes under {}; choose one with --control: {}",
-                folder.display(),
-                list.join(", ")
-            )))
-        }
-    }
-}
-
-fn connect(path: &Path) -> Result<ControlClient, Fault> {
-    ControlClient::connect(path).map_err(|failure| explain(failure, path))
-}
-
-fn explain(failure: Failure, path: &Path) -> Fault {
-    match failure {
-        Failure::No(text) => Fault::No(text),
-        Failure::Usage(text) => Fault::Usage(text),
-        Failure::NoNode(why) => Fault::NoNode(format!(
-            "no node answers at {}: {why}. Start it with `dsn run`, or name another socket with --control PATH",
-            path.display()
-        )),
     }
 }
 
@@ -193,10 +155,11 @@ mod tests {
         let faults = [
             Fault::ReaderGone,
             Fault::No(text()),
+            Fault::Said,
             Fault::Usage(text()),
             Fault::NoNode(text()),
             Fault::Broken(text()),
         ];
-        assert_eq!(faults.map(|fault| fault.exit_code()), [0, 1, 2, 3, 70]);
+        assert_eq!(faults.map(|fault| fault.exit_code()), [0, 1, 1, 2, 3, 70]);
     }
 }

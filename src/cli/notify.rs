@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use dsn::runtime::Pulse;
+use rustix::time::{ClockId, clock_gettime};
 
 /// So many looks fit into the time after which the service manager gives up: one that was in vain
 /// is no reason to be ended.
@@ -61,8 +62,13 @@ impl Manager {
         let thread = thread::Builder::new().name("dsn-watchdog".into()).stack_size(STACK_BYTES);
         match thread.spawn(work) {
             Ok(thread) => self.watchdog = Some(Watchdog { ended, thread }),
-            Err(why) => log::error!("the watchdog can't be fed: the system gave no thread: {why}"),
+            Err(why) => log::error!("the watchdog can't be fed: {}", dsn::advice::no_thread(&why)),
         }
+    }
+
+    /// What tells it of reloads.
+    pub(super) fn reloading(&self, listen: String) -> Reloading {
+        Reloading { socket: self.socket.clone(), listen }
     }
 
     /// Tells that the node stops.
@@ -75,6 +81,34 @@ impl Manager {
         if let Some(socket) = &self.socket {
             send(socket, "STOPPING=1");
         }
+    }
+}
+
+/// What tells the service manager that the node reads its files again.
+pub(super) struct Reloading {
+    socket: Option<Arc<UnixDatagram>>,
+    listen: String,
+}
+
+impl Reloading {
+    /// Tells that it begins. With the time of its clock, which `Type=notify-reload` asks for.
+    pub(super) fn begins(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
+        if let Some(socket) = &self.socket {
+            send(socket, &format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+        }
+    }
+
+    /// Tells that it is done, and what is wrong with the files.
+    pub(super) fn done(&self, faults: &[String]) {
+        let Some(socket) = &self.socket else { return };
+        let status = match faults {
+            [] => format!("listening on {}", self.listen),
+            several => format!("not all was reloaded: {}", several.join("; ")),
+        };
+        // A line of its own would be taken for another field.
+        send(socket, &format!("READY=1\nSTATUS={}", status.replace('\n', " ")));
     }
 }
 

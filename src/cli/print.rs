@@ -15,7 +15,8 @@ fn number(json: &Json, name: &str) -> u64 {
     json.get(name).and_then(Json::as_u64).unwrap_or_default()
 }
 
-fn list(json: &Json) -> &[Json] {
+/// The elements of a list; none where it is no list.
+pub(super) fn list(json: &Json) -> &[Json] {
     json.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
@@ -30,13 +31,20 @@ fn escaped(json: &Json) -> String {
 
 fn escape(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut line, character| {
-        if is_seen(character) {
+        if is_seen(character) && character != '\\' {
             line.push(character);
         } else {
             line.extend(character.escape_default());
         }
         line
     })
+}
+
+/// What is said to people: our own words, with those of others in them. A second line is set apart,
+/// so that none of these begins like one of ours.
+pub(super) fn message(text: &str) -> String {
+    let line = |line: &str| line.split('\\').map(escape).collect::<Vec<_>>().join("\\");
+    text.lines().map(line).collect::<Vec<_>>().join("\n  ")
 }
 
 /// Whether a character shows itself, and does nothing else.
@@ -105,46 +113,94 @@ pub(super) fn status(status: &Json) -> String {
     line("keys", &number(status, "keys").to_string());
     line("timestamp", &number(status, "timestamp").to_string());
     line("public key", text(status, "public_key"));
+    line("fingerprint", text(status, "fingerprint"));
     line("network key", text(status, "network_key"));
     let degraded = list(status.get("degraded").unwrap_or(&Json::Null));
     if degraded.is_empty() {
         line("degraded", "no");
     }
     for fault in degraded {
-        line("degraded", &escape(fault.as_str().unwrap_or_default()));
+        line("degraded", &format!("{}: {}", fault_name(fault), escape(text(fault, "text"))));
+        line("", &escape(text(fault, "hint")));
+    }
+    for notice in list(status.get("notices").unwrap_or(&Json::Null)) {
+        let (name, what) = (fault_name(notice), escape(text(notice, "text")));
+        line("noticed", &format!("{name}, {}: {what}", ago(number(notice, "ago_ms"))));
+        line("", &escape(text(notice, "hint")));
     }
     out
 }
 
-pub(super) fn keys(result: &Json) -> String {
-    let names = list(result.get("keys").unwrap_or(&Json::Null)).iter().filter_map(Json::as_str);
-    let rows = names
-        .enumerate()
-        .map(|(at, name)| [name.to_owned(), if at == 0 { "seals" } else { "opens" }.to_owned()]);
-    table(&rows.collect::<Vec<_>>())
+/// `clone (garden)`
+fn fault_name(fault: &Json) -> String {
+    match fault.get("node").and_then(Json::as_str) {
+        Some(node) => format!("{} ({})", text(fault, "code"), escape(node)),
+        None => text(fault, "code").to_owned(),
+    }
 }
 
-pub(super) fn peers(peers: &Json) -> String {
-    let heard = |peer: &Json| match peer.get("heard_ms_ago").and_then(Json::as_u64) {
-        None => "never".to_owned(),
-        Some(ms) if ms < 100_000 => format!("{}.{} s ago", ms / 1000, ms % 1000 / 100),
-        Some(ms) => format!("{} min ago", ms / 60_000),
-    };
-    let rows = list(peers).iter().map(|peer| {
-        let address = peer.get("address").and_then(Json::as_str).unwrap_or("-");
-        [
-            text(peer, "node_id").to_owned(),
-            address.to_owned(),
-            text(peer, "status").to_owned(),
-            heard(peer),
-            format!("{} keys", number(peer, "keys")),
-        ]
+fn ago(ms: u64) -> String {
+    match ms {
+        0..100_000 => format!("{}.{} s ago", ms / 1000, ms % 1000 / 100),
+        100_000..6_000_000 => format!("{} min ago", ms / 60_000),
+        6_000_000..172_800_000 => format!("{} h ago", ms / 3_600_000),
+        _ => format!("{} days ago", ms / 86_400_000),
+    }
+}
+
+pub(super) fn keys(result: &Json) -> String {
+    let names = list(result.get("keys").unwrap_or(&Json::Null)).iter().filter_map(Json::as_str);
+    let rows = names.enumerate().map(|(at, name)| {
+        vec![name.to_owned(), if at == 0 { "seals" } else { "opens" }.to_owned()]
     });
     table(&rows.collect::<Vec<_>>())
 }
 
+/// A line for each peer, under names of the columns for whoever reads it on a terminal. The network
+/// key is shown where there is more than one, as while it is changed.
+pub(super) fn peers(peers: &Json, with_header: bool) -> String {
+    let peers = list(peers);
+    let keys: Vec<&str> =
+        peers.iter().map(|peer| text(peer, "network_key")).filter(|key| !key.is_empty()).collect();
+    let shows_keys = keys.iter().any(|key| Some(key) != keys.first());
+    let header = ["NODE", "ADDRESS", "STATUS", "HEARD", "KEYS"].map(str::to_owned);
+    let mut rows: Vec<Vec<String>> = vec![header.to_vec()];
+    if let (Some(row), true) = (rows.first_mut(), shows_keys) {
+        row.push("NETWORK KEY".into());
+    }
+    if let Some(row) = rows.first_mut() {
+        row.push("WHY".into());
+    }
+    for peer in peers {
+        let heard = peer.get("heard_ms_ago").and_then(Json::as_u64);
+        let address = peer.get("address").and_then(Json::as_str).unwrap_or("-");
+        let mut row = vec![
+            text(peer, "node_id").to_owned(),
+            address.to_owned(),
+            text(peer, "status").to_owned(),
+            heard.map_or_else(|| "never".to_owned(), ago),
+            number(peer, "keys").to_string(),
+        ];
+        if shows_keys {
+            let key = text(peer, "network_key");
+            row.push(if key.is_empty() { "-" } else { key }.to_owned());
+        }
+        row.push(escape(text(peer, "reason")));
+        rows.push(row);
+    }
+    if !with_header {
+        rows.remove(0);
+    }
+    table(&rows)
+}
+
+/// Their ids, a line each.
+pub(super) fn ids(peers: &Json) -> String {
+    list(peers).iter().map(|peer| format!("{}\n", text(peer, "node_id"))).collect()
+}
+
 /// Columns as wide as what is in them.
-fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
+fn table(rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
     };
@@ -187,6 +243,22 @@ pub(super) fn states(states: &Json) -> String {
     }
 }
 
+/// A key of several nodes: whose, how that one is doing, and the value; with tabs between, or in
+/// columns.
+pub(super) fn values(values: &Json, in_columns: bool) -> String {
+    let rows: Vec<Vec<String>> = list(values)
+        .iter()
+        .map(|it| {
+            let value = escaped(it.get("value").unwrap_or(&Json::Null));
+            vec![text(it, "node_id").to_owned(), text(it, "status").to_owned(), value]
+        })
+        .collect();
+    if in_columns {
+        return table(&rows);
+    }
+    rows.iter().map(|row| row.join("\t") + "\n").collect()
+}
+
 /// The ids of those that were forgotten, a line each.
 pub(super) fn forgotten(result: &Json) -> String {
     let ids = result.get("forgotten").and_then(Json::as_array).into_iter().flatten();
@@ -198,9 +270,10 @@ pub(super) fn ping(node: &str, result: &Json) -> String {
     format!("{node} answered in {ms:.1} ms\n")
 }
 
+/// When, what, whose, and what of it.
 pub(super) fn event(event: &Json) -> String {
     let (name, node) = (text(event, "event"), text(event, "node_id"));
-    match name {
+    let what = match name {
         "updated" => {
             let key = escape(text(event, "key"));
             match event.get("value") {
@@ -210,8 +283,10 @@ pub(super) fn event(event: &Json) -> String {
         }
         "data" => format!("{name} {node} {}", escaped(event.get("data").unwrap_or(&Json::Null))),
         "lagged" => format!("{name} {} events were missed", number(event, "count")),
+        _ if node.is_empty() => name.to_owned(),
         _ => format!("{name} {node}"),
-    }
+    };
+    format!("{} {what}", text(event, "time"))
 }
 
 #[cfg(test)]
@@ -234,8 +309,11 @@ mod tests {
         let evil = "a\u{202e}b\u{200b}c\u{2066}d\u{feff}e\u{2028}f\u{e0041}g\u{ad}";
         let shown = "a\\u{202e}b\\u{200b}c\\u{2066}d\\u{feff}e\\u{2028}f\\u{e0041}g\\u{ad}";
         assert_eq!(escape(evil), shown);
-        let plain = "e\u{301}é ü 漢字 नमस्ते 🙂 \"'\\ ~";
+        let plain = "e\u{301}é ü 漢字 नमस्ते 🙂 \"' ~";
         assert_eq!(escape(plain), plain);
+        assert_eq!(escape("\\u{1b}"), "\\\\u{1b}", "what was escaped is told from what looks so");
+        assert_eq!(message("a \"\\n\"\u{1b}"), "a \"\\n\"\\u{1b}");
+        assert_eq!(message("one\ndsn: two"), "one\n  dsn: two");
         assert_eq!(for_a_terminal(b"one\n\ttwo\x1b[2J\n"), "one\n\ttwo\\u{1b}[2J\n");
         assert_eq!(for_a_terminal(b"\xff\x1b"), "(2 bytes; --raw prints them)");
     }
@@ -249,11 +327,49 @@ mod tests {
     }
 
     #[test]
+    fn peers_are_a_table_with_the_reason_and_the_network_key_where_there_are_two() {
+        let mut all = json!([
+            { "node_id": "a", "address": "1.2.3.4:1", "status": "alive", "heard_ms_ago": 1_234, "keys": 2,
+              "network_key": "aaaa", "reason": null },
+            { "node_id": "bb", "address": null, "status": "suspect", "heard_ms_ago": null, "keys": 0,
+              "network_key": null, "reason": "no\u{1b} answer" },
+        ]);
+        let table = "a   1.2.3.4:1  alive    1.2 s ago  2\nbb  -          suspect  never      0  no\\u{1b} answer\n";
+        assert_eq!(peers(&all, false), table);
+        assert!(
+            peers(&all, true).starts_with("NODE  ADDRESS    STATUS   HEARD      KEYS  WHY\na ")
+        );
+        assert_eq!(ids(&all), "a\nbb\n");
+        all[1]["network_key"] = json!("bbbb");
+        assert!(peers(&all, true).contains("NETWORK KEY") && peers(&all, true).contains("bbbb"));
+        assert_eq!(peers(&json!([]), false), "");
+    }
+
+    #[test]
+    fn what_is_wrong_comes_with_what_to_do() {
+        let fault =
+            json!({ "code": "clone", "node": "a", "text": "two", "hint": "stop \u{1b}one" });
+        let mut notice = fault.clone();
+        notice["ago_ms"] = json!(7_200_000);
+        let text = status(&json!({ "degraded": [fault], "notices": [notice] }));
+        let lines: Vec<&str> = text.lines().rev().take(4).collect();
+        assert_eq!(lines[3], "degraded     clone (a): two");
+        assert_eq!(lines[2], "             stop \\u{1b}one");
+        assert_eq!(lines[1], "noticed      clone (a), 2 h ago: two");
+        assert!(status(&json!({})).contains("degraded     no\n"));
+    }
+
+    #[test]
     fn events_are_lines() {
+        let at = |mut json: Json| {
+            json["time"] = "T".into();
+            event(&json)
+        };
         let updated = json!({ "event": "updated", "node_id": "a", "key": "k", "value": "v" });
-        assert_eq!(event(&updated), "updated a k=v");
+        assert_eq!(at(updated), "T updated a k=v");
         let removed = json!({ "event": "updated", "node_id": "a", "key": "k", "value": null });
-        assert_eq!(event(&removed), "updated a k (removed)");
-        assert_eq!(event(&json!({ "event": "lost", "node_id": "a" })), "lost a");
+        assert_eq!(at(removed), "T updated a k (removed)");
+        assert_eq!(at(json!({ "event": "lost", "node_id": "a" })), "T lost a");
+        assert_eq!(at(json!({ "event": "watching" })), "T watching");
     }
 }

@@ -1,0 +1,499 @@
+//! Flags, environment and file of `dsn run` to one checked configuration.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dsn::advice::advice;
+use dsn::config::{Config, Control, OWN_NODE, SyncRule};
+use dsn::protocol::SEEDS_MAX;
+use dsn::protocol::address::{Address, InvalidAddress};
+use dsn::protocol::identity::{InvalidNodeId, NodeId};
+use dsn::server::InvalidListen;
+use serde::Deserialize;
+
+use super::args::{RunArgs, not_empty};
+use super::group;
+
+/// Shortest tick: below it a network talks about itself more than it works.
+const TICK_MIN: Duration = Duration::from_millis(100);
+/// Longest tick: above it a lost node is noticed after minutes only.
+const TICK_MAX: Duration = Duration::from_secs(60);
+/// Longest path of a Unix socket, bytes (unix(7): `sun_path` has 108 with its end).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Largest configuration file, bytes.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Longest time until a sync.
+const SYNC_MAX: Duration = Duration::from_secs(3600);
+/// Shortest one: below it a sync would cost more than it saves.
+const SYNC_MIN: Duration = Duration::from_millis(10);
+/// What stands for a data folder where the state is in memory alone.
+const IN_MEMORY: &str = "none";
+
+impl RunArgs {
+    /// Without what is empty, such as `DSN_LISTEN=` in a file of variables: that is not given.
+    fn without_empty(self) -> Self {
+        let text = |text: Option<String>| text.filter(|text| !text.is_empty());
+        Self {
+            node_id: text(self.node_id),
+            listen: text(self.listen),
+            bootstrap: self.bootstrap.into_iter().filter(|text| !text.trim().is_empty()).collect(),
+            advertise: text(self.advertise),
+            network_key: not_empty(self.network_key),
+            credentials: not_empty(self.credentials),
+            data: not_empty(self.data),
+            sync: text(self.sync),
+            allow: not_empty(self.allow),
+            control_group: text(self.control_group),
+            tick: text(self.tick),
+            alone: self.alone,
+            config: not_empty(self.config),
+        }
+    }
+}
+
+/// The configuration file. An unknown name is an error, as it is most likely a slip.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct FileArgs {
+    node_id: Option<String>,
+    listen: Option<String>,
+    bootstrap: Option<Bootstrap>,
+    advertise: Option<String>,
+    network_key: Option<PathBuf>,
+    credentials: Option<PathBuf>,
+    data: Option<PathBuf>,
+    control: Option<PathBuf>,
+    control_group: Option<String>,
+    sync: Option<String>,
+    allow: Option<PathBuf>,
+    tick: Option<String>,
+    alone: Option<bool>,
+}
+
+/// One address or several.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected an address, or a list of addresses, such as [\"10.0.0.1:8000\"]"
+)]
+enum Bootstrap {
+    One(String),
+    Several(Vec<String>),
+}
+
+/// Puts together flags (with what came from the environment), file and defaults, in this order.
+///
+/// `control` is the socket given on the command line or in the environment; `host_name` names a
+/// node that got no name.
+pub(super) fn resolve(
+    flags: RunArgs,
+    control: Option<PathBuf>,
+    host_name: &str,
+) -> Result<Config, ConfigError> {
+    let flags = flags.without_empty();
+    let file = match &flags.config {
+        Some(path) => read_file(path)?,
+        None => FileArgs::default(),
+    };
+    let given = flags.node_id.or(file.node_id);
+    let is_named_by_host = given.is_none();
+    let node_id = match given {
+        Some(text) => NodeId::new(&text).map_err(ConfigError::NodeId)?,
+        None => named_by_host(host_name)?,
+    };
+    if node_id.as_str() == OWN_NODE {
+        return Err(ConfigError::OwnName);
+    }
+    let mut config = Config { is_named_by_host, ..Config::new(node_id) };
+    if let Some(text) = flags.listen.or(file.listen) {
+        config.listen = text.trim().parse().map_err(ConfigError::Listen)?;
+    }
+    let bootstrap = if flags.bootstrap.is_empty() {
+        match file.bootstrap {
+            None => Vec::new(),
+            Some(Bootstrap::One(text)) => vec![text],
+            Some(Bootstrap::Several(texts)) => texts,
+        }
+    } else {
+        flags.bootstrap
+    };
+    // Blanks between them are as good as commas: that is how lists are typed.
+    let bootstrap: Vec<&str> = bootstrap
+        .iter()
+        .flat_map(|text| text.split(|c: char| c == ',' || c.is_whitespace()))
+        .filter(|text| !text.is_empty())
+        .collect();
+    if bootstrap.len() > SEEDS_MAX {
+        return Err(ConfigError::TooManyBootstraps { count: bootstrap.len() });
+    }
+    let wrong = |setting| move |fault| ConfigError::Address { setting, fault };
+    config.bootstrap = bootstrap
+        .iter()
+        .map(|text| seed(text))
+        .collect::<Result<_, _>>()
+        .map_err(wrong("bootstrap"))?;
+    if let Some(text) = flags.advertise.or(file.advertise) {
+        config.advertise = Some(advertised(text.trim()).map_err(wrong("advertise"))?);
+    }
+    config.credentials = flags.credentials.or(file.credentials).unwrap_or(config.credentials);
+    config.network_key = flags.network_key.or(file.network_key);
+    if let Some(data) = flags.data.or(file.data) {
+        config.data = (data != Path::new(IN_MEMORY)).then_some(data);
+    }
+    if let Some(path) = not_empty(control).or(file.control) {
+        config.control = Control::At(path);
+    }
+    let socket = config.control_socket().ok_or(ConfigError::NoSocket)?;
+    check_socket_path(&socket)?;
+    let control_group = flags.control_group.or(file.control_group);
+    config.control_group = control_group.as_deref().map(group::number).transpose()?;
+    config.allow = flags.allow.or(file.allow);
+    if let Some(text) = flags.sync.or(file.sync) {
+        config.sync = parse_sync(&text)?;
+    }
+    config.alone = flags.alone || file.alone.unwrap_or(false);
+    if let Some(text) = flags.tick.or(file.tick) {
+        config.tick = parse_tick(&text)?;
+    }
+    Ok(config)
+}
+
+/// `localhost` is what every host is called that was given no name: two of them would clash.
+fn named_by_host(name: &str) -> Result<NodeId, ConfigError> {
+    let fault = || ConfigError::HostName { name: name.to_owned() };
+    let node_id = NodeId::new(name).map_err(|_| fault())?;
+    let first = name.split('.').next().unwrap_or_default();
+    if first.eq_ignore_ascii_case("localhost") { Err(fault()) } else { Ok(node_id) }
+}
+
+fn read_file(path: &Path) -> Result<FileArgs, ConfigError> {
+    use std::io::Read;
+    let unreadable = |why| ConfigError::File { path: path.into(), why };
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
+        .map_err(unreadable)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(ConfigError::FileTooLong { path: path.into() });
+    }
+    // Some editors put a mark before a text.
+    toml::from_str(text.trim_start_matches('\u{feff}')).map_err(|fault| ConfigError::Toml {
+        path: path.into(),
+        fault: fault.to_string().trim_end().to_owned(),
+    })
+}
+
+/// A bootstrap address. A link-local one can't be dialled without its zone.
+fn seed(text: &str) -> Result<Address, InvalidAddress> {
+    let address = Address::on_this_host(text)?;
+    if address.is_link_local() && address.zone().is_none() {
+        let why = "a link-local address needs the name of its interface: [fe80::1%eth0]:8000";
+        return Err(InvalidAddress { text: text.to_owned(), why });
+    }
+    Ok(address)
+}
+
+/// An address for others.
+fn advertised(text: &str) -> Result<Address, InvalidAddress> {
+    let address = Address::new(text)?;
+    if address.is_link_local() {
+        let why = "a link-local address means nothing on other links: give another one, or none";
+        return Err(InvalidAddress { text: text.to_owned(), why });
+    }
+    Ok(address)
+}
+
+fn parse_tick(text: &str) -> Result<Duration, ConfigError> {
+    let tick =
+        humantime::parse_duration(text).map_err(|_| ConfigError::Tick { text: text.to_owned() })?;
+    if (TICK_MIN..=TICK_MAX).contains(&tick) {
+        Ok(tick)
+    } else {
+        Err(ConfigError::Tick { text: text.to_owned() })
+    }
+}
+
+fn parse_sync(text: &str) -> Result<SyncRule, ConfigError> {
+    match text {
+        "always" => Ok(SyncRule::Always),
+        "shared" => Ok(SyncRule::Shared),
+        _ => match humantime::parse_duration(text) {
+            Ok(sync) if (SYNC_MIN..=SYNC_MAX).contains(&sync) => Ok(SyncRule::Within(sync)),
+            _ => Err(ConfigError::Sync { text: text.to_owned() }),
+        },
+    }
+}
+
+fn check_socket_path(path: &Path) -> Result<(), ConfigError> {
+    if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+        return Err(ConfigError::SocketPath { path: path.into() });
+    }
+    Ok(())
+}
+
+/// What is wrong with the configuration.
+#[derive(Debug)]
+pub(super) enum ConfigError {
+    /// The node id breaks its rule.
+    NodeId(InvalidNodeId),
+    /// The node has the name that stands for any node.
+    OwnName,
+    /// No node id was given, and the host name is none.
+    HostName {
+        /// The host name.
+        name: String,
+    },
+    /// An address is none.
+    Address {
+        /// Which setting.
+        setting: &'static str,
+        /// What is wrong with it.
+        fault: InvalidAddress,
+    },
+    /// The address to listen on is none.
+    Listen(InvalidListen),
+    /// The tick is no duration, or out of its bounds.
+    Tick {
+        /// What was given.
+        text: String,
+    },
+    /// The time of a sync is neither `always` nor `shared` nor a duration.
+    Sync {
+        /// What was given.
+        text: String,
+    },
+    /// There is no such group.
+    Group {
+        /// What was given.
+        name: String,
+        /// Where it was looked for.
+        groups: PathBuf,
+    },
+    /// The file of groups can't be read.
+    Groups {
+        /// Which.
+        path: PathBuf,
+        /// Which group was looked for.
+        name: String,
+        /// What the system said.
+        why: std::io::Error,
+    },
+    /// Without a data folder there is no place for the control socket.
+    NoSocket,
+    /// There are more bootstrap addresses than a node tries.
+    TooManyBootstraps {
+        /// How many.
+        count: usize,
+    },
+    /// The path of the control socket is too long for the system.
+    SocketPath {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The file can't be read.
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        why: std::io::Error,
+    },
+    /// The file is longer than any configuration.
+    FileTooLong {
+        /// Which.
+        path: PathBuf,
+    },
+    /// What is in the file can't be understood.
+    Toml {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        fault: String,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NodeId(fault) => write!(formatter, "node-id: {fault}"),
+            Self::OwnName => write!(
+                formatter,
+                "no node may be called {OWN_NODE:?}: that is what commands call the node they talk to. Choose another \
+                 name with --node-id"
+            ),
+            Self::HostName { name } => write!(
+                formatter,
+                "the host name {name:?} can't be a node id, which names one host and no other: give one with --node-id ID \
+                 (or DSN_NODE_ID)"
+            ),
+            Self::Address { setting, fault } => write!(formatter, "{setting}: {fault}"),
+            Self::Listen(fault) => write!(formatter, "listen: {fault}"),
+            Self::Tick { text } => write!(
+                formatter,
+                "tick: {text:?} is not a duration from 100ms to 60s; examples: 3s, 500ms"
+            ),
+            Self::Sync { text } => {
+                write!(
+                    formatter,
+                    "sync: {text:?} is neither always nor shared nor a duration from 10ms to 1h, such as 5s"
+                )
+            }
+            Self::Group { name, groups } => write!(
+                formatter,
+                "control-group: there is no group {name:?} in {}; make it with groupadd, or give its number",
+                groups.display()
+            ),
+            Self::Groups { path, name, why } => write!(
+                formatter,
+                "control-group: {} can't be read, so the group {name:?} is not known: {why}. Give its number",
+                path.display()
+            ),
+            Self::NoSocket => write!(
+                formatter,
+                "control: with the data `none` the control socket needs a place; give one with --control PATH, such as \
+                 /run/dsn.sock"
+            ),
+            Self::TooManyBootstraps { count } => {
+                write!(
+                    formatter,
+                    "bootstrap: {count} addresses are given, the limit is {SEEDS_MAX}"
+                )
+            }
+            Self::SocketPath { path } => write!(
+                formatter,
+                "control: the path {} has {} bytes, the system takes {SOCKET_PATH_BYTES_MAX}; give a shorter one with \
+                 --control PATH",
+                path.display(),
+                path.as_os_str().len()
+            ),
+            Self::File { path, why } => {
+                write!(
+                    formatter,
+                    "the configuration file {} can't be read: {}",
+                    path.display(),
+                    advice(why, path, "name another one with --config FILE")
+                )
+            }
+            Self::FileTooLong { path } => write!(
+                formatter,
+                "{} has more than {FILE_BYTES_MAX} bytes: it is not a configuration file of dsn. Name another one with \
+                 --config FILE",
+                path.display()
+            ),
+            Self::Toml { path, fault } => {
+                write!(formatter, "in the configuration file {}: {fault}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_file(text: &str) -> (tempfile::TempDir, RunArgs) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dsn.toml");
+        std::fs::write(&path, text).unwrap();
+        (folder, RunArgs { config: Some(path), ..RunArgs::default() })
+    }
+
+    #[test]
+    fn defaults_are_what_readme_says() {
+        let config = resolve(RunArgs::default(), None, "pi").unwrap();
+        assert_eq!(config.node_id.as_str(), "pi");
+        assert_eq!(config.listen.to_string(), "[::]:8000");
+        assert_eq!(config.network_key_file(), Path::new("credentials/network.key"));
+        assert_eq!(config.control_socket().unwrap(), Path::new("data/pi/control.sock"));
+        assert_eq!(config.tick, Duration::from_secs(3));
+        assert_eq!(config.sync, SyncRule::Always);
+    }
+
+    #[test]
+    fn a_flag_overrules_the_file_and_the_file_the_default() {
+        let (_folder, mut flags) = with_file(
+            "node-id = \"a\"\nlisten = \"127.0.0.1:1\"\nbootstrap = [\"x:1\", \"y:2\"]\ntick = \"1s\"\ndata = \"/d\"",
+        );
+        flags.listen = Some(":9".into());
+        let config = resolve(flags, Some("/c".into()), "pi").unwrap();
+        assert_eq!(config.node_id.as_str(), "a");
+        assert_eq!(config.listen.to_string(), "[::]:9");
+        assert_eq!(config.bootstrap.len(), 2);
+        let socket = config.control_socket().unwrap();
+        assert_eq!((config.tick, &*socket), (Duration::from_secs(1), Path::new("/c")));
+        let (_folder, flags) = with_file("bootstrap = \"x:1\"");
+        assert_eq!(resolve(flags, None, "pi").unwrap().bootstrap.len(), 1);
+    }
+
+    #[test]
+    fn a_list_of_addresses_may_have_blanks() {
+        let addresses = |flags| {
+            let config = resolve(flags, None, "pi").unwrap();
+            config.bootstrap.iter().map(Address::to_string).collect::<Vec<_>>().join(" ")
+        };
+        for list in [&["a:1 b:2"][..], &["a:1, b:2"], &["a:1,b:2"], &[" a:1", "", "b:2,"]] {
+            let bootstrap = list.iter().map(|&text| text.to_owned()).collect();
+            assert_eq!(addresses(RunArgs { bootstrap, ..RunArgs::default() }), "a:1 b:2");
+        }
+        let (_folder, flags) = with_file("bootstrap = \"a:1 b:2,[fe80::1%eth0]:3\"");
+        assert_eq!(addresses(flags), "a:1 b:2 [fe80::1%eth0]:3");
+    }
+
+    #[test]
+    fn what_is_empty_is_not_given() {
+        let (_folder, mut flags) = with_file("listen = \"127.0.0.1:1\"");
+        let empty = || Some(String::new());
+        (flags.listen, flags.node_id, flags.tick) = (empty(), empty(), empty());
+        (flags.sync, flags.advertise) = (empty(), empty());
+        (flags.data, flags.allow) = (Some(PathBuf::new()), Some(PathBuf::new()));
+        (flags.network_key, flags.credentials) = (Some(PathBuf::new()), Some(PathBuf::new()));
+        flags.bootstrap = vec![String::new()];
+        let config = resolve(flags, Some(PathBuf::new()), "pi").unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:1");
+        assert_eq!(config.network_key_file(), Path::new("credentials/network.key"));
+        assert_eq!(config.control_socket().unwrap(), Path::new("data/pi/control.sock"));
+        assert_eq!((config.advertise, config.allow), (None, None));
+    }
+
+    #[test]
+    fn each_fault_names_what_is_wrong() {
+        let fault = |change: fn(&mut RunArgs)| {
+            let mut flags = RunArgs::default();
+            change(&mut flags);
+            resolve(flags, None, "pi").unwrap_err().to_string()
+        };
+        assert!(fault(|f| f.node_id = Some("../x".into())).contains("../x"));
+        assert!(fault(|f| f.listen = Some("nowhere".into())).contains("nowhere"));
+        assert!(fault(|f| f.tick = Some("1ms".into())).contains("100ms"));
+        for sync in ["never", "0s", "2h", "5"] {
+            let mut flags = RunArgs { sync: Some(sync.into()), ..RunArgs::default() };
+            let said = resolve(flags.clone(), None, "pi").unwrap_err().to_string();
+            assert!(said.contains(sync) && said.contains("shared"), "{said}");
+            flags.sync = Some("5s".into());
+            let config = resolve(flags, None, "pi").unwrap();
+            assert_eq!(config.sync, SyncRule::Within(Duration::from_secs(5)));
+        }
+        assert!(fault(|f| f.bootstrap = vec!["x".into()]).contains("bootstrap"));
+        assert!(fault(|f| f.bootstrap = vec!["http://x:1".into()]).contains("leave out http://"));
+        assert!(fault(|f| f.bootstrap = vec!["[fe80::1]:1".into()]).contains("%eth0"));
+        assert!(fault(|f| f.advertise = Some("[fe80::1%eth0]:1".into())).contains("another host"));
+        assert!(fault(|f| f.advertise = Some("[fe80::1]:1".into())).contains("other links"));
+        assert!(fault(|f| f.listen = Some("[fe80::1]:1".into())).contains("%eth0"));
+        assert!(fault(|f| f.data = Some("d".repeat(200).into())).contains("--control"));
+        assert!(fault(|f| f.config = Some("/none".into())).contains("/none"));
+        assert!(
+            resolve(RunArgs::default(), None, "_").unwrap_err().to_string().contains("--node-id")
+        );
+        for (text, named) in [
+            ("listne = \"x\"", "listne"),
+            ("bootstrap = 3", "list of addresses"),
+            (&*"#".repeat(70_000), "65536"),
+        ] {
+            let (_folder, flags) = with_file(text);
+            let fault = resolve(flags, None, "pi").unwrap_err().to_string();
+            assert!(fault.contains(named), "{fault}");
+        }
+    }
+}
