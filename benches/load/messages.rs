@@ -211,9 +211,8 @@ pub(crate) fn serve_sink(folder: &Path) {
     let mut config = Config::new(id("sink"));
     config.listen = "127.0.0.1:0".parse().unwrap();
     config.credentials = folder.join("credentials");
-    config.network_key = folder.join("credentials/network.key");
     config.data = Some(folder.join("data"));
-    config.control = folder.join("sink.sock");
+    config.control = dsn::Control::Nowhere;
     let node = dsn::start(config).unwrap();
     println!("{}", node.listen());
     std::io::stdout().flush().unwrap();

@@ -1,12 +1,14 @@
 //! Starts, names, stops and joins the threads of a node.
 
+mod embedded;
 mod error;
+mod folders;
 mod pulse;
 mod senders;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
-use std::ops::Deref;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
@@ -26,7 +28,9 @@ use crate::protocol::BODY_BYTES_MAX;
 use crate::protocol::address::Address;
 use crate::protocol::crypto::{NetworkKeys, PrivateKey, Signer};
 use crate::protocol::entries::Change;
+use crate::protocol::fault::Fault;
 use crate::protocol::head::next_timestamp;
+use crate::protocol::identity::{NodeId, PublicKey};
 use crate::protocol::node::{Class, Node, Secret, Settings};
 use crate::protocol::peer::KnownPeer;
 use crate::protocol::record::{Draft, Record};
@@ -35,12 +39,16 @@ use crate::protocol::wire::{Kind, ProgramVersion};
 use crate::server::Server;
 
 pub use error::StartError;
+use folders::{NewKeys, check_data, lock_folder, look_for_old_names, network_keys, own_key};
 pub use pulse::Pulse;
 use senders::Senders;
 pub use senders::senders_max;
 
 /// Stack of a thread, bytes: HTTP, and records by reference. Small, as there may be many.
 const STACK_BYTES: usize = 256 * 1024;
+/// Threads that a node has from the beginning: 3 that send, journal, ticker, gate, 4 workers, 5 of
+/// tiny_http, one for the control socket, one for signals.
+const THREADS_MIN: usize = 17;
 /// Most connections to peers that are kept open between requests.
 const IDLE_CONNECTIONS_MAX: usize = 128;
 
@@ -53,10 +61,9 @@ static PATHS: [&str; 5] = [
     Kind::Data.path(),
 ];
 
-/// A node that runs, in threads of its own. Dropping it stops it. What can be asked of it are the
-/// methods of [`Driver`].
+/// A node that runs, in threads of its own. Dropping it stops it.
 pub struct RunningNode {
-    driver: Arc<Driver>,
+    pub(crate) driver: Arc<Driver>,
     listen: SocketAddr,
     control: Option<ControlServer>,
     threads: Vec<JoinHandle<()>>,
@@ -66,65 +73,67 @@ pub struct RunningNode {
     stop: Option<Sender<()>>,
 }
 
-impl Deref for RunningNode {
-    type Target = Driver;
-
-    fn deref(&self) -> &Driver {
-        &self.driver
-    }
-}
-
-/// Starts a node: reads or makes its keys, reads its state, opens its port, and begins to look
-/// for its network.
+/// Starts a node: looks whether all that it needs is free, reads or makes its keys, reads its
+/// state, and begins to look for its network.
 ///
 /// The first node of a network (no bootstrap address, no peers known from before) makes the
-/// network key where there is none.
+/// network key where there is none. A start that fails leaves no new key. Under a limit of file
+/// sizes the process has to catch SIGXFSZ, as the command does, for a write to fail and not it.
 pub fn start(config: Config) -> Result<RunningNode, StartError> {
     let credentials_folder = config.credentials.join(config.node_id.as_str());
     let data_folder = config.data.as_ref().map(|data| data.join(config.node_id.as_str()));
-    let (known, warnings) = credentials::load_known_peers(&credentials_folder)?;
-    // Where peers were known once, this is not the first node, whatever is left of them.
-    let had_peers = !known.is_empty() || !warnings.is_empty();
-    let keys = network_keys(&config, had_peers)?;
-    let pkcs8 = credentials::load_or_create_pkcs8(&credentials_folder)?;
-    let private_key = PrivateKey::from_pkcs8(&pkcs8)
-        .map_err(|fault| StartError::NotAKey { folder: credentials_folder.clone(), fault })?;
-    let (lock, mut fault) = match data_folder.as_deref().map(lock_folder).transpose()? {
-        Some((lock, fault)) => (lock, fault),
-        None => (None, None),
+    // What may be lacking, or another process may have, comes first, and nothing is made before.
+    probe_threads()?;
+    check_data(&config)?;
+    let there = data_folder.as_deref().filter(|folder| folder.is_dir());
+    let lock = there.map(lock_folder).transpose()?;
+    let socket = config.control_socket();
+    socket.as_deref().map(ControlServer::check).transpose()?;
+    let allow = config.allow.as_deref().map(credentials::load_allow_list).transpose()?;
+    let driver_cell: Arc<OnceLock<Arc<Driver>>> = Arc::default();
+    let server = start_server(&config, &driver_cell)?;
+
+    let old_names = look_for_old_names(&config);
+    let lock = match (lock, &data_folder) {
+        (None, Some(folder)) => lock_folder(folder)?,
+        (lock, _) => lock.unwrap_or_default(),
     };
     let syncs = !matches!(config.sync, SyncRule::Within(_));
     let opened = data_folder.as_deref().map(|folder| Journal::open(folder, syncs)).transpose()?;
-    let (mut journal, loaded) =
+    let (mut journal, mut loaded) =
         opened.map_or((None, Loaded::default()), |(journal, loaded)| (Some(journal), loaded));
+    let mut fault = lock.fault;
     if journal.as_ref().is_some_and(Journal::is_broken) {
-        fault = fault.or_else(|| loaded.warnings.last().cloned());
+        fault = fault.or_else(|| loaded.warnings.last().map(|notice| notice.text.clone()));
     }
-    for warning in warnings.iter().chain(&loaded.warnings) {
-        log::warn!("{warning}");
-    }
-    for note in &loaded.notes {
-        log::info!("{note}");
-    }
+    let (known, mut notices) = credentials::load_known_peers(&credentials_folder)?;
+    // Where peers were known once, this is not the first node, whatever is left of them.
+    let had_peers = !known.is_empty() || !notices.is_empty();
+    notices.extend(old_names);
+    let mut new_keys = NewKeys::default();
+    let keys = network_keys(&config, had_peers, &mut new_keys, &mut notices)?;
+    let private_key = own_key(&config, &credentials_folder, &mut new_keys, &mut notices)?;
+    notices.append(&mut loaded.warnings);
+    log_notices(&notices, &loaded.notes);
+    notices.append(&mut loaded.notes);
     let began = Instant::now();
     let own = first_record(&config, &private_key, loaded, journal.as_mut(), began)?;
 
-    let driver_cell: Arc<OnceLock<Arc<Driver>>> = Arc::default();
-    let server = start_server(&config, &driver_cell)?;
     let address = server.local_address();
-    let node = new_node(&config, &private_key, own, known, address, began)?;
+    log_start(&config, &private_key, &keys, address);
+    let node = new_node(&config, &private_key, (own, known, allow), address, began)?;
     let (driver, queues) = Driver::new(Parts {
         node,
         keys,
-        key_file: config.network_key.clone(),
+        key_file: config.network_key_file(),
+        allow_file: config.allow.clone(),
         private_key,
         client: Client::new(BODY_BYTES_MAX, IDLE_CONNECTIONS_MAX),
         credentials_folder,
         began,
+        notices,
     });
     driver.attach(server);
-    // The cell is new, so this can't fail; until now the port answered 503.
-    let _ = driver_cell.set(Arc::clone(&driver));
 
     let (stop, stopped) = bounded(0);
     let mut running = RunningNode {
@@ -137,59 +146,57 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
         stop: Some(stop),
     };
     let keeper = Keeper::new(journal, config.sync, fault, driver.now_ms(), &*driver);
-    running.spawn_threads(queues, (keeper, lock), &stopped)?;
-    running.control = Some(ControlServer::start(&config.control, driver)?);
+    if let Some(path) = socket {
+        let group = config.control_group;
+        running.control = Some(ControlServer::start(&path, group, Arc::clone(&driver))?);
+    }
+    running.spawn_threads(queues, (keeper, lock.file), &stopped)?;
+    // Nothing fails from here on, and others may see the keys. The cell is new, so this can't fail;
+    // until now the port answered 503.
+    new_keys.keep();
+    let _ = driver_cell.set(driver);
     Ok(running)
 }
 
-fn network_keys(config: &Config, has_known_peers: bool) -> Result<NetworkKeys, StartError> {
-    let path = &config.network_key;
-    if !path.exists() {
-        if !config.bootstrap.is_empty() || has_known_peers {
-            let from = config.bootstrap.first().map(|address| address.as_str().to_owned());
-            return Err(StartError::NoNetworkKey { path: path.clone(), from });
-        }
-        credentials::create_network_key(path)?;
-        log::warn!(
-            "this is the first node of a new network: made the network key {}. Copy that file to each host that is to join",
-            path.display()
-        );
+fn log_notices(warnings: &[Fault], notes: &[Fault]) {
+    for warning in warnings {
+        log::warn!("{warning}");
     }
-    let keys = credentials::load_network_key(path)?;
-    NetworkKeys::new(&keys)
-        .ok_or_else(|| StartError::NoNetworkKey { path: path.clone(), from: None })
+    for note in notes {
+        log::info!("{note}");
+    }
 }
 
-/// Two processes that write one journal would destroy it.
-///
-/// A disk that can only be read (Linux makes one so after it failed) does not keep a node that has
-/// its state there from starting; gives what is wrong then.
-fn lock_folder(folder: &Path) -> Result<(Option<File>, Option<String>), StartError> {
-    let failed = |why: std::io::Error| StartError::Folder { path: folder.into(), why };
-    crate::durable::create_private_folder(folder).map_err(failed)?;
-    let path = folder.join("lock");
-    let opened = File::options().create(true).truncate(false).write(true).open(&path);
-    let (lock, fault) = match opened {
-        Ok(lock) => (lock, None),
-        Err(why) if why.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
-            let fault = Some(format!(
-                "the folder {} can't be written: {why}. No change can be kept; mount that disk so that it can be written, \
-                 or use --data DIR or --data none",
-                folder.display()
-            ));
-            match File::open(&path) {
-                Ok(lock) => (lock, fault),
-                // Nobody who could write there runs either.
-                Err(_) => return Ok((None, fault)),
-            }
-        }
-        Err(why) => return Err(failed(why)),
+/// Who this is, and where its files are, as whoever reads the log has to look for them.
+fn log_start(config: &Config, private_key: &PrivateKey, keys: &NetworkKeys, listen: SocketAddr) {
+    let absolute = |path: &Path| {
+        std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
     };
-    match lock.try_lock() {
-        Ok(()) => Ok((Some(lock), fault)),
-        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::Runs { folder: folder.into() }),
-        Err(std::fs::TryLockError::Error(why)) => Err(failed(why)),
-    }
+    log::info!(
+        "dsn {} runs as {}: listening on {listen}, public key {}, network key {}, credentials {}, data {}",
+        env!("CARGO_PKG_VERSION"),
+        config.node_id,
+        private_key.public_key().fingerprint(),
+        keys.names().join(", "),
+        absolute(&config.credentials),
+        config.data.as_deref().map_or_else(|| "none".into(), absolute)
+    );
+}
+
+/// Whether the system gives as many threads as a node has from the beginning: the HTTP server ends
+/// the process where it gets none.
+fn probe_threads() -> Result<(), StartError> {
+    let (hold, held) = bounded::<()>(0);
+    let spawn = |_| {
+        let held = held.clone();
+        let thread = thread::Builder::new().name("dsn-probe".into()).stack_size(STACK_BYTES);
+        // It ends when nobody holds it any more.
+        thread.spawn(move || _ = held.recv())
+    };
+    let threads: Vec<_> = (0..THREADS_MIN).map(spawn).collect();
+    drop(hold);
+    let ended = threads.into_iter().map(|thread| thread.map(JoinHandle::join).map(drop));
+    ended.fold(Ok(()), Result::and).map_err(StartError::NoThread)
 }
 
 /// The own record as it was kept; a new version of it for a node that starts for the first time,
@@ -232,14 +239,16 @@ fn start_server(
         None => log::error!("BUG: {why}"),
     };
     let (handler, on_fault) = (Arc::new(handler), Arc::new(on_fault));
-    Ok(Server::start(config.listen, &PATHS, BODY_BYTES_MAX, handler, on_fault)?)
+    Ok(Server::start(&config.listen, &PATHS, BODY_BYTES_MAX, handler, on_fault)?)
 }
+
+/// What the files said: the own record, the peers met before, and the nodes that may be met.
+type Found = (Verified<Record>, Vec<KnownPeer>, Option<BTreeMap<NodeId, PublicKey>>);
 
 fn new_node(
     config: &Config,
     private_key: &PrivateKey,
-    own: Verified<Record>,
-    known: Vec<KnownPeer>,
+    (own, known, allow): Found,
     address: SocketAddr,
     began: Instant,
 ) -> Result<Node, StartError> {
@@ -247,8 +256,10 @@ fn new_node(
     let random = SystemRandom::new();
     let filled = random.fill(&mut secret).and_then(|()| random.fill(&mut seed));
     filled.map_err(|_| StartError::NoRandomness)?;
-    // Where only one address is listened on, others can only be told that one.
-    let bound = (!address.ip().is_unspecified()).then(|| Address::of(address.ip(), address.port()));
+    // Where only one address is listened on, others can only be told that one; but a link-local one
+    // they know better, with a zone of theirs.
+    let bound = Address::of(address.ip(), address.port());
+    let bound = (!address.ip().is_unspecified() && !bound.is_link_local()).then_some(bound);
     let settings = Settings {
         node_id: config.node_id.clone(),
         public_key: private_key.public_key(),
@@ -258,7 +269,9 @@ fn new_node(
         seeds: config.bootstrap.clone(),
         tick_ms: u64::try_from(config.tick.as_millis()).unwrap_or(u64::MAX),
         program: ProgramVersion::new(env!("CARGO_PKG_VERSION")),
-        allow: config.allow.as_deref().map(credentials::load_allow_list).transpose()?,
+        alone: config.alone,
+        is_durable: config.data.is_some(),
+        allow,
     };
     Ok(Node::new(settings, own, known, u64::from_le_bytes(seed), now_since(began)))
 }
@@ -320,6 +333,13 @@ impl RunningNode {
                 driver.request_stop();
             }
         }
+    }
+
+    /// Something that reads key file and list of allowed nodes again ([`Driver::reload`]), for a
+    /// signal handler. Gives what is wrong with them.
+    pub fn reloader(&self) -> impl Fn() -> Vec<String> + Send + Sync + use<> {
+        let driver = Arc::downgrade(&self.driver);
+        move || driver.upgrade().map(|driver| driver.reload()).unwrap_or_default()
     }
 
     /// Stops the node: tells nobody, ends all threads, frees the port. Returns when all of that
