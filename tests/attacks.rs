@@ -356,13 +356,10 @@ fn answers_that_were_changed_or_swapped_count_as_none() {
         let liar = Liar::start(target, Box::new(lie), Box::new(forge));
         let node = place.start("a", &[&liar.address.to_string()]);
         eventually("the member is met", || node.ping(&id("liar"), PATIENCE).is_ok());
-        assert!(
-            node.send(&id("liar"), (*b"x").into(), PATIENCE).is_ok(),
-            "{name}: as it should be"
-        );
+        assert!(node.send(&id("liar"), b"x", PATIENCE).is_ok(), "{name}: as it should be");
         forging.store(true, Ordering::Relaxed);
         let _ = node.ping(&id("liar"), Duration::from_millis(300));
-        let refused = node.send(&id("liar"), (*b"x").into(), Duration::from_secs(30));
+        let refused = node.send(&id("liar"), b"x", Duration::from_secs(30));
         assert!(
             matches!(refused, Err(Refused::Unreachable { .. } | Refused::TimedOut { .. })),
             "{name}: {refused:?}"

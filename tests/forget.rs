@@ -15,7 +15,7 @@ use dsn::protocol::wire::{Kind, Request};
 
 use crate::support::liar::Liar;
 use crate::support::process::Process;
-use crate::support::{Heard, Member, Place4Nodes, eventually, id, post, value};
+use crate::support::{Heard, Member, Place4Nodes, conflicts, eventually, id, post, value};
 
 fn address(node: &RunningNode) -> SocketAddr {
     node.listen().parse().unwrap()
@@ -206,17 +206,17 @@ fn the_first_hello_with_another_key_changes_nothing_at_all() {
     let place = Place4Nodes::new();
     let node = place.start("a", &[]);
     let (member, recording) = recorded("m", address(&node));
-    let before = format!("{:?} {:?}", node.status().degraded, node.peers().len());
+    let before = format!("{:?} {:?}", conflicts(&node), node.peers().len());
     let mut other = Member::new("m", address(&node));
     for _ in 0..3 {
         other.introduce();
         let (kind, envelope) = &recording[0];
         assert_eq!(member.say_bytes(*kind, kind.path(), envelope).verdict().0, 200);
     }
-    assert_eq!(format!("{:?} {:?}", node.status().degraded, node.peers().len()), before);
+    assert_eq!(format!("{:?} {:?}", conflicts(&node), node.peers().len()), before);
     // The second one proves who calls: that is worth a word.
     assert_eq!(other.try_join().verdict(), refused(Reason::OtherKey));
-    assert_ne!(node.status().degraded.len(), 0);
+    assert_ne!(conflicts(&node).len(), 0);
     node.stop();
 }
 

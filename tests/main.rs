@@ -13,21 +13,26 @@
 )]
 
 mod attacks;
+mod candour;
 mod cli;
 mod cluster;
 mod control;
 mod faults;
+mod follow;
 mod forget;
 mod golden;
 mod interop;
 mod liars;
 mod network;
 mod notify;
+mod pages;
 mod port;
+mod scripts;
 mod simulation;
 mod sizing;
 mod soak;
 mod statuses;
 mod stop;
 mod support;
+mod systems;
 mod tidy;

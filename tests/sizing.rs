@@ -26,7 +26,7 @@ const SMALL_BYTES: usize = 1024;
 #[test]
 #[ignore = "it measures"]
 fn a_signature_costs_more_than_sealing_what_is_sent_most() {
-    let keys = network_keys(NETWORK_KEY);
+    let keys = network_keys(*NETWORK_KEY);
     let member = Member::new("a", "127.0.0.1:1".parse().unwrap());
     let payload = [7; 200];
     let signed = || Signed::Request { kind: 4, payload: &payload };

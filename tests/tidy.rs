@@ -60,11 +60,11 @@ fn each_crate_has_its_room() {
         ),
         ("socket2::", &["server"]),
         ("httparse::", &["server"]),
-        ("serde::", &["config", "control"]),
+        ("serde::", &["cli"]),
         ("serde_json::", &["control", "cli"]),
-        ("toml::", &["config"]),
-        ("clap::", &["config", "cli"]),
-        ("humantime::", &["config", "cli"]),
+        ("toml::", &["cli"]),
+        ("clap::", &["cli"]),
+        ("humantime::", &["control", "cli"]),
         ("base64::", &["control"]),
         ("signal_hook::", &["cli"]),
         ("env_logger::", &["cli"]),
@@ -193,36 +193,40 @@ fn paths_are_resolved() {
 /// Dependencies point one way (docs/architecture.md).
 #[test]
 fn modules_use_only_what_they_may() {
-    let arrows: [(&str, &[&str]); 14] = [
+    let arrows: [(&str, &[&str]); 16] = [
+        ("zone", &[]),
         ("protocol", &[]),
-        ("server", &[]),
-        ("client", &[]),
+        ("server", &["zone"]),
+        ("client", &["zone"]),
         ("durable", &[]),
+        ("advice", &[]),
         ("events", &["protocol"]),
         ("steps", &["protocol"]),
-        ("config", &["protocol"]),
-        ("journal", &["protocol", "durable"]),
-        ("credentials", &["protocol", "durable"]),
+        ("config", &["protocol", "server"]),
+        ("journal", &["protocol", "advice", "durable"]),
+        ("credentials", &["protocol", "advice", "durable"]),
         ("keeper", &["protocol", "config", "journal"]),
         ("driver", &["protocol", "events", "client", "server", "steps", "keeper", "credentials"]),
-        ("control", &["protocol", "driver"]),
+        ("control", &["protocol", "advice", "config", "driver"]),
         (
             "runtime",
             &[
                 "protocol",
+                "advice",
                 "client",
                 "config",
                 "control",
                 "credentials",
                 "driver",
                 "durable",
+                "events",
                 "journal",
                 "keeper",
                 "server",
             ],
         ),
         // The crate itself names what it is made of.
-        ("", &["config", "events", "runtime"]),
+        ("", &["config", "events", "protocol", "runtime", "server"]),
     ];
     for (name, module, paths) in library() {
         let top = module.first().map_or("", String::as_str);
@@ -352,6 +356,51 @@ fn lines_and_files_are_short() {
     }
 }
 
+/// The texts between quotation marks, as far as they stand on one line.
+fn literals(text: &str) -> impl Iterator<Item = &str> {
+    let is_code = |line: &&str| !line.trim_start().starts_with("//");
+    text.lines().filter(is_code).flat_map(|line| line.split('"').skip(1).step_by(2))
+}
+
+/// Tests run beside each other, and beside whatever the host does: they take free ports of loopback
+/// and folders that are made for them. As far as a machine can see it.
+#[test]
+fn no_test_has_a_port_or_a_folder_of_its_own() {
+    // Hosts of their own, made of namespaces or of nothing.
+    let elsewhere = ["tests/support/namespaces.rs", "tests/simulation/host.rs"];
+    // Nobody but root listens below; tests name such ports where nobody is to listen.
+    let first_free = 1024;
+    let folders = ["/tmp", "/var", "/home", "/run", "/srv", "/root", "~/"];
+    for (name, text) in files("tests", ".rs").into_iter().chain(files("benches", ".rs")) {
+        if name == "tests/tidy.rs" {
+            continue;
+        }
+        for literal in literals(&text) {
+            let address: Option<std::net::SocketAddr> = literal.parse().ok();
+            let is_fixed = address.is_some_and(|it| {
+                it.port() >= first_free && (it.ip().is_loopback() || it.ip().is_unspecified())
+            });
+            assert!(!is_fixed, "{name} has the port {literal}; :0 takes a free one");
+            let is_folder = folders.iter().any(|folder| literal.starts_with(folder));
+            assert!(!is_folder, "{name} has the folder {literal}; tempfile makes one");
+        }
+        let has_port = text.contains("PORT: u16 =") && !elsewhere.contains(&&*name);
+        assert!(!has_port, "{name} has a port of its own");
+        // There it gets an address to listen on, whatever it is started with.
+        let starts = name != "tests/support/process.rs" && text.contains("CARGO_BIN_EXE");
+        assert!(!starts, "{name} starts the binary by itself; use support::process::dsn");
+    }
+    for (name, text) in files("tests", ".rs").into_iter().chain(files("src", ".rs")) {
+        for bound in text.split("bind(\"").skip(1).filter(|_| name != "tests/tidy.rs") {
+            let address = bound.split('"').next().unwrap();
+            assert!(address.ends_with(":0"), "{name} binds {address}; :0 takes a free port");
+        }
+    }
+    let dsn = crate::support::process::dsn();
+    let listen = dsn.get_envs().find(|(name, _)| *name == "DSN_LISTEN").and_then(|it| it.1);
+    assert_eq!(listen, Some("127.0.0.1:0".as_ref()));
+}
+
 #[test]
 fn nothing_is_left_to_do() {
     let words = ["TO".to_owned() + "DO", "FIX".to_owned() + "ME", "dbg".to_owned() + "!("];
@@ -391,13 +440,86 @@ fn every_dependency_has_its_reason() {
 
 #[test]
 fn every_document_has_one_title() {
-    for (name, text) in files("docs", ".md").into_iter().chain(files("", "README.md")) {
+    for (name, text) in files("", ".md") {
         let mut code = false;
         let titles = text.lines().filter(|line| {
             code ^= line.starts_with("```");
             !code && line.starts_with("# ")
         });
         assert_eq!(titles.count(), 1, "{name}");
+    }
+}
+
+/// Where a link of a document leads, and each of our files that it names, is there.
+#[test]
+fn documents_name_what_is_there() {
+    let is_path = |c: char| c.is_ascii_alphanumeric() || "/_-.".contains(c);
+    for (name, text) in files("", ".md") {
+        let folder = root().join(&name).parent().unwrap().to_owned();
+        let links = text.split("](").skip(1).map(|rest| rest.split([')', '#']).next().unwrap());
+        for link in links.filter(|link| !link.is_empty() && !link.contains("://")) {
+            assert!(folder.join(link).exists(), "{name} links to {link}");
+        }
+        for start in ["docs/", "scripts/", "tests/", "benches/"] {
+            for (at, _) in text.match_indices(start) {
+                if text[..at].chars().next_back().is_some_and(is_path) {
+                    continue;
+                }
+                let path: String = text[at..].chars().take_while(|c| is_path(*c)).collect();
+                let path = path.trim_end_matches('.');
+                // A name that is cut off by an ellipsis or a pattern is none.
+                let rest = text[at + path.len()..].chars().next();
+                let is_whole = !rest.is_some_and(|c| "*…<{".contains(c));
+                assert!(!is_whole || root().join(path).exists(), "{name} names {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_glossary_says_where_each_word_lives() {
+    let text = std::fs::read_to_string(root().join("docs/glossary.md")).unwrap();
+    let (_, ours) = text.split_once("## Our words").unwrap();
+    let rows: Vec<&str> = ours.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    let words: Vec<String> =
+        rows.iter().map(|row| row.split('|').nth(1).unwrap().trim().to_lowercase()).collect();
+    assert!(words.is_sorted(), "in the order of the alphabet: {words:#?}");
+    for row in rows {
+        let places = row.rsplit('|').nth(1).unwrap();
+        for place in places.split(',').map(str::trim) {
+            assert!(root().join("src").join(place).is_file(), "{place} in: {row}");
+        }
+    }
+}
+
+/// What is built comes from one registry, and its sum is known; `deny.toml` says it to cargo-deny,
+/// which is not everywhere.
+#[test]
+fn crates_come_from_one_registry() {
+    const REGISTRY: &str = "\"registry+https://github.com/rust-lang/crates.io-index\"";
+    for (name, text) in files("", "Cargo.lock") {
+        for package in text.split("[[package]]").skip(1) {
+            let field = |key: &str| package.lines().find_map(|line| line.strip_prefix(key));
+            let krate = field("name = ").unwrap();
+            let is_ours = krate.starts_with("\"dsn");
+            let source = field("source = ");
+            assert_eq!(source, (!is_ours).then_some(REGISTRY), "{krate} in {name}");
+            assert!(is_ours || field("checksum = ").is_some(), "{krate} in {name} has no sum");
+        }
+    }
+}
+
+/// What runs on a public forge is what was looked at: actions by their commit, and no rights that
+/// are not named.
+#[test]
+fn workflows_pin_their_actions() {
+    for (name, text) in files(".github", ".yml") {
+        assert!(text.contains("\npermissions:\n  contents: read\n"), "{name} names its rights");
+        for action in text.lines().filter_map(|line| line.trim().strip_prefix("- uses: ")) {
+            let commit = action.split(['@', ' ']).nth(1).unwrap_or_default();
+            let is_commit = commit.len() == 40 && commit.bytes().all(|b| b.is_ascii_hexdigit());
+            assert!(is_commit, "{name} uses {action}");
+        }
     }
 }
 
@@ -477,5 +599,15 @@ fn the_list_of_mends_fits_the_source() {
                 places.flat_map(|file| [format!("{file}.rs"), format!("{file}/mod.rs")]);
             assert!(places.any(|file| is_there(&file)), "{name}: there is no test {path}");
         }
+    }
+}
+
+/// Scripts compare the codes of what is wrong, so the table has each of them.
+#[test]
+fn operations_explain_every_code_of_a_fault() {
+    let text = std::fs::read_to_string("docs/operations.md").unwrap();
+    for code in dsn::protocol::fault::Code::ALL {
+        let rows = text.matches(&format!("\n| `{}` |", code.as_str())).count();
+        assert_eq!(rows, 1, "docs/operations.md has {rows} rows for the code {}", code.as_str());
     }
 }

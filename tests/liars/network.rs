@@ -53,7 +53,7 @@ impl Host {
     }
 
     pub fn connect(&self) -> ControlClient {
-        ControlClient::connect(&self.process.control).expect("a node that serves")
+        ControlClient::connect(&self.process.control, PATIENCE).expect("a node that serves")
     }
 
     pub fn try_ask(&self, question: &Json) -> Result<Json, Failure> {
@@ -85,7 +85,7 @@ impl Host {
     pub fn degraded(&self) -> Vec<String> {
         let status = self.ask(&json!({ "op": "status" }));
         let texts = status["degraded"].as_array().cloned().unwrap_or_default();
-        texts.iter().filter_map(|text| text.as_str().map(str::to_owned)).collect()
+        texts.iter().map(ToString::to_string).collect()
     }
 
     pub fn sample(&self) -> Sample {
@@ -230,7 +230,7 @@ impl Network {
 /// Counters that a node tells of, with when it did.
 fn watch_counter(host: &Host) -> Receiver<(Instant, u64)> {
     let mut node = host.connect();
-    node.ask(&json!({ "op": "watch", "node": "a", "key": COUNTER })).unwrap();
+    node.ask(&json!({ "op": "watch", "node": "a", "key": COUNTER, "unknown": true })).unwrap();
     let watching = node.next_result(Some(PATIENCE)).unwrap().expect("a first line");
     assert_eq!(watching["event"], "watching");
     let (tell, told) = channel();

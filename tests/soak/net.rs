@@ -1,9 +1,9 @@
 //! The network between the nodes: a proxy in front of each, which knows who calls, and can refuse,
 //! hold back or slow down what one node says to another. It needs no privileges.
 //!
-//! Node `b` listens on 127.0.4.b and tells others the address of its proxy on 127.0.3.b, with the
-//! same port. What node `a` says goes out from 127.0.3.a, so every hint at an address leads to a
-//! proxy too, and nobody gets around a partition.
+//! Node `b` listens on 127.r.4.b and tells others the address of its proxy on 127.r.3.b, with the
+//! same port. What node `a` says goes out from 127.r.3.a, so every hint at an address leads to a
+//! proxy too, and nobody gets around a partition. `r` is another one for runs side by side.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -52,12 +52,18 @@ pub struct Net {
     stopped: AtomicBool,
 }
 
+/// The part of loopback that is for this run.
+fn of_run(network: u8, node: usize) -> Ipv4Addr {
+    let run = u8::try_from(1 + std::process::id() % 250).unwrap();
+    Ipv4Addr::new(127, run, network, u8::try_from(node).unwrap() + 1)
+}
+
 fn public(node: usize) -> Ipv4Addr {
-    Ipv4Addr::new(127, 0, 3, u8::try_from(node).unwrap() + 1)
+    of_run(3, node)
 }
 
 fn private(node: usize) -> Ipv4Addr {
-    Ipv4Addr::new(127, 0, 4, u8::try_from(node).unwrap() + 1)
+    of_run(4, node)
 }
 
 /// A connection from this address of our own.

@@ -240,7 +240,7 @@ fn follow(world: &World, at: usize, run: u64) -> Result<(), Failure> {
         // A quiet network has no events: time may pass.
         let event = match node.next_result(Some(Duration::from_secs(3600 * 24))) {
             Ok(Some(event)) => event,
-            Ok(None) => return Err(Failure::NoNode(std::io::ErrorKind::UnexpectedEof.into())),
+            Ok(None) => return Err(Failure::Stopped),
             Err(failure) => return Err(failure),
         };
         world.counts.events.fetch_add(1, Ordering::Relaxed);

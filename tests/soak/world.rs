@@ -92,8 +92,7 @@ pub fn pause(time: Duration) {
 }
 
 pub fn is_timeout(failure: &Failure) -> bool {
-    use std::io::ErrorKind::{TimedOut, WouldBlock};
-    matches!(failure, Failure::NoNode(why) if matches!(why.kind(), TimedOut | WouldBlock))
+    matches!(failure, Failure::Late)
 }
 
 impl World {
@@ -188,7 +187,7 @@ impl World {
     }
 
     pub fn connect(&self, node: usize) -> Result<ControlClient, Failure> {
-        ControlClient::connect(&self.nodes[node].control)
+        ControlClient::connect(&self.nodes[node].control, PATIENCE)
     }
 
     /// One question over a connection of its own.

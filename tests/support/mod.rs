@@ -10,8 +10,8 @@ pub mod stats;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use dsn::protocol::address::Address;
@@ -32,7 +32,13 @@ use zeroize::Zeroizing;
 /// Longest time that anything a test waits for may take: far more than it should.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-pub const NETWORK_KEY: [u8; 32] = [7; 32];
+/// The network key of this run of the tests. With one that never changes, nodes of runs side by
+/// side would be one network as soon as one run gets a port that a dead node of the other one had.
+pub static NETWORK_KEY: LazyLock<[u8; 32]> = LazyLock::new(|| {
+    let mut key = [0; 32];
+    rustix::rand::getrandom(&mut key[..], rustix::rand::GetRandomFlags::empty()).unwrap();
+    key
+});
 
 pub fn id(text: &str) -> NodeId {
     NodeId::new(text).unwrap()
@@ -47,8 +53,13 @@ pub fn value(text: &str) -> Value {
 }
 
 /// Waits until `condition` holds; a test that waits in vain says for what.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    eventually_within(PATIENCE, what, condition);
+}
+
+/// The same, for what has several of the longest waits between tries in it.
+pub fn eventually_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + patience;
     while !condition() {
         assert!(Instant::now() < until, "waited in vain until {what}");
         std::thread::park_timeout(Duration::from_millis(10));
@@ -64,7 +75,7 @@ impl Place4Nodes {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("credentials")).unwrap();
-        let text = dsn::protocol::identity::hex(&NETWORK_KEY) + "\n";
+        let text = dsn::protocol::identity::hex(&*NETWORK_KEY) + "\n";
         write_private(&folder.path().join("credentials/network.key"), text.as_bytes());
         Self { folder }
     }
@@ -75,9 +86,8 @@ impl Place4Nodes {
         config.listen = "127.0.0.1:0".parse().unwrap();
         config.bootstrap = bootstrap.iter().map(|text| Address::new(text).unwrap()).collect();
         config.credentials = path.join("credentials");
-        config.network_key = path.join("credentials/network.key");
         config.data = Some(path.join("data"));
-        config.control = path.join(format!("{node_id}.sock"));
+        config.control = dsn::Control::At(path.join(format!("{node_id}.sock")));
         config.tick = Duration::from_millis(300);
         config
     }
@@ -85,6 +95,14 @@ impl Place4Nodes {
     pub fn start(&self, node_id: &str, bootstrap: &[&str]) -> RunningNode {
         dsn::start(self.config(node_id, bootstrap)).unwrap()
     }
+}
+
+/// What is wrong with other nodes, as they proved it: who is alone, or can't be called, is so by
+/// time alone.
+pub fn conflicts(node: &RunningNode) -> Vec<dsn::Fault> {
+    let mut faults = node.degraded();
+    faults.retain(|fault| !matches!(fault.code, dsn::Code::Alone | dsn::Code::OneWay));
+    faults
 }
 
 pub fn write_private(path: &std::path::Path, bytes: &[u8]) {
@@ -210,7 +228,7 @@ impl Member {
         Self {
             node_id: id(node_id),
             key: new_key(),
-            network: network_keys(NETWORK_KEY),
+            network: network_keys(*NETWORK_KEY),
             incarnation: Incarnation([1; 16]),
             number: 1000,
             target,

@@ -42,7 +42,8 @@ pub fn binary() -> PathBuf {
     other.unwrap_or_else(|| env!("CARGO_BIN_EXE_dsn").into()).into()
 }
 
-/// The binary with an environment that names no node.
+/// The binary with an environment that names no node. A node that is told nothing else takes a free
+/// port of loopback: the default one belongs to whatever runs on this host.
 pub fn dsn() -> Command {
     let mut command = Command::new(binary());
     for (name, _) in std::env::vars() {
@@ -50,6 +51,7 @@ pub fn dsn() -> Command {
             command.env_remove(name);
         }
     }
+    command.env("DSN_LISTEN", "127.0.0.1:0");
     command
 }
 
@@ -151,6 +153,14 @@ impl Process {
         let peers = self.json(&["peers", "--all"]);
         let peer = peers.as_array().unwrap().iter().find(|peer| peer["node_id"] == node_id);
         peer.map_or(String::new(), |peer| peer["status"].as_str().unwrap().to_owned())
+    }
+
+    /// What is wrong with the node, as JSON; that nobody else is there is left out.
+    pub fn degraded(&self) -> String {
+        let mut status = self.json(&["status"]);
+        let faults = status["degraded"].as_array_mut().unwrap();
+        faults.retain(|fault| fault["code"] != "alone");
+        status["degraded"].to_string()
     }
 
     pub fn log_text(&self) -> String {
