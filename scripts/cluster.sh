@@ -14,6 +14,12 @@
 # DSN_CLUSTER names the folder, DSN_BIN the binary (built if there is none), DSN_TICK the tick.
 set -eu
 
+case ${1-} in -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+esac
+
 here=$(cd "$(dirname "$0")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$here/target}
 cluster=${DSN_CLUSTER:-${TMPDIR:-/tmp}/dsn-cluster-$(id -u)}

@@ -6,6 +6,12 @@
 # Needs cargo-deb. Exit codes are those of cross.sh: 3 where something is missing for one at least.
 set -eu
 
+case ${1-} in -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+esac
+
 here=$(cd "$(dirname "$0")/.." && pwd)
 missing='' failed=''
 
@@ -24,6 +30,8 @@ command -v cargo-deb >/dev/null 2>&1 || {
     exit 3
 }
 cd "$here"
+# Man pages and completions are the same for all.
+cargo run --locked --quiet --example pages -- target/pages
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 for architecture; do
     case $architecture in

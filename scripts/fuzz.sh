@@ -7,9 +7,20 @@
 # cargo-fuzz, and a nightly compiler or one that can be told to be one (RUSTC_BOOTSTRAP).
 set -eu
 
+case ${1-} in -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+esac
+
 here=$(cd "$(dirname "$0")/.." && pwd)
 seconds=${1-60}
 [ $# -eq 0 ] || shift
+case $seconds in -*)
+    printf 'fuzz.sh: there is no option %s; see fuzz.sh --help\n' "$seconds" >&2
+    exit 2
+    ;;
+esac
 case $seconds in '' | *[!0-9]*)
     printf 'fuzz.sh: %s is not a number of seconds\n' "$seconds" >&2
     exit 2

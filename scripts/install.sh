@@ -3,18 +3,27 @@
 # that says what can be set, and the unit. May be run again: keys, state and configuration stay.
 #
 #   scripts/install.sh [--binary FILE] [--prefix DIR] [--root DIR]
-#   scripts/install.sh --uninstall [--purge] [--prefix DIR] [--root DIR]
+#   scripts/install.sh --uninstall [--purge] [--root DIR]
 #
 #   --binary FILE   the binary; if none is named, the one for this host in dist/ or target/release
-#   --prefix DIR    where bin/dsn goes, /usr/local if nothing else is said
-#   --root DIR      installs into the system below DIR (an image, a chroot)
+#   --prefix DIR    where bin/dsn goes: where it is already, else /usr/local
+#   --root DIR      installs into the system below DIR (an image, a chroot), where the binary may be
+#                   one for another processor
+#   --uninstall     removes the unit and the binary that it starts, wherever that is
 #   --purge         removes keys, state, configuration and user, too
 #
 # Nothing is started: a node without a bootstrap address founds a network of its own.
+# Exit codes: 0 done; 1 it can't be done (said above); 2 wrong usage.
 set -eu
 
+case ${1-} in -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+esac
+
 here=$(cd "$(dirname "$0")/.." && pwd)
-binary='' prefix=/usr/local root='' uninstall='' purge=''
+binary='' prefix='' root='' uninstall='' purge=''
 
 say() { printf '%s\n' "$*"; }
 fail() {
@@ -40,16 +49,16 @@ while [ $# -gt 0 ]; do
             ;;
         --uninstall) uninstall=1 ;;
         --purge) purge=1 ;;
-        *) usage "$1 is not known" ;;
+        *) usage "there is no option $1" ;;
     esac
     shift
 done
-case $prefix in /*) ;; *) usage "--prefix $prefix does not begin with /" ;; esac
+case $prefix in '' | /*) ;; *) usage "--prefix $prefix does not begin with /" ;; esac
 [ -z "$purge" ] || [ -n "$uninstall" ] || usage "--purge goes with --uninstall"
 [ -z "$root" ] || [ -d "$root" ] || fail 1 "there is no folder $root"
 [ "$(id -u)" = 0 ] || fail 1 "only root can install a service: use sudo"
 
-program=$prefix/bin/dsn
+program=${prefix:-/usr/local}/bin/dsn
 unit=/etc/systemd/system/dsn.service
 settings=/etc/dsn
 configuration=$settings/dsn.toml
@@ -76,6 +85,42 @@ find_binary() {
     fi
     [ -f "$binary" ] ||
         fail 1 "there is no binary $binary: build one (cargo build --release), or name one with --binary"
+}
+
+# So many bytes of the binary from a place on, as hex digits.
+bytes_at() { od -A n -t x1 -j "$1" -N "$2" "$binary" 2>/dev/null | tr -d ' \n'; }
+
+# Is it a program at all, and one for this host? For a system below --root only the first can be known.
+check_binary() {
+    why="name another one with --binary"
+    [ "$(bytes_at 0 4)" = 7f454c46 ] || fail 1 "$binary is not a program (no ELF file): $why"
+    case $(bytes_at 16 2) in
+        0200 | 0300) ;;
+        *) fail 1 "$binary is no program that can be started (an object, a core): $why" ;;
+    esac
+    # The class (32 or 64 bits) and the processor: e_ident[4], e_machine.
+    case $(bytes_at 4 1)-$(bytes_at 18 2) in
+        02-3e00) kind=x86_64 ;;
+        02-b700) kind=aarch64 ;;
+        01-2800) kind=arm ;;
+        *) fail 1 "$binary is for a processor that no node runs on: $why" ;;
+    esac
+    [ -z "$root" ] || return 0
+    case $(uname -m)-$kind in
+        x86_64-x86_64 | aarch64-aarch64 | aarch64-arm | armv*-arm) ;;
+        *) fail 1 "$binary is for $kind, this host is $(uname -m): $why" ;;
+    esac
+    # Not every user may start it where it is: a copy, in a folder of our own.
+    tried=$(mktemp -d)
+    said=''
+    if cp "$binary" "$tried/dsn" && chmod 700 "$tried/dsn"; then
+        said=$("$tried/dsn" --version 2>&1) || true
+    fi
+    rm -rf "$tried"
+    case $said in
+        "dsn "*) ;;
+        *) fail 1 "$binary is not dsn, or does not run here: --version says '$said'; $why" ;;
+    esac
 }
 
 # put FILE PLACE MODE: whole or not at all, and nothing where it is there already.
@@ -117,9 +162,17 @@ make_folders() {
     say "$state belongs to user dsn"
 }
 
+# The binary that the unit starts, if there is one; nobody else removes that.
+installed() {
+    [ ! -f "$root$unit" ] || sed -n 's|^ExecStart=\(/.*/bin/dsn\) run .*|\1|p' "$root$unit" | head -n 1
+}
+
 install_all() {
     find_binary
+    check_binary
     say "installing $binary"
+    old=$(installed)
+    [ -n "$prefix" ] || program=${old:-$program}
     make_user
     put "$binary" "$program" 755
     if [ -f "$root$configuration" ]; then say "$configuration stays as it is"; else
@@ -130,21 +183,29 @@ install_all() {
     sed "s|^ExecStart=/usr/bin/dsn |ExecStart=$program |" "$here/scripts/systemd/dsn.service" >"$edited"
     put "$edited" $unit 644
     rm -f "$edited"
+    # Nothing starts that one any more.
+    if [ -n "$old" ] && [ "$old" != "$program" ] && [ -f "$root$old" ]; then
+        rm -f "$root$old"
+        say "$old removed"
+    fi
     if runs_systemd; then
         systemctl daemon-reload
         systemctl try-restart dsn
     fi
-    say "next: put network.key of the network into $state/credentials (but for its first node):"
+    say "next: put network.key of the network into $state/credentials (dsn keygen makes it, once for all hosts):"
     say "        install -o dsn -g dsn -m 600 network.key $state/credentials/"
     say "      edit $configuration, then: systemctl enable --now dsn, and: dsn status"
 }
 
 uninstall_all() {
+    old=$(installed)
+    # Where the unit is gone, the place has to be named.
+    [ -n "$prefix" ] || program=${old:-$program}
     if runs_systemd && [ -f $unit ]; then
         systemctl disable --now dsn
     fi
-    for file in "$program" "$unit" /etc/systemd/system/multi-user.target.wants/dsn.service; do
-        if [ -e "$root$file" ] || [ -L "$root$file" ]; then
+    for file in "$program" "$old" "$unit" /etc/systemd/system/multi-user.target.wants/dsn.service; do
+        if [ -n "$file" ] && { [ -e "$root$file" ] || [ -L "$root$file" ]; }; then
             rm -f "$root$file"
             say "$file removed"
         fi

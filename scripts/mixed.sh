@@ -8,6 +8,12 @@
 # usage; 3 a binary or qemu is missing, so nothing was tested.
 set -euo pipefail
 
+case ${1-} in -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+esac
+
 here=$(cd "$(dirname "$0")/.." && pwd)
 [[ $# -gt 0 ]] || set -- x86-64 aarch64 armv7
 boards=("$@")

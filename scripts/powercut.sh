@@ -47,6 +47,7 @@ while [ $# -gt 0 ]; do
             sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
             exit 0
             ;;
+        -*) usage "there is no option $1" ;;
         '' | 0* | *[!0-9]* | ???????*) usage "'$1' is not a number of cuts (1 to 999999)" ;;
         *) count=$1 ;;
     esac

@@ -7,18 +7,25 @@
 # have are left out. A node that is down is tried again; SIGTERM and SIGINT end it.
 set -eu
 
+case ${1-} in -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+esac
+
 usage() {
-    echo "usage: sensor.sh [CONTROL-SOCKET] [SECONDS]" >&2
+    printf 'sensor.sh: %s\n' "$1" >&2
+    sed -n 's/^#   //p' "$0" >&2
     exit 2
 }
 
-[ $# -le 2 ] || usage
-case "${1-}" in -*) usage ;; esac
+[ $# -le 2 ] || usage "a socket and a number of seconds, not $# words"
+case "${1-}" in -*) usage "there is no option $1" ;; esac
 [ -z "${1-}" ] || DSN_CONTROL=$1
 [ -z "${DSN_CONTROL-}" ] || export DSN_CONTROL
 interval=${2:-5}
-case $interval in '' | *[!0-9]*) usage ;; esac
-[ "$interval" -gt 0 ] || usage
+case $interval in '' | *[!0-9]*) usage "'$interval' is not a number of seconds" ;; esac
+[ "$interval" -gt 0 ] || usage "0 seconds are too few"
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$here/target}

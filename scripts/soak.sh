@@ -10,9 +10,19 @@
 # Exit codes: 0 all promises held; 1 one was broken (said above); 2 wrong usage; 3 it can't run here.
 set -eu
 
+case ${1-} in -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+esac
+
 here=$(cd "$(dirname "$0")/.." && pwd)
 minutes=${1-60}
 case $minutes in
+    -*)
+        printf 'soak.sh: there is no option %s; see soak.sh --help\n' "$minutes" >&2
+        exit 2
+        ;;
     '' | 0* | *[!0-9]* | ?????*)
         printf 'soak.sh: %s is not a number of minutes (1 to 9999)\n' "'$minutes'" >&2
         exit 2

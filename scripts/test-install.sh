@@ -10,12 +10,23 @@
 # skipped.
 set -euo pipefail
 
+case ${1-} in -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+esac
+
 here=$(cd "$(dirname "$0")/.." && pwd)
-binary=${1-} package=${2-}
-[[ -f $binary && (-z $package || -f $package) ]] || {
+usage() {
+    printf 'test-install.sh: %s\n' "$1" >&2
     sed -n 's/^#   //p' "$0" >&2
     exit 2
 }
+binary=${1-} package=${2-}
+[[ $# -gt 0 ]] || usage "which binary?"
+[[ $binary != -* ]] || usage "there is no option $binary"
+[[ -f $binary ]] || usage "there is no file $binary"
+[[ -z $package || -f $package ]] || usage "there is no file $package"
 [[ $(id -u) = 0 ]] || {
     echo "test-install.sh: only root can do this" >&2
     exit 2
@@ -82,6 +93,16 @@ test_in_a_folder() {
     "$here/scripts/install.sh" --root "$root" --uninstall --purge >/dev/null
     is_gone /var/lib/dsn
     is_gone /etc/dsn
+    step "a place of its own is known when it is uninstalled"
+    "$here/scripts/install.sh" --root "$root" --binary "$binary" --prefix /opt/d >/dev/null
+    [[ -x $root/opt/d/bin/dsn ]] || fail "--prefix /opt/d is not where it is"
+    "$here/scripts/install.sh" --root "$root" --binary "$binary" >"$place/said"
+    grep -q '/opt/d/bin/dsn is up to date' "$place/said" || fail "the second run forgot the place"
+    "$here/scripts/install.sh" --root "$root" --binary "$binary" --prefix /opt/e >/dev/null
+    is_gone /opt/d/bin/dsn
+    "$here/scripts/install.sh" --root "$root" --uninstall >/dev/null
+    is_gone /opt/e/bin/dsn
+    is_gone /etc/systemd/system/dsn.service
 }
 
 # run_node PROGRAM: as the service would: its user, its folders, its configuration.
