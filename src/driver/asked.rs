@@ -26,7 +26,7 @@ impl Driver {
         };
         let now = self.now();
         let mut status = self.lock().node.status(&listen, env!("CARGO_PKG_VERSION"), now);
-        status.degraded = self.faults(now);
+        status.degraded.splice(..0, self.own_faults());
         status.notices.extend(self.log_notice());
         status.network_key = self.network_key_names().into_iter().next().unwrap_or_default();
         status
@@ -35,6 +35,12 @@ impl Driver {
     /// All that is wrong right now: with the program, the disk and the port first, then with the
     /// network.
     pub(super) fn faults(&self, now: Now) -> Vec<Fault> {
+        let mut faults = self.own_faults();
+        faults.extend(self.lock().node.faults(now));
+        faults
+    }
+
+    fn own_faults(&self) -> Vec<Fault> {
         let broken = self.broken().map(|why| {
             let text = format!("the node broke a rule of its own and stops: {why}");
             Fault::new(Code::Program, text, "start it again, and report it")
@@ -48,14 +54,8 @@ impl Driver {
         let disk = |code, text: &Option<String>| Some(Fault::new(code, text.clone()?, hint));
         let disks =
             [disk(Code::StateDisk, &inner.state_fault), disk(Code::PeersDisk, &inner.peers_fault)];
-        let of_network = inner.node.faults(now);
         drop(inner);
-        broken
-            .into_iter()
-            .chain(disks.into_iter().flatten())
-            .chain(port)
-            .chain(of_network)
-            .collect()
+        broken.into_iter().chain(disks.into_iter().flatten()).chain(port).collect()
     }
 
     /// Lets `status` tell how many lines of the log were dropped: whoever writes the log counts.

@@ -94,9 +94,7 @@ impl Driver {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(used);
         Ok(names)
     }
-}
 
-impl Driver {
     /// Reads the network key file and the list of allowed nodes again, and logs what changed. A
     /// file that can't be used leaves in force what was; what is wrong with it is given back.
     pub fn reload(&self) -> Vec<String> {

@@ -209,9 +209,7 @@ impl Node {
             old: Arc::clone(&old.entries),
             new: Arc::clone(&self.own.entries),
         });
-        for node_id in self.peers.ids() {
-            self.poke(&node_id, now, &mut actions);
-        }
+        self.poke_all(now, &mut actions);
         actions
     }
 
@@ -359,6 +357,12 @@ impl Node {
             ),
             now,
         );
+    }
+
+    fn poke_all(&mut self, now: Now, actions: &mut Vec<Action>) {
+        for node_id in self.peers.ids() {
+            self.poke(&node_id, now, actions);
+        }
     }
 
     /// Puts a send on its way where something is due to the peer and nothing is in flight; or where

@@ -41,9 +41,7 @@ impl Node {
                 peer.owed.ping = true;
             }
         }
-        for node_id in self.peers.ids() {
-            self.poke(&node_id, now, &mut actions);
-        }
+        self.poke_all(now, &mut actions);
         actions
     }
 

@@ -171,7 +171,7 @@ impl Node {
     /// The state of a node, the own one too; nothing where no record of it is held.
     pub fn state(&self, node_id: &NodeId) -> Option<NodeState> {
         let record = self.record_of(node_id)?;
-        let status = self.peers.get(node_id).map_or(PeerStatus::Alive, |peer| peer.status);
+        let status = self.status_of(node_id)?;
         Some(NodeState {
             node_id: node_id.clone(),
             status,

@@ -51,9 +51,7 @@ impl Node {
                 actions.push(Action::WakeDisk);
             }
         }
-        for node_id in self.peers.ids() {
-            self.poke(&node_id, now, &mut actions);
-        }
+        self.poke_all(now, &mut actions);
         self.try_seeds(now, &mut actions);
         (self.wake_at(now), actions)
     }
