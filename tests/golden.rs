@@ -287,7 +287,7 @@ fn the_partial_record_of_the_vectors_is_made_of_the_whole_one() {
     };
     let base = push("update-request").records.pop().unwrap();
     let base = Verified::<Record>::check(base, &Ecdsa).unwrap();
-    let patch = push("update-request-partial").patch.unwrap();
+    let patch = push("update-request-partial").patches.pop().unwrap();
     let patch = Verified::<Patch>::check(patch, &Ecdsa).unwrap();
     let made = base.patched(&patch).unwrap();
     assert_eq!(made.entries.iter().count(), 1);

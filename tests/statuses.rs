@@ -424,7 +424,7 @@ fn a_partial_record_is_taken_by_who_holds_its_base_only() {
         let (head, public_key, signature) = (next.head.clone(), next.public_key, next.signature);
         Patch { head, public_key, base: base.fingerprint, change, signature }
     };
-    let push = |patch: &Patch| member.push_with(Vec::new(), Some(Arc::new(patch.clone())));
+    let push = |patch: &Patch| member.push_with(Vec::new(), vec![Arc::new(patch.clone())]);
     let good = patch(&member, &base, 600, change());
     all_refused(&node, &member, vec![(push(&good), Reason::LacksBase)]);
     assert_eq!(member.say(&member.push(vec![Arc::clone(&base)])).verdict(), (204, 0));

@@ -1,4 +1,4 @@
-//! The last changes of the own state: what patches for peers are made of. The owner signs the head;
+//! The last changes of a state: what patches for peers are made of. The owner signs the head;
 //! whoever holds the base works out the rest.
 
 use std::collections::VecDeque;
@@ -8,16 +8,24 @@ use super::entries::{Change, entry_bytes};
 use super::head::Fingerprint;
 use super::record::{Patch, Record};
 
-/// Most own changes that are remembered: peers that are further behind get the whole record.
-const CHANGES_MAX: usize = 64;
-/// Most bytes of own changes that are remembered: a few of the largest values.
-const CHANGES_BYTES_MAX: usize = 256 * 1024;
+/// How many changes are remembered: peers that are further behind get the whole record.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    steps: usize,
+    bytes: usize,
+}
+
+/// Of the own state: a few of the largest values.
+const OWN: Bounds = Bounds { steps: 64, bytes: 256 * 1024 };
+/// Of each other one, while it is passed on: what comes while one request is under way.
+const OF_OTHERS: Bounds = Bounds { steps: 8, bytes: 16 * 1024 };
 /// What a patch has beside its changes and a whole record has not, bytes: base and digest.
 const PATCH_OVERHEAD_BYTES: usize = 48;
 
-/// The last changes of the own state: what a patch for a peer is made of.
-#[derive(Debug, Default)]
-pub(super) struct Changes {
+/// The last changes of a state: what a patch for a peer is made of.
+#[derive(Debug)]
+pub struct Changes {
+    bounds: Bounds,
     /// Each with the version before it, the oldest first.
     steps: VecDeque<(Fingerprint, Change)>,
     bytes: usize,
@@ -26,6 +34,20 @@ pub(super) struct Changes {
 }
 
 impl Changes {
+    fn within(bounds: Bounds) -> Self {
+        Self { bounds, steps: VecDeque::new(), bytes: 0, last: None }
+    }
+
+    /// None of the own state yet.
+    pub(super) fn of_own() -> Self {
+        Self::within(OWN)
+    }
+
+    /// None of another state yet.
+    pub(super) fn of_another() -> Self {
+        Self::within(OF_OTHERS)
+    }
+
     /// Takes the step from one version to the next.
     pub(super) fn note(&mut self, old: &Record, new: &Record) {
         let differences = old.entries.differences(&new.entries);
@@ -34,13 +56,18 @@ impl Changes {
         self.bytes += change_bytes(&change);
         self.steps.push_back((old.fingerprint, change));
         self.last = None;
-        while self.steps.len() > CHANGES_MAX || self.bytes > CHANGES_BYTES_MAX {
+        while self.steps.len() > self.bounds.steps || self.bytes > self.bounds.bytes {
             let Some((_, change)) = self.steps.pop_front() else { break };
             self.bytes -= change_bytes(&change);
         }
     }
 
-    /// The patch that makes the own record out of the base; nothing where the base is forgotten or
+    /// The version before the last step.
+    pub(super) fn last_base(&self) -> Option<Fingerprint> {
+        self.steps.back().map(|(before, _)| *before)
+    }
+
+    /// The patch that makes the record out of the base; nothing where the base is forgotten or
     /// the whole record is no larger.
     pub(super) fn patch(&mut self, base: Fingerprint, own: &Record) -> Option<Arc<Patch>> {
         if let Some(last) = self.last.as_ref().filter(|last| last.base == base) {
@@ -124,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_patch_over_several_steps_makes_the_same_record() {
-        let (mut changes, base) = (Changes::default(), first());
+        let (mut changes, base) = (Changes::of_own(), first());
         let mut own = base.clone();
         for (name, value) in
             [("k1", Some(&b"new"[..])), ("k2", None), ("x", Some(b"y")), ("x", None)]
@@ -152,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded_in_number_and_in_bytes() {
-        let (mut changes, mut own) = (Changes::default(), first());
+        let (mut changes, mut own) = (Changes::of_own(), first());
         let bases: Vec<Fingerprint> = (0..100)
             .map(|n: u8| {
                 let later = next(&own, "k1", Some(&[n, 1]));
@@ -160,19 +187,19 @@ mod tests {
                 std::mem::replace(&mut own, later).fingerprint
             })
             .collect();
-        assert!(changes.patch(bases[99 - CHANGES_MAX], &own).is_none());
-        assert!(changes.patch(bases[100 - CHANGES_MAX], &own).is_some());
+        assert!(changes.patch(bases[99 - OWN.steps], &own).is_none());
+        assert!(changes.patch(bases[100 - OWN.steps], &own).is_some());
         for n in 0..8 {
             let later = next(&own, "big", Some(&vec![n; 60_000]));
             changes.note(&own, &later);
             own = later;
         }
-        assert!(changes.bytes <= CHANGES_BYTES_MAX && changes.steps.len() == 4);
+        assert!(changes.bytes <= OWN.bytes && changes.steps.len() == 4);
     }
 
     #[test]
     fn a_patch_that_is_no_smaller_is_none() {
-        let (mut changes, base) = (Changes::default(), first());
+        let (mut changes, base) = (Changes::of_own(), first());
         let all: Change = base
             .entries
             .iter()

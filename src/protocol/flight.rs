@@ -2,6 +2,7 @@
 //! again.
 
 use super::address::Address;
+use super::errand::Errands;
 use super::head::Fingerprint;
 use super::identity::{NodeId, Session};
 
@@ -12,6 +13,8 @@ pub struct Flight {
     pub id: u64,
     /// What is asked; nothing while it waits for a sender.
     pub call: Option<Call>,
+    /// When that was sent, ms.
+    pub begun_at: Option<u64>,
     /// Where it was sent.
     pub address: Option<Address>,
     /// Tries made so far, this one included.
@@ -71,6 +74,8 @@ pub enum Call {
         partial: bool,
         /// The records of others that it carries.
         others: Vec<(NodeId, Fingerprint)>,
+        /// What the peer is asked to pass on, and until when its answer is waited for.
+        errands: Errands,
     },
     /// UPDATE that asks for records.
     Pull {

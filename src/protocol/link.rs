@@ -52,6 +52,8 @@ impl Link {
 pub struct OwnAtPeer {
     /// The version that it holds.
     pub held: Option<Fingerprint>,
+    /// The version that was given to relays while it was one of those that they bring it to.
+    pub told: Option<Fingerprint>,
     /// The version that it refused for good.
     pub refused: Option<Fingerprint>,
     /// The version that went to it last: to send it again is upkeep.
@@ -63,6 +65,6 @@ pub struct OwnAtPeer {
 impl OwnAtPeer {
     /// Whether this version has to be brought to it.
     pub fn lacks(&self, own: Fingerprint) -> bool {
-        self.held != Some(own) && self.refused != Some(own)
+        self.held != Some(own) && self.told != Some(own) && self.refused != Some(own)
     }
 }

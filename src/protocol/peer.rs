@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use super::TIMESTAMP_MAX;
 use super::address::Address;
+use super::changes::Changes;
+use super::errand::Errands;
 use super::flight::{Attempt, Call, CallKind, Class, Flight, Ticket};
 use super::floor::Floor;
 use super::head::{Fingerprint, Version};
@@ -15,6 +17,7 @@ use super::link::{Link, OwnAtPeer};
 use super::pace::{AGAIN_MAX_MS, Pace, Wait};
 use super::record::Record;
 use super::report::PeerStatus;
+use super::ring::Ring;
 use super::verified::Verified;
 use super::whereabouts::Whereabouts;
 
@@ -73,6 +76,10 @@ pub struct Peer {
     pub record: Option<Verified<Record>>,
     /// Since when that version is held here, ms.
     pub record_since: Option<u64>,
+    /// In which rings that version was passed on by us.
+    pub passed: BTreeSet<Ring>,
+    /// What patches that are passed on are made of, and since when, ms; nothing where none was of late.
+    pub changes: Option<(Box<Changes>, u64)>,
     /// What was dropped of it and may not come back.
     pub floor: Floor,
     /// How it is doing.
@@ -143,6 +150,8 @@ pub struct Owed {
     pub data: VecDeque<OwedData>,
     /// Whether the last call was DATA: then other things go first, so that DATA starves nothing.
     pub data_was_last: bool,
+    /// Versions that it is brought, and passes on.
+    pub errands: Errands,
     /// Nodes whose records the peer wished for.
     pub send: BTreeSet<NodeId>,
     /// Nodes whose records the peer has newer.
@@ -171,6 +180,8 @@ impl Peer {
             place: Whereabouts::default(),
             record: None,
             record_since: None,
+            passed: BTreeSet::new(),
+            changes: None,
             floor: Floor::default(),
             status: PeerStatus::Suspect,
             heard_at: None,

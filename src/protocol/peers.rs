@@ -209,8 +209,14 @@ mod tests {
         table.get_mut(&id(1)).unwrap().status = PeerStatus::Lost;
         assert!(!table.is_taken(&address, &id(2)), "it may have another name now");
         let call = Some(Call::Hello { address: address.clone() });
-        table.get_mut(&id(1)).unwrap().flight =
-            Some(Flight { id: 1, call, address: None, tries: 1, class: Class::Healthy });
+        table.get_mut(&id(1)).unwrap().flight = Some(Flight {
+            id: 1,
+            call,
+            begun_at: None,
+            address: None,
+            tries: 1,
+            class: Class::Healthy,
+        });
         assert!(table.is_taken(&address, &id(2)), "it is being tried");
     }
 }

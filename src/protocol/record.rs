@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::entries::{Change, Entries, InvalidEntry, check_limits};
+use super::entries::{Change, Entries, InvalidEntry, check_limits, entry_bytes};
 use super::head::{Fingerprint, Head, Version};
 use super::identity::{NodeId, PublicKey, SIGNATURE_BYTES};
 
@@ -107,6 +107,13 @@ pub struct Patch {
     pub change: Change,
     /// The owner's signature over the head.
     pub signature: Signature,
+}
+
+impl Patch {
+    /// The size of what it changes, bytes.
+    pub fn bytes(&self) -> usize {
+        self.change.iter().map(|(key, value)| entry_bytes(key, value.as_ref())).sum()
+    }
 }
 
 /// The head of a version with its owner's signature: once verified, proof that it was made.

@@ -31,7 +31,7 @@ use crate::protocol::entries::Change;
 use crate::protocol::fault::Fault;
 use crate::protocol::head::next_timestamp;
 use crate::protocol::identity::{NodeId, PublicKey};
-use crate::protocol::node::{Class, Node, Secret, Settings};
+use crate::protocol::node::{Class, MESH_MAX, Node, RELAY_HEADS, Secret, Settings};
 use crate::protocol::peer::KnownPeer;
 use crate::protocol::record::{Draft, Record};
 use crate::protocol::verified::Verified;
@@ -268,6 +268,8 @@ fn new_node(
         advertise: config.advertise.clone().or(bound),
         seeds: config.bootstrap.clone(),
         tick_ms: u64::try_from(config.tick.as_millis()).unwrap_or(u64::MAX),
+        mesh_max: MESH_MAX,
+        relay_heads: RELAY_HEADS,
         program: ProgramVersion::new(env!("CARGO_PKG_VERSION")),
         alone: config.alone,
         is_durable: config.data.is_some(),

@@ -97,9 +97,16 @@ enum What {
     /// Those of the owners of what would be news.
     Owners {
         records: Vec<Arc<Record>>,
-        patch: Option<(Arc<Patch>, Verified<Record>)>,
-        refused: Vec<RefusedPart>,
+        patches: Vec<(Arc<Patch>, Verified<Record>)>,
+        others: Others,
     },
+}
+
+/// What is known of a push without a look at a signature.
+struct Others {
+    /// Whose versions are held already.
+    held: Vec<NodeId>,
+    refused: Vec<RefusedPart>,
 }
 
 impl Arrived {
@@ -130,21 +137,30 @@ impl Arrived {
 }
 
 fn look_at_records(push: &Push, node: &Node) -> What {
-    let (mut records, mut refused) = (Vec::new(), Vec::new());
+    let (mut records, mut patches) = (Vec::new(), Vec::new());
+    let mut others = Others { held: Vec::new(), refused: Vec::new() };
     for record in &push.records {
         match node.judge(&record.head, &record.public_key) {
             Judgement::News => records.push(Arc::clone(record)),
-            judgement => refused.extend(RefusedPart::of(&record.head.node_id, judgement)),
+            judgement => others.note(&record.head.node_id, judgement),
         }
     }
-    let patch = push.patch.as_ref().and_then(|patch| match node.judge_patch(patch) {
-        Judgement::News => Some((Arc::clone(patch), node.base_of(patch)?)),
-        judgement => {
-            refused.extend(RefusedPart::of(&patch.head.node_id, judgement));
-            None
+    for patch in &push.patches {
+        match (node.judge_patch(patch), node.base_of(patch)) {
+            (Judgement::News, Some(base)) => patches.push((Arc::clone(patch), base)),
+            (judgement, _) => others.note(&patch.head.node_id, judgement),
         }
-    });
-    What::Owners { records, patch, refused }
+    }
+    What::Owners { records, patches, others }
+}
+
+impl Others {
+    fn note(&mut self, owner: &NodeId, judgement: Judgement) {
+        if matches!(judgement, Judgement::Held) {
+            self.held.push(owner.clone());
+        }
+        self.refused.extend(RefusedPart::of(owner, judgement));
+    }
 }
 
 /// A request that was checked.
@@ -160,8 +176,8 @@ impl ToCheck {
         let answering = self.arrived.answering;
         let checked = match self.what {
             What::Caller(key) => check_caller(self.arrived, key, verifier),
-            What::Owners { records, patch, refused } => {
-                check_owners(self.arrived.message, records, patch, refused, verifier)
+            What::Owners { records, patches, others } => {
+                check_owners(self.arrived.message, records, patches, others, verifier)
             }
         };
         let refuse = |reason: Reason| Verdict::refuse(reason, reason.to_string());
@@ -201,23 +217,25 @@ fn check_caller(
 fn check_owners(
     message: Request,
     records: Vec<Arc<Record>>,
-    patch: Option<(Arc<Patch>, Verified<Record>)>,
-    refused: Vec<RefusedPart>,
+    patches: Vec<(Arc<Patch>, Verified<Record>)>,
+    others: Others,
     verifier: &impl Verifier,
 ) -> Result<Incoming, Reason> {
-    let Request::Push(Push { to, incarnation, .. }) = message else {
+    let Request::Push(Push { to, incarnation, relays, .. }) = message else {
         return Err(Reason::WrongType);
     };
-    let mut verified = Vec::with_capacity(records.len() + 1);
+    let mut verified = Vec::with_capacity(records.len() + patches.len());
     for record in records {
         verified.push(Verified::<Record>::check(record, verifier).ok_or(Reason::BadSignature)?);
     }
-    if let Some((patch, base)) = patch {
+    for (patch, base) in patches {
         // Only what its owner signed is worth the work of making it whole.
         let patch = Verified::<Patch>::check(patch, verifier).ok_or(Reason::BadSignature)?;
         verified.push(base.patched(&patch)?);
     }
-    Ok(Incoming::Push(CheckedPush { to, incarnation, records: verified, refused }))
+    let Others { held, refused } = others;
+    let push = CheckedPush { to, incarnation, records: verified, held, refused, relays };
+    Ok(Incoming::Push(push))
 }
 
 impl Checked {
@@ -315,15 +333,22 @@ mod tests {
 
     fn push() -> Request {
         let (to, incarnation) = (NodeId::new("us").unwrap(), Incarnation([1; 16]));
-        Request::Push(Push { to, incarnation, records: Vec::new(), patch: None })
+        Request::Push(Push {
+            to,
+            incarnation,
+            records: Vec::new(),
+            patches: Vec::new(),
+            relays: Vec::new(),
+        })
     }
 
     fn check(
         records: Vec<Arc<Record>>,
         patch: Option<(Arc<Patch>, Verified<Record>)>,
     ) -> (Option<Reason>, usize) {
+        let others = Others { held: Vec::new(), refused: Vec::new() };
         let verifier = Counting::default();
-        let checked = check_owners(push(), records, patch, Vec::new(), &verifier);
+        let checked = check_owners(push(), records, patch.into_iter().collect(), others, &verifier);
         (checked.err(), verifier.0.get())
     }
 

@@ -366,6 +366,8 @@ mod tests {
             advertise: None,
             seeds: Vec::new(),
             tick_ms: 1_000,
+            mesh_max: crate::protocol::node::MESH_MAX,
+            relay_heads: crate::protocol::node::RELAY_HEADS,
             program: ProgramVersion::new("test"),
             alone: true,
             is_durable: true,

@@ -220,13 +220,14 @@ impl Maker {
         self.both("peers-request", &peers, ("peers-answer", 200), answer);
     }
 
-    fn push(records: Vec<Arc<Record>>, patch: Option<Arc<Patch>>) -> Request {
-        Request::Push(Push { to: id("beta"), incarnation: BETA_RUN, records, patch })
+    fn push(records: Vec<Arc<Record>>, patches: Vec<Arc<Patch>>) -> Request {
+        let relays = Vec::new();
+        Request::Push(Push { to: id("beta"), incarnation: BETA_RUN, records, patches, relays })
     }
 
     fn make_push(&mut self) {
         let record = self.record(1_700_000_000_000_000);
-        let push = Self::push(vec![Arc::clone(&record)], None);
+        let push = Self::push(vec![Arc::clone(&record)], Vec::new());
         self.both("update-request", &push, ("update-nothing", 204), Vec::new());
         let old = self.record(1_600_000_000_000_000);
         let held = Held {
@@ -244,7 +245,7 @@ impl Maker {
             records: vec![stale],
         };
         let refusal = wire::encode_refusal(&refusal).unwrap();
-        let push = Self::push(vec![old], None);
+        let push = Self::push(vec![old], Vec::new());
         self.both("update-request-stale", &push, ("update-refusal", 406), refusal);
     }
 
@@ -275,7 +276,7 @@ impl Maker {
             signature: next.signature,
         };
         assert!(Verified::<Patch>::check(Arc::new(patch.clone()), &Ecdsa).is_some());
-        let push = Self::push(Vec::new(), Some(Arc::new(patch)));
+        let push = Self::push(Vec::new(), vec![Arc::new(patch)]);
         let refused =
             RefusedRecord { node_id: id("alpha"), reason: Reason::LacksBase.code(), held: None };
         let refusal = Refusal {

@@ -286,7 +286,7 @@ impl Guise {
 
     fn take(&mut self, push: &Push) -> Result<(), Reason> {
         let mut taken = push.records.clone();
-        if let Some(patch) = &push.patch {
+        for patch in &push.patches {
             let base = self.held.get(&patch.head.node_id).ok_or(Reason::LacksBase)?;
             let base = Verified::<Record>::check(Arc::clone(base), &Ecdsa).expect("it was signed");
             let patch = Verified::<Patch>::check(Arc::clone(patch), &Ecdsa).expect("it is signed");
@@ -462,12 +462,13 @@ pub fn patches(member: &Member, keys: usize, copies: usize) -> [Envelope; 2] {
         change,
         signature: next.signature,
     };
-    let one = wire::encode_request(&member.push_with(Vec::new(), Some(Arc::new(patch)))).unwrap();
+    let one = wire::encode_request(&member.push_with(Vec::new(), vec![Arc::new(patch)])).unwrap();
     // The form, the receiver, its incarnation; then the count of the records, and the records.
     let head = 1 + 8 + member.linked().node_id.as_str().len() + 16;
-    let (head, patch) = (&one[..head], &one[head + 8..]);
+    // Behind them is the count of the relays: none.
+    let (head, patch, relays) = (&one[..head], &one[head + 8..one.len() - 8], [0; 8]);
     let count = (copies as u64).to_le_bytes();
-    let many = [head, &count, &patch.repeat(copies)].concat();
+    let many = [head, &count, &patch.repeat(copies), &relays].concat();
     let kind = Kind::Update;
     let many = Envelope { path: kind.path(), body: member.envelope(kind, &many) };
     [envelope_of(member, &member.push(vec![base])), many]

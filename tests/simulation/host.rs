@@ -17,6 +17,7 @@ use dsn::protocol::flight::Ticket;
 use dsn::protocol::head::next_timestamp;
 use dsn::protocol::identity::{NodeId, PublicKey};
 use dsn::protocol::node::{Action, Class, DiskWishes, Job, Node, Now, Outgoing, Secret, Settings};
+use dsn::protocol::node::{MESH_MAX, RELAY_HEADS};
 use dsn::protocol::peer::KnownPeer;
 use dsn::protocol::record::{Draft, Record};
 use dsn::protocol::report::Refused;
@@ -48,6 +49,10 @@ pub struct Host {
     pub clock: Clock,
     pub seeds: Vec<Address>,
     pub allow: Option<BTreeMap<NodeId, PublicKey>>,
+    /// Beyond so many peers changes go by relays.
+    pub mesh_max: usize,
+    /// Into how many parts they cut a ring.
+    pub relay_heads: usize,
     pub hung_until: u64,
     pub run: u64,
     pub disk: SimDisk,
@@ -187,6 +192,8 @@ impl Host {
             clock: Clock::Right,
             seeds: Vec::new(),
             allow: None,
+            mesh_max: MESH_MAX,
+            relay_heads: RELAY_HEADS,
             hung_until: 0,
             run: 0,
             disk: SimDisk::default(),
@@ -256,6 +263,8 @@ impl Host {
             advertise: None,
             seeds: self.seeds.clone(),
             tick_ms,
+            mesh_max: self.mesh_max,
+            relay_heads: self.relay_heads,
             program: ProgramVersion::new("simulated"),
             alone: false,
             is_durable: true,

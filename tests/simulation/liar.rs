@@ -309,7 +309,7 @@ impl World {
         let number = if self.random.bool() { 0 } else { self.random.u64(..) };
         let mut ids: Vec<NodeId> = match (self.liars[liar].refused, request) {
             (Names::All, Request::Push(push)) => {
-                let patch = push.patch.iter().map(|patch| patch.head.node_id.clone());
+                let patch = push.patches.iter().map(|patch| patch.head.node_id.clone());
                 push.records.iter().map(|record| record.head.node_id.clone()).chain(patch).collect()
             }
             (Names::Any, _) => (0..self.random.usize(0..4)).map(|_| self.any_id()).collect(),
@@ -578,7 +578,13 @@ impl World {
         let node = self.node(host).expect("the host runs");
         let (to, incarnation) = (node.node_id().clone(), node.incarnation());
         records.sort_by(|left, right| left.head.node_id.cmp(&right.head.node_id));
-        let push = Request::Push(Push { to, incarnation, records, patch: None });
+        let push = Request::Push(Push {
+            to,
+            incarnation,
+            records,
+            patches: Vec::new(),
+            relays: Vec::new(),
+        });
         let (name, key) = self.liars[liar].names[0].clone();
         self.liar_sends(liar, host, &name, key, &push);
         self.run_for(30);
@@ -656,8 +662,9 @@ impl World {
             0 => Incarnation([self.random.u8(..); 16]),
             _ => link.incarnation,
         };
-        let patch = patch.map(Arc::new);
-        Request::Push(Push { to: link.to.clone(), incarnation, records, patch })
+        let patches = patch.map(Arc::new).into_iter().collect();
+        let relays = Vec::new();
+        Request::Push(Push { to: link.to.clone(), incarnation, records, patches, relays })
     }
 
     fn any_patch(&mut self, liar: usize) -> Patch {

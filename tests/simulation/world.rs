@@ -444,7 +444,7 @@ impl World {
         at.sent_bytes += sealed.body.len() as u64;
         at.hellos += u64::from(outgoing.request.kind() == Kind::Hello);
         if let Request::Push(push) = &outgoing.request {
-            self.patches += u64::from(push.patch.is_some());
+            self.patches += push.patches.len() as u64;
         }
         if twice {
             self.check(Err(format!("boundedness: two flights from n{host} to {:?}", job.target)));

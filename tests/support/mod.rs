@@ -342,13 +342,13 @@ impl Member {
     }
 
     pub fn push(&self, records: Vec<Arc<Record>>) -> Request {
-        self.push_with(records, None)
+        self.push_with(records, Vec::new())
     }
 
-    pub fn push_with(&self, records: Vec<Arc<Record>>, patch: Option<Arc<Patch>>) -> Request {
+    pub fn push_with(&self, records: Vec<Arc<Record>>, patches: Vec<Arc<Patch>>) -> Request {
         let link = self.linked();
         let (to, incarnation) = (link.node_id.clone(), link.incarnation);
-        Request::Push(Push { to, incarnation, records, patch })
+        Request::Push(Push { to, incarnation, records, patches, relays: Vec::new() })
     }
 
     /// A signed record of this member.

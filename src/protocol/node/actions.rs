@@ -53,6 +53,11 @@ pub struct Settings {
     pub seeds: Vec<Address>,
     /// Time between ticks, ms.
     pub tick_ms: u64,
+    /// Up to so many peers a change goes to each of them by ourselves; beyond, by relays
+    /// ([`super::MESH_MAX`]).
+    pub mesh_max: usize,
+    /// Into how many parts each ring is cut ([`super::RELAY_HEADS`]).
+    pub relay_heads: usize,
     /// Version of the program.
     pub program: ProgramVersion,
     /// Whether nobody else is expected: then being alone is no fault.

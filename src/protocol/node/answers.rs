@@ -8,6 +8,7 @@ use super::{
     give_up_doubtful, place_text,
 };
 use crate::protocol::address::Address;
+use crate::protocol::errand::Errands;
 use crate::protocol::fault::{Code, Fault};
 use crate::protocol::flight::{Call, Flight, Ticket};
 use crate::protocol::head::Fingerprint;
@@ -63,13 +64,27 @@ impl Node {
     ) {
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         let Some(done) = peer.flight.take_if(|current| current.id == flight) else { return };
-        let Flight { call: Some(call), address: Some(address), tries, .. } = done else { return };
+        let Flight { call: Some(mut call), address: Some(address), tries, .. } = done else {
+            return;
+        };
         peer.was_answered = !matches!(outcome, Outcome::Failed(_));
         let outcome = other_key_next(outcome, &mut peer.network_key);
         match outcome {
             Outcome::Failed(_) => peer.unanswered.insert(call.kind()),
             _ => peer.unanswered.remove(&call.kind()),
         };
+        let errands = match &mut call {
+            Call::Push { errands, .. } => std::mem::take(errands),
+            _ => Errands::new(),
+        };
+        match &outcome {
+            Outcome::Nothing => {}
+            Outcome::Refused(refusal, _) => {
+                self.errands_refused(node_id, errands, refusal, now, actions);
+            }
+            _ => self.errands_failed(node_id, errands, now, actions),
+        }
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
         let ended = Ended { node_id, tries, address, now };
         match outcome {
             Outcome::Failed(why) => self.failed(&ended, &call, &why, actions),
@@ -443,6 +458,7 @@ impl Node {
         match call {
             Call::Hello { address } => peer.place.tried_in_vain(address),
             Call::Push { own, others, .. } => {
+                peer.owed.errands.clear();
                 // It may be large, and who answers all else would get it again and again.
                 if let Some(own) = own {
                     peer.push.came_to_nothing(wait, WAIT_MAX_MS);

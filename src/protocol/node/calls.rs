@@ -5,15 +5,18 @@ use std::sync::Arc;
 
 use super::{Action, Job, Node, Now, OWED_DATA_MAX, Outgoing, Target, place_text};
 use crate::protocol::DATA_BYTES_MAX;
+use crate::protocol::errand::Errands;
 use crate::protocol::flight::{Call, CallKind, Class, Ticket};
-use crate::protocol::head::Version;
+use crate::protocol::head::{Fingerprint, Version};
 use crate::protocol::identity::NodeId;
 use crate::protocol::peer::{OwedData, Peer};
-use crate::protocol::record::Record;
+use crate::protocol::record::{Patch, Record};
 use crate::protocol::report::{PeerStatus, Refused};
+use crate::protocol::ring::{Ring, Stretch};
 use crate::protocol::verified::Verified;
 use crate::protocol::wire::{
-    Data, Header, Hello, HelloProof, Peers, Ping, Pull, Push, RECORDS_MAX, Request, Wish,
+    Data, Header, Hello, HelloProof, PUSHED_MAX, Peers, Ping, Pull, Push, RECORDS_MAX, RELAYS_MAX,
+    Relay, Request, Wish,
 };
 
 /// Most bytes of records in one UPDATE beyond its first: a larger batch would hold up the rest.
@@ -154,7 +157,7 @@ impl Node {
         [
             (data && !owed.data_was_last, CallKind::Data),
             (!owed.pings.is_empty() || unproved_data || owed.ping && has_upkeep, CallKind::Ping),
-            (self.brings_own(peer, now) || gives_others(peer, now), CallKind::Push),
+            (self.brings_anything(peer, now), CallKind::Push),
             (!owed.want.is_empty() && peer.pull.is_due(now.mono_ms) && has_upkeep, CallKind::Pull),
             (peers && has_upkeep, CallKind::Peers),
             (data && owed.data_was_last, CallKind::Data),
@@ -162,6 +165,10 @@ impl Node {
         .into_iter()
         .filter_map(|(is_due, due)| is_due.then_some(due))
         .collect()
+    }
+
+    fn brings_anything(&self, peer: &Peer, now: Now) -> bool {
+        !peer.owed.errands.is_empty() || self.brings_own(peer, now) || gives_others(peer, now)
     }
 
     /// Whether the own record is due to the peer.
@@ -195,6 +202,7 @@ impl Node {
         };
         let peer = self.peers.get_mut(node_id)?;
         let brings_news = match &call {
+            Call::Push { errands, .. } if !errands.is_empty() => true,
             Call::Push { own: Some(own), .. } => peer.link.own.sent.replace(*own) != Some(*own),
             _ => false,
         };
@@ -208,6 +216,7 @@ impl Node {
         let (signer, network_key) = (peer.direct_key(), peer.network_key);
         let flight = peer.flight.as_mut()?;
         flight.call = Some(call);
+        flight.begun_at = Some(now.mono_ms);
         flight.address = Some(address.clone());
         flight.tries = tries + 1;
         Some(Outgoing { address, signer, network_key, request })
@@ -288,8 +297,8 @@ impl Node {
         Some((Call::Pull { wishes }, Request::Pull(pull)))
     }
 
-    /// The own record where the peer lacks it, and records of others that it wished for: each of
-    /// them where it is due, as neither takes the other along before its time.
+    /// The own record where the peer lacks it, records of others that it wished for, and what it
+    /// is to pass on: each of them where it is due, as none takes the other along before its time.
     fn make_push(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
         let own = self.own.clone();
         let carries_own = self.brings_own(self.peers.get(node_id)?, now);
@@ -298,30 +307,73 @@ impl Node {
         let gives = gives_others(peer, now);
         let send = if gives { std::mem::take(&mut peer.owed.send) } else { BTreeSet::new() };
         let held = peer.link.own.held;
-        let base = held.filter(|_| carries_own);
-        let patch = base.and_then(|base| self.own_changes.patch(base, &own));
-        let mut batch = Batch::default();
-        if carries_own && patch.is_none() {
-            batch.take(&own);
+        let waiting = std::mem::take(&mut peer.owed.errands);
+        let mut load = Load::default();
+        let carries_own = carries_own || waiting.contains_key(&self.settings.node_id);
+        if carries_own {
+            let base = held.or(waiting.get(&self.settings.node_id).and_then(|errand| errand.base));
+            let patch = base.and_then(|base| self.own_changes.patch(base, &own));
+            load.take(&own, patch);
         }
+        let own_base = load.patches.first().map(|patch| patch.base);
+        let partial = own_base.is_some();
+        let (errands, mut left) = self.load_errands(waiting, own_base, &mut load);
         let (mut later, mut others) = (BTreeSet::new(), Vec::new());
-        for other in send {
+        for other in send.into_iter().filter(|other| !errands.contains_key(other)) {
             let Some(record) = self.record_of(&other) else { continue };
             let fingerprint = record.fingerprint;
-            if batch.take(record) {
+            if load.take(record, None) {
                 others.push((other, fingerprint));
             } else {
                 later.insert(other);
             }
         }
+        let peer = self.peers.get_mut(node_id)?;
+        peer.owed.errands.append(&mut left);
         if gives {
-            self.peers.get_mut(node_id)?.owed.send = later;
+            peer.owed.send = later;
         }
-        batch.records.sort_unstable_by(|left, right| left.head.node_id.cmp(&right.head.node_id));
-        let partial = patch.is_some();
+        let relays = errands.iter().flat_map(|(owner, errand)| {
+            let relay = |(ring, stretch): (&Ring, &Stretch)| Relay {
+                owner: owner.clone(),
+                ring: *ring,
+                stretch: stretch.clone(),
+            };
+            errand.stretches.iter().map(relay)
+        });
+        let relays = relays.collect();
         let own = carries_own.then_some(own.fingerprint);
-        let push = Push { to: node_id.clone(), incarnation, records: batch.records, patch };
-        Some((Call::Push { own, partial, others }, Request::Push(push)))
+        let (records, patches) = load.into_parts();
+        let push = Push { to: node_id.clone(), incarnation, records, patches, relays };
+        Some((Call::Push { own, partial, others, errands }, Request::Push(push)))
+    }
+
+    /// Takes of what is to be passed on what has room; the rest is left.
+    fn load_errands(
+        &mut self,
+        waiting: Errands,
+        own_base: Option<Fingerprint>,
+        load: &mut Load,
+    ) -> (Errands, Errands) {
+        let (mut taken, mut left) = (Errands::new(), Errands::new());
+        let mut relays = 0;
+        for (owner, mut errand) in waiting {
+            let is_me = self.is_me(&owner);
+            let Some(record) = self.record_of(&owner).cloned() else { continue };
+            let changes = self.peers.get_mut(&owner).and_then(|peer| peer.changes.as_mut());
+            let patch = errand.base.zip(changes);
+            let patch = patch.and_then(|(base, (changes, _))| changes.patch(base, &record));
+            // Without one it is sent whole.
+            errand.base = if is_me { own_base } else { patch.as_ref().map(|patch| patch.base) };
+            let has_room = relays + errand.stretches.len() <= RELAYS_MAX;
+            if has_room && (is_me || load.take(&record, patch)) {
+                relays += errand.stretches.len();
+                taken.insert(owner, errand);
+            } else {
+                left.insert(owner, errand);
+            }
+        }
+        (taken, left)
     }
 
     /// Remembers what a peer was given because it wished for it.
@@ -361,6 +413,43 @@ impl Node {
 /// Whether records of others are due to the peer, which it wished for.
 fn gives_others(peer: &Peer, now: Now) -> bool {
     !peer.owed.send.is_empty() && peer.give.is_due(now.mono_ms) && peer.upkeep < UPKEEP_MAX
+}
+
+/// What goes in one push: whole records, and partial ones.
+#[derive(Default)]
+struct Load {
+    batch: Batch,
+    patches: Vec<Arc<Patch>>,
+}
+
+impl Load {
+    /// Takes the patch, or the record where there is none, if there is room; says whether it did.
+    fn take(&mut self, record: &Verified<Record>, patch: Option<Arc<Patch>>) -> bool {
+        let count = self.batch.records.len() + self.patches.len();
+        if count == PUSHED_MAX {
+            return false;
+        }
+        match patch {
+            None => self.batch.take(record),
+            Some(patch) => {
+                let bytes = RECORD_OVERHEAD_BYTES + patch.bytes();
+                let has_room = count == 0 || self.batch.bytes + bytes <= BATCH_BYTES_MAX;
+                if has_room {
+                    self.batch.bytes += bytes;
+                    self.patches.push(patch);
+                }
+                has_room
+            }
+        }
+    }
+
+    /// Both in the order of their owners.
+    fn into_parts(self) -> (Vec<Arc<Record>>, Vec<Arc<Patch>>) {
+        let (mut records, mut patches) = (self.batch.records, self.patches);
+        records.sort_unstable_by(|left, right| left.head.node_id.cmp(&right.head.node_id));
+        patches.sort_unstable_by(|left, right| left.head.node_id.cmp(&right.head.node_id));
+        (records, patches)
+    }
 }
 
 /// Records that go together in one message.

@@ -169,6 +169,7 @@ impl Node {
             peer.link.own.refused = None;
         }
         peer.link.own.held = Some(theirs.fingerprint);
+        peer.link.own.told = None;
         peer.link.own.lacks(own.fingerprint) && peer.link.own.brought != Some(own.fingerprint)
     }
 

@@ -14,6 +14,7 @@ mod inbox;
 mod present;
 mod records;
 mod refusals;
+mod relay;
 mod report;
 mod requests;
 mod seeds;
@@ -49,6 +50,7 @@ use graves::Graves;
 use hello::Claims;
 use inbox::Inbox;
 pub use records::Judgement;
+pub use relay::{MESH_MAX, RELAY_HEADS};
 use report::Happened;
 pub use requests::{CheckedPush, RefusedPart};
 use seeds::Seed;
@@ -64,6 +66,8 @@ pub struct Node {
     own_since: Option<u64>,
     /// What patches for the peers are made of.
     own_changes: Changes,
+    /// When the first of those that were asked to pass something on is late, ms.
+    hedge_at: u64,
     /// The highest timestamp that is proved to have been issued by us, kept here or not.
     timestamp_floor: u64,
     /// Whether a version above that one has to be made, and is not yet.
@@ -125,7 +129,8 @@ impl Node {
             is_behind: false,
             own,
             own_since: None,
-            own_changes: Changes::default(),
+            own_changes: Changes::of_own(),
+            hedge_at: u64::MAX,
             catch_ups: 0,
             peers: PeerTable::default(),
             graves: Graves::default(),
@@ -209,7 +214,11 @@ impl Node {
             old: Arc::clone(&old.entries),
             new: Arc::clone(&self.own.entries),
         });
-        self.poke_all(now, &mut actions);
+        if self.is_mesh() {
+            self.poke_all(now, &mut actions);
+        } else {
+            self.spread_own(old.fingerprint, now, &mut actions);
+        }
         actions
     }
 
@@ -248,17 +257,18 @@ impl Node {
     }
 
     /// The peers that answer, or did a moment ago, and do not hold the newest version of the own
-    /// record yet.
+    /// record yet, and to which no relay that took it brings it.
     pub fn unaware(&self) -> Vec<NodeId> {
         use super::report::PeerStatus::{Alive, Suspect};
-        let is_unaware = |peer: &Peer| {
+        let on_the_way = self.on_the_way();
+        let is_unaware = |node_id: &NodeId, peer: &Peer| {
             matches!(peer.status, Alive | Suspect)
                 && peer.direct_key().is_some()
-                && peer.link.own.held != Some(self.own.fingerprint)
+                && !self.is_aware(node_id, peer, &on_the_way)
         };
         self.peers
             .iter()
-            .filter(|(_, peer)| is_unaware(peer))
+            .filter(|(node_id, peer)| is_unaware(node_id, peer))
             .map(|(node_id, _)| node_id.clone())
             .collect()
     }
@@ -372,7 +382,8 @@ impl Node {
         let Some(class) = self.class_due(node_id, now) else { return };
         let flight = self.next_flight();
         let Some(peer) = self.peers.get_mut(node_id) else { return };
-        peer.flight = Some(Flight { id: flight, call: None, address: None, tries: 0, class });
+        peer.flight =
+            Some(Flight { id: flight, call: None, begun_at: None, address: None, tries: 0, class });
         actions.push(Action::Send(Job { target: Target::Peer(node_id.clone()), flight, class }));
     }
 }

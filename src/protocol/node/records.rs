@@ -168,6 +168,7 @@ impl Node {
     /// Takes a newer version of another node's record.
     fn apply(&mut self, record: Verified<Record>, now: Now, actions: &mut Vec<Action>) {
         let node_id = record.head.node_id.clone();
+        let is_mesh = self.is_mesh();
         let Some(peer) = self.peers.get_mut(&node_id) else { return };
         let left = record.head.left;
         let timestamp = record.head.timestamp;
@@ -175,6 +176,10 @@ impl Node {
         self.view.note(&node_id, Some(record.fingerprint));
         let old = peer.record.replace(record);
         peer.record_since = Some(now.mono_ms);
+        peer.passed.clear();
+        if let Some((old, new)) = old.as_ref().zip(peer.record.clone()).filter(|_| !is_mesh) {
+            peer.note_step(old, &new, now);
+        }
         let old = old.map(|old| Arc::clone(&old.entries)).unwrap_or_default();
         actions.push(Action::Changed { node_id: node_id.clone(), timestamp, old, new });
         if left && peer.status != PeerStatus::Left {
@@ -201,6 +206,7 @@ impl Node {
     ) {
         if let Some(record) = peer.record.take() {
             peer.floor.raise(&record);
+            peer.changes = None;
             self.view.note(node_id, None);
             actions.push(Action::Changed {
                 node_id: node_id.clone(),

@@ -68,7 +68,7 @@ impl Node {
             return self.failed_for_now(ended, &call, text, actions);
         }
         match call {
-            Call::Push { own, partial, others } => {
+            Call::Push { own, partial, others, .. } => {
                 self.push_refused(ended, (own, partial), others, &refusal, held, actions);
             }
             Call::Pull { wishes } => self.on_pulled(ended, &wishes, false),

@@ -11,7 +11,7 @@ use crate::protocol::report::{CONFLICT_SHOWN_MS, Event, Message};
 use crate::protocol::verdict::Reason;
 use crate::protocol::verified::{Authentic, Verified};
 use crate::protocol::wire::{
-    Answer, Data, Header, Held, Pong, Pull, Push, Refusal, RefusedRecord, Text, Twin,
+    Answer, Data, Header, Held, Pong, Pull, Push, Refusal, RefusedRecord, Relay, Text, Twin,
 };
 
 use super::calls::Batch;
@@ -26,8 +26,12 @@ pub struct CheckedPush {
     pub to: NodeId,
     /// What would be news.
     pub records: Vec<Verified<Record>>,
+    /// Whose versions in it are held here already.
+    pub held: Vec<NodeId>,
     /// What is refused without a look at its signature.
     pub refused: Vec<RefusedPart>,
+    /// Whom they are to be brought to.
+    pub relays: Vec<Relay>,
 }
 
 /// A record that is refused.
@@ -255,7 +259,7 @@ impl Node {
             return refusal.into();
         }
         let mut proved = None;
-        let mut refused = push.refused;
+        let (mut refused, mut held) = (push.refused, push.held);
         for record in push.records {
             let owner = record.head.node_id.clone();
             let was_held = self.floor_of(&owner).is_some_and(|floor| floor.was_held(&record));
@@ -266,7 +270,13 @@ impl Node {
                 // owner is: it is no other member that brings it.
                 proved.get_or_insert(owner.clone());
             }
+            if matches!(judgement, Judgement::News | Judgement::Held) {
+                held.push(owner.clone());
+            }
             refused.extend(RefusedPart::of(&owner, judgement));
+        }
+        for relay in push.relays.iter().filter(|relay| held.contains(&relay.owner)) {
+            self.pass_on(relay, now, actions);
         }
         let verdict = refuse_parts(refused).unwrap_or(Verdict::Nothing);
         Reply { verdict, caller: proved }

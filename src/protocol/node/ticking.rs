@@ -45,12 +45,14 @@ impl Node {
             self.grant_tries(now);
             self.conflicts.age(now.mono_ms);
             self.age_notices(now);
+            self.drop_old_changes(now);
             self.knock_at_forgotten(now, &mut actions);
             if self.is_behind {
                 // The disk did not take it when it was asked first.
                 actions.push(Action::WakeDisk);
             }
         }
+        self.hedge_late(now, &mut actions);
         self.poke_all(now, &mut actions);
         self.try_seeds(now, &mut actions);
         (self.wake_at(now), actions)
@@ -61,7 +63,7 @@ impl Node {
         let attempts = self.peers.iter().flat_map(|(_, peer)| peer.attempts.values());
         let retries = attempts.map(|attempt| attempt.at).filter(|at| *at > now.mono_ms);
         let seeds = self.seeds.iter().filter_map(super::Seed::wake_at);
-        retries.chain(seeds).fold(self.tick_at, u64::min)
+        retries.chain(seeds).chain([self.hedge_at]).fold(self.tick_at, u64::min)
     }
 
     fn age_peers(&mut self, now: Now, actions: &mut Vec<Action>) {

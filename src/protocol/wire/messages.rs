@@ -7,6 +7,7 @@ use crate::protocol::address::Address;
 use crate::protocol::head::Version;
 use crate::protocol::identity::{Incarnation, NodeId, PublicKey, Rank, Session};
 use crate::protocol::record::{Patch, Record, Signature, SignedHead};
+use crate::protocol::ring::{Ring, Stretch};
 use crate::protocol::view::ViewHash;
 
 /// Longest text of a refusal, bytes.
@@ -176,8 +177,23 @@ pub struct Push {
     pub incarnation: Incarnation,
     /// In the order of the ids, each id once; at most [`super::RECORDS_MAX`].
     pub records: Vec<Arc<Record>>,
-    /// A partial record, of a node that is not among the others.
-    pub patch: Option<Arc<Patch>>,
+    /// Partial records, of nodes that are not among the others, in the order of their ids; with the
+    /// whole ones at most [`super::PUSHED_MAX`].
+    pub patches: Vec<Arc<Patch>>,
+    /// Whom the receiver is asked to bring these versions to, in the order of owners and rings, each
+    /// once; at most [`super::RELAYS_MAX`].
+    pub relays: Vec<Relay>,
+}
+
+/// Whom the receiver of a version is asked to bring it to.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Relay {
+    /// Whose version.
+    pub owner: NodeId,
+    /// The ring of which the stretch is a part.
+    pub ring: Ring,
+    /// All that the receiver knows there.
+    pub stretch: Stretch,
 }
 
 /// UPDATE that asks for records.

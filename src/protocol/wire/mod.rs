@@ -20,8 +20,13 @@ pub const LISTED_MAX: usize = PEERS_MAX + 1;
 /// Most records in one UPDATE or in its answer, and most wishes: the signature of each is checked
 /// by one worker, a few ms each on a board without fast arithmetic.
 pub const RECORDS_MAX: usize = 64;
-/// Most records that a refusal names: all that can be pushed, and a partial one.
-pub const REFUSED_MAX: usize = RECORDS_MAX + 1;
+/// Most records in one push: as many whole ones as in an answer, and a partial one; or more partial
+/// ones in their place.
+pub const PUSHED_MAX: usize = RECORDS_MAX + 1;
+/// Most records that a refusal names: all that can be pushed.
+pub const REFUSED_MAX: usize = PUSHED_MAX;
+/// Most stretches that a push asks to be passed on to: both rings of half of the records.
+pub const RELAYS_MAX: usize = RECORDS_MAX;
 
 /// The five message types; the number is the first sealed byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -158,10 +163,13 @@ pub fn decode_request(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Request>
 fn decode_update(payload: &[u8]) -> Result<Decoded<'_, Request>, Reason> {
     match payload.first() {
         Some(&PUSH) => {
-            type Raw<'a> = Bounded<RawRecord<'a>, REFUSED_MAX>;
-            let (_form, to, incarnation, Bounded(raw)) = decode::<(u8, _, _, Raw<'_>)>(payload)?;
-            let (records, patch) = typed_records(raw)?;
-            let message = Request::Push(Push { to, incarnation, records, patch });
+            type Raw<'a> = Bounded<RawRecord<'a>, PUSHED_MAX>;
+            type Relays = Bounded<Relay, RELAYS_MAX>;
+            let (_form, to, incarnation, Bounded(raw), Bounded(relays)) =
+                decode::<(u8, _, _, Raw<'_>, Relays)>(payload)?;
+            check_order(&relays, |relay| (relay.owner.as_str(), relay.ring))?;
+            let (records, patches) = typed_records(raw)?;
+            let message = Request::Push(Push { to, incarnation, records, patches, relays });
             Ok(Decoded { message, signed: payload, signature: [0; SIGNATURE_BYTES] })
         }
         Some(&PULL) => {
@@ -230,7 +238,10 @@ fn split_signature(payload: &[u8]) -> Result<(&[u8], Signature), Reason> {
 }
 
 /// One way to write a list: sorted, each name once.
-fn check_order<T>(list: &[T], name: impl Fn(&T) -> &str) -> Result<(), Reason> {
+fn check_order<'a, T, N: PartialOrd + 'a>(
+    list: &'a [T],
+    name: impl Fn(&'a T) -> N,
+) -> Result<(), Reason> {
     let is_sorted = list.is_sorted_by(|left, right| name(left) < name(right));
     if is_sorted { Ok(()) } else { Err(Reason::Malformed) }
 }
@@ -239,10 +250,10 @@ impl Encode for Push {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         self.to.encode(encoder)?;
         self.incarnation.encode(encoder)?;
-        let count = self.records.len() + usize::from(self.patch.is_some());
-        codec::length(count).encode(encoder)?;
+        codec::length(self.records.len() + self.patches.len()).encode(encoder)?;
         self.records.iter().try_for_each(|record| record.encode(encoder))?;
-        self.patch.iter().try_for_each(|patch| patch.encode(encoder))
+        self.patches.iter().try_for_each(|patch| patch.encode(encoder))?;
+        self.relays.encode(encoder)
     }
 }
 

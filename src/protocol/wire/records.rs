@@ -1,5 +1,6 @@
 //! Records to bytes and back: whole ones, and partial ones.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bincode::de::{BorrowDecode, BorrowDecoder};
@@ -56,18 +57,22 @@ impl<'de, Context> BorrowDecode<'de, Context> for RawRecord<'de> {
     }
 }
 
-/// The whole ones, in the order of their ids, and the partial one, which comes last: there is one
+/// The whole ones, and behind them the partial ones, both in the order of their ids: there is one
 /// way to write a list, and it has at most one version of each node.
-pub(super) type TypedRecords = (Vec<Arc<Record>>, Option<Arc<Patch>>);
+pub(super) type TypedRecords = (Vec<Arc<Record>>, Vec<Arc<Patch>>);
 
 pub(super) fn typed_records(mut all: Vec<RawRecord<'_>>) -> Result<TypedRecords, Reason> {
-    let patch = match all.pop_if(|last| matches!(last.content, RawContent::Partial { .. })) {
-        Some(raw) if all.iter().any(|other| other.node_id == raw.node_id) => {
-            return Err(Reason::Malformed);
-        }
-        raw => raw.map(typed_patch).transpose()?,
-    };
-    Ok((whole_records(all)?, patch.map(Arc::new)))
+    let is_whole = |raw: &RawRecord<'_>| matches!(raw.content, RawContent::Whole(_));
+    let wholes = all.iter().take_while(|raw| is_whole(raw)).count();
+    let partial = all.split_off(wholes);
+    check_order(&partial, |raw| raw.node_id.as_str())?;
+    let names: BTreeSet<&NodeId> = all.iter().map(|raw| &raw.node_id).collect();
+    if partial.iter().any(|raw| names.contains(&raw.node_id)) {
+        return Err(Reason::Malformed);
+    }
+    let patches = partial.into_iter().map(|raw| typed_patch(raw).map(Arc::new));
+    let patches = patches.collect::<Result<_, _>>()?;
+    Ok((whole_records(all)?, patches))
 }
 
 /// Whole records in the order of their ids.
@@ -94,6 +99,7 @@ fn typed_record(raw: RawRecord<'_>) -> Result<Record, Reason> {
 fn typed_patch(raw: RawRecord<'_>) -> Result<Patch, Reason> {
     check_timestamp(raw.timestamp)?;
     let RawContent::Partial { base, digest, changes } = raw.content else {
+        // A whole one stands before all partial ones.
         return Err(Reason::Malformed);
     };
     let change = typed_change(&changes)?;
@@ -171,7 +177,7 @@ fn encode_head<E: Encoder>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Answer, Kind, Push, REFUSED_MAX, Request, decode_answer, decode_request};
+    use super::super::{Answer, Kind, PUSHED_MAX, Push, Request, decode_answer, decode_request};
     use super::super::{encode_answer, encode_request};
     use super::*;
     use crate::protocol::identity::Incarnation;
@@ -188,9 +194,16 @@ mod tests {
         Arc::new(Patch { head, public_key, base, change, signature })
     }
 
-    fn payload(records: Vec<Arc<Record>>, patch: Option<Arc<Patch>>) -> Vec<u8> {
+    fn payload(records: Vec<Arc<Record>>, patches: Vec<Arc<Patch>>) -> Vec<u8> {
         let (to, incarnation) = (NodeId::new("us").unwrap(), Incarnation([3; 16]));
-        encode_request(&Request::Push(Push { to, incarnation, records, patch })).unwrap()
+        encode_request(&Request::Push(Push {
+            to,
+            incarnation,
+            records,
+            patches,
+            relays: Vec::new(),
+        }))
+        .unwrap()
     }
 
     fn refused(payload: &[u8]) -> Option<Reason> {
@@ -202,11 +215,11 @@ mod tests {
     }
 
     #[test]
-    fn an_update_has_few_records_and_one_partial_one() {
-        assert_eq!(refused(&payload(many(RECORDS_MAX), Some(patch("z", &["a"])))), None);
-        let too_many = payload(many(RECORDS_MAX + 1), None);
+    fn an_update_has_few_records() {
+        assert_eq!(refused(&payload(many(RECORDS_MAX), vec![patch("z", &["a"])])), None);
+        let too_many = payload(many(RECORDS_MAX + 1), Vec::new());
         assert_eq!(refused(&too_many), Some(Reason::Malformed));
-        assert_eq!(refused(&payload(many(REFUSED_MAX + 1), None)), Some(Reason::Malformed));
+        assert_eq!(refused(&payload(many(PUSHED_MAX + 1), Vec::new())), Some(Reason::Malformed));
         let answer = |records| encode_answer(&Answer::Records(records)).unwrap();
         assert!(decode_answer(Kind::Update, &answer(many(RECORDS_MAX))).is_ok());
         assert!(decode_answer(Kind::Update, &answer(many(RECORDS_MAX + 1))).is_err());
@@ -216,11 +229,11 @@ mod tests {
     fn an_update_has_one_version_of_a_node() {
         for names in [["a", "a"], ["b", "a"]] {
             let records = names.map(|name| record(name, 5)).to_vec();
-            assert_eq!(refused(&payload(records.clone(), None)), Some(Reason::Malformed));
+            assert_eq!(refused(&payload(records.clone(), Vec::new())), Some(Reason::Malformed));
             let answer = encode_answer(&Answer::Records(records)).unwrap();
             assert!(decode_answer(Kind::Update, &answer).is_err());
         }
-        let twice = payload(vec![record("a", 5)], Some(patch("a", &["k"])));
+        let twice = payload(vec![record("a", 5)], vec![patch("a", &["k"])]);
         assert_eq!(refused(&twice), Some(Reason::Malformed));
     }
 
@@ -230,7 +243,7 @@ mod tests {
 
     #[test]
     fn flags_that_mean_nothing_are_refused() {
-        let good = payload(vec![record("a", 5)], None);
+        let good = payload(vec![record("a", 5)], Vec::new());
         for flags in [4, 5, 0x80, 0xff] {
             let mut bytes = good.clone();
             assert_eq!(std::mem::replace(&mut bytes[FLAGS_AT], flags), 0);
@@ -241,10 +254,36 @@ mod tests {
         assert_eq!(refused(&left), None);
     }
 
-    /// The keys of a partial record rise, and it comes last and alone.
+    /// Partial records come behind whole ones, each node once, in their order.
+    #[test]
+    fn partial_records_come_last() {
+        let [a, b] = ["a", "b"].map(|name| patch(name, &["k"]));
+        let all = |count| (0..count).map(|number| patch(&format!("p{number:03}"), &["k"]));
+        assert_eq!(refused(&payload(Vec::new(), vec![Arc::clone(&a), Arc::clone(&b)])), None);
+        let two = payload(Vec::new(), vec![b, Arc::clone(&a)]);
+        assert_eq!(refused(&two), Some(Reason::Malformed));
+        let twice = payload(Vec::new(), vec![Arc::clone(&a), a]);
+        assert_eq!(refused(&twice), Some(Reason::Malformed));
+        assert_eq!(refused(&payload(Vec::new(), all(PUSHED_MAX).collect())), None);
+        let too_many = payload(Vec::new(), all(PUSHED_MAX + 1).collect());
+        assert_eq!(refused(&too_many), Some(Reason::Malformed));
+        let mixed = payload(many(RECORDS_MAX - 1), all(2).collect());
+        assert_eq!(refused(&mixed), None);
+        // A whole one behind a partial one: both as long as one of each.
+        let good = payload(vec![record("a", 5)], vec![patch("b", &["k"])]);
+        let head = FLAGS_AT - (8 + 1) - 65 - 8;
+        let whole = payload(vec![record("a", 5)], Vec::new());
+        let (whole, rest) = (&whole[head..whole.len() - 8], &good[whole.len() - 8..]);
+        let partial = &rest[..rest.len() - 8];
+        let turned = [&good[..head], partial, whole, &[0; 8]].concat();
+        assert_eq!(turned.len(), good.len());
+        assert_eq!(refused(&turned), Some(Reason::Malformed));
+    }
+
+    /// The keys of a partial record rise.
     #[test]
     fn there_is_one_way_to_write_what_changed() {
-        let good = payload(Vec::new(), Some(patch("a", &["x", "y"])));
+        let good = payload(Vec::new(), vec![patch("a", &["x", "y"])]);
         assert_eq!(refused(&good), None);
         let mut bytes = good;
         let at = |bytes: &[u8], key: u8| {
@@ -264,7 +303,7 @@ mod tests {
         for (timestamp, is_one) in
             [(0, false), (1, true), (TIMESTAMP_MAX, true), (TIMESTAMP_MAX + 1, false)]
         {
-            let reason = refused(&payload(vec![record("a", timestamp)], None));
+            let reason = refused(&payload(vec![record("a", timestamp)], Vec::new()));
             assert_eq!(reason, (!is_one).then_some(Reason::LimitExceeded));
         }
     }

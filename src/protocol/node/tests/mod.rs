@@ -207,6 +207,8 @@ impl Us {
             advertise: None,
             seeds: Vec::new(),
             tick_ms: TICK_MS,
+            mesh_max: crate::protocol::node::MESH_MAX,
+            relay_heads: crate::protocol::node::RELAY_HEADS,
             program: ProgramVersion::new("test"),
             alone: true,
             is_durable: true,
@@ -332,7 +334,8 @@ impl Us {
         refused: Vec<RefusedPart>,
     ) -> Reply {
         let (to, incarnation) = (self.node.node_id().clone(), self.node.incarnation());
-        let push = CheckedPush { to, incarnation, records, refused };
+        let (held, relays) = (Vec::new(), Vec::new());
+        let push = CheckedPush { to, incarnation, records, held, refused, relays };
         self.request(Incoming::Push(push), by.caller())
     }
 
