@@ -324,7 +324,11 @@ fn is_large(record: &Record) -> bool {
 }
 
 /// Cuts the nodes of a stretch, in its order, into parts of nearly one size: at most so many.
-fn cut<'a>(nodes: &'a [NodeId], stretch: &Stretch, parts: usize) -> Vec<(&'a [NodeId], Stretch)> {
+pub(super) fn cut<'a>(
+    nodes: &'a [NodeId],
+    stretch: &Stretch,
+    parts: usize,
+) -> Vec<(&'a [NodeId], Stretch)> {
     let count = parts.min(nodes.len());
     let (mut rest, mut after) = (nodes, &stretch.after);
     let mut all = Vec::with_capacity(count);

@@ -5,6 +5,7 @@ mod answers;
 mod calls;
 mod hello;
 mod records;
+mod relay;
 mod requests;
 mod seeds;
 
