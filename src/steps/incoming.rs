@@ -140,7 +140,7 @@ fn look_at_records(push: &Push, node: &Node) -> What {
     let patch = push.patch.as_ref().and_then(|patch| match node.judge_patch(patch) {
         Judgement::News => Some((Arc::clone(patch), node.base_of(patch)?)),
         judgement => {
-            refused.extend(RefusedPart::of(&patch.head.node_id, judgement));
+            refused.extend(RefusedPart::of(&patch.node_id, judgement));
             None
         }
     });
@@ -214,7 +214,7 @@ fn check_owners(
     }
     if let Some((patch, base)) = patch {
         // Only what its owner signed is worth the work of making it whole.
-        let patch = Verified::<Patch>::check(patch, verifier).ok_or(Reason::BadSignature)?;
+        let patch = Verified::<Patch>::check(patch, &base, verifier).ok_or(Reason::BadSignature)?;
         verified.push(base.patched(&patch)?);
     }
     Ok(Incoming::Push(CheckedPush { to, incarnation, records: verified, refused }))
@@ -342,13 +342,8 @@ mod tests {
         let base = Verified::<Record>::check(record(1, false), &Counting::default()).unwrap();
         let patch = |is_forged: bool| {
             let change = Change::from([(Key::new("k").unwrap(), None)]);
-            let patch = Patch {
-                head: crate::protocol::head::Head { digest: [9; 32], ..base.head.clone() },
-                public_key: base.public_key,
-                base: base.fingerprint,
-                change,
-                signature: [u8::from(is_forged); 64],
-            };
+            let mut patch = Patch::new((base.fingerprint, &base.head.home), &base, change);
+            (patch.digest, patch.signature) = ([9; 32], [u8::from(is_forged); 64]);
             Some((Arc::new(patch), base.clone()))
         };
         assert_eq!(check(Vec::new(), patch(true)), (Some(Reason::BadSignature), 1));

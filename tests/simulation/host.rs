@@ -14,7 +14,7 @@ use dsn::protocol::address::Address;
 use dsn::protocol::crypto::CryptoFault;
 use dsn::protocol::entries::Change;
 use dsn::protocol::flight::Ticket;
-use dsn::protocol::head::next_timestamp;
+use dsn::protocol::head::{Home, next_timestamp, unwritten_timestamp};
 use dsn::protocol::identity::{NodeId, PublicKey};
 use dsn::protocol::node::{Action, Class, DiskWishes, Job, Node, Now, Outgoing, Secret, Settings};
 use dsn::protocol::peer::KnownPeer;
@@ -137,6 +137,10 @@ impl Core for SimCore<'_> {
         self.node.borrow().own().clone()
     }
 
+    fn home(&self) -> Home {
+        self.node.borrow().home().clone()
+    }
+
     fn next_timestamp(&self, last: u64) -> Option<u64> {
         self.node.borrow().next_timestamp(self.now.wall_us, last)
     }
@@ -236,7 +240,7 @@ impl Host {
         let (mut journal, loaded) = opened.unwrap();
         let entries = std::sync::Arc::new(loaded.entries);
         let timestamp = if loaded.timestamp > 0 && !loaded.left {
-            loaded.timestamp
+            unwritten_timestamp(now.wall_us, loaded.timestamp)
         } else {
             let timestamp = next_timestamp(now.wall_us, loaded.timestamp).unwrap();
             let commit = Commit { change: &Change::new(), timestamp, left: false };
@@ -245,7 +249,6 @@ impl Host {
             self.disk.fails(self.disk_fails);
             timestamp
         };
-        let own = sign(Draft::new(self.node_id.clone(), timestamp, false, entries), &self.key);
         let mut secret = [0; 32];
         secret.fill_with(|| random.u8(..));
         let settings = Settings {
@@ -261,6 +264,8 @@ impl Host {
             is_durable: true,
             allow: self.allow.clone(),
         };
+        let own = Draft::new(self.node_id.clone(), timestamp, false, entries);
+        let own = sign(own.at(settings.home()), &self.key);
         let mut node = Node::new(settings, own.clone(), self.known.clone(), random.u64(..), now);
         let core = core_of(self.key, now, self.disk_fails, &mut node);
         let keeper = Keeper::new(Some(journal), self.sync, None, now.mono_ms, &core);

@@ -294,7 +294,7 @@ impl Node {
         let own = self.own.clone();
         let carries_own = self.brings_own(self.peers.get(node_id)?, now);
         let peer = self.peers.get_mut(node_id)?;
-        let incarnation = peer.link.incarnation?;
+        let incarnation = peer.run()?;
         let gives = gives_others(peer, now);
         let send = if gives { std::mem::take(&mut peer.owed.send) } else { BTreeSet::new() };
         let held = peer.link.own.held;

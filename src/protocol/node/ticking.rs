@@ -46,7 +46,7 @@ impl Node {
             self.conflicts.age(now.mono_ms);
             self.age_notices(now);
             self.knock_at_forgotten(now, &mut actions);
-            if self.is_behind {
+            if self.republish().is_some() {
                 // The disk did not take it when it was asked first.
                 actions.push(Action::WakeDisk);
             }

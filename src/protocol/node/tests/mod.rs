@@ -214,6 +214,7 @@ impl Us {
         };
         change(&mut settings);
         let own = Other::new("us", OUR_KEY).record(WALL_US, "first");
+        let own = Verified::sign(own.draft().at(settings.home()), &Gullible(key(OUR_KEY))).unwrap();
         let node = Node::new(settings, own, known, 7, now);
         Self { node, now, jobs: VecDeque::new(), finished: Vec::new() }
     }
@@ -339,6 +340,8 @@ impl Us {
     fn sets(&mut self, value: &str) {
         let timestamp = self.node.next_timestamp(self.now.wall_us, self.node.own().head.timestamp);
         let own = Other::new("us", OUR_KEY).record(timestamp.unwrap(), value);
+        let own = own.draft().at(self.node.home().clone());
+        let own = Verified::sign(own, &Gullible(key(OUR_KEY))).unwrap();
         let actions = self.node.on_set(own, self.now);
         self.take_actions(actions);
     }
