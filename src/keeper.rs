@@ -218,18 +218,21 @@ impl<D: Disk> Keeper<D> {
     /// Makes a version for each change, writes all with one sync, publishes the last, tells.
     fn set(&mut self, sets: Vec<SetJob>, now_ms: u64, core: &impl Core) {
         let mut last = core.own().draft().at(core.home());
+        // What changes nothing is in the version on disk; others may have seen a later one of it.
+        let kept = self.journal.as_ref().map(Journal::timestamp);
+        let mut version = kept.unwrap_or(last.head.timestamp);
         let mut commits = Vec::new();
         let mut results = Vec::new();
         for SetJob { change, left, reply } in &sets {
             let next = next_version(&last, change, *left, core);
             let result = match next {
                 Err(refused) => Err(refused),
-                Ok(None) => Ok(last.head.timestamp),
+                Ok(None) => Ok(version),
                 Ok(Some(next)) => {
                     last = next;
-                    let timestamp = last.head.timestamp;
-                    commits.push(Commit { change, timestamp, left: *left });
-                    Ok(timestamp)
+                    version = last.head.timestamp;
+                    commits.push(Commit { change, timestamp: version, left: *left });
+                    Ok(version)
                 }
             };
             results.push((reply, result));
@@ -520,6 +523,58 @@ mod tests {
         assert_eq!(keeper.due(), Some(1_000 + SAVE_SOON_MS));
         keeper.look(1_000 + SAVE_SOON_MS, &core);
         assert_eq!((core.saves.get(), keeper.due()), (1, None));
+    }
+
+    /// Where a node lives is in no file: a card is not written to for it.
+    #[test]
+    fn a_version_with_what_is_on_disk_is_not_written() {
+        let (core, folder) = (FakeCore::new(), tempfile::tempdir().unwrap());
+        let (journal, _) = Journal::open(folder.path(), true).unwrap();
+        let mut keeper = Keeper::new(Some(journal), SyncRule::Shared, None, 0, &core);
+        let (change, answer) = job("k", false);
+        keeper.take(vec![change], 0, &core);
+        assert_eq!(answer.try_recv().unwrap(), Ok(2));
+        let file = folder.path().join(crate::journal::FILE_NAME);
+        let before = std::fs::read(&file).unwrap();
+        let lives_in = |run: u8| {
+            let incarnation = crate::protocol::identity::Incarnation([run; 16]);
+            *core.home.borrow_mut() = Home { incarnation, address: None };
+            let republish = Some(Republish::Unwritten);
+            core.wishes.set(DiskWishes { republish, save_peers: None });
+        };
+        for run in 1..50 {
+            lives_in(run);
+            keeper.look(1, &core);
+            assert_eq!(core.own().head.home, core.home(), "at once, whatever writes wait for");
+        }
+        assert_eq!(core.own().head.timestamp, 51);
+        assert_eq!(keeper.due(), None);
+        let (nothing, answer) = job("k", false);
+        keeper.take(vec![nothing], 1_000, &core);
+        assert_eq!(answer.try_recv().unwrap(), Ok(2), "the version that is on disk has it");
+        assert!(std::fs::read(&file).unwrap() == before);
+        // What is written says it, too, and is later than all that was not.
+        lives_in(50);
+        let (change, answer) = job("x", false);
+        keeper.take(vec![change], 2_000, &core);
+        assert_eq!(answer.try_recv().unwrap(), Ok(52));
+        assert_eq!((core.own().head.timestamp, core.own().head.home.clone()), (52, core.home()));
+    }
+
+    /// Others believe that it is gone, and its disk is full: it says that it is there all the same.
+    #[test]
+    fn a_disk_that_fails_keeps_no_node_from_saying_where_it_lives() {
+        let core = FakeCore::new();
+        let mut keeper = Keeper::<RealDisk>::new(
+            None,
+            SyncRule::Always,
+            Some("the disk is full".into()),
+            0,
+            &core,
+        );
+        core.wishes.set(DiskWishes { republish: Some(Republish::Unwritten), save_peers: None });
+        keeper.look(0, &core);
+        assert_eq!(core.own().head.timestamp, 2);
     }
 
     /// Whatever members do, a card is written to a few times a minute.

@@ -126,3 +126,71 @@ impl<T> Authentic<T> {
         (self.message, self.signer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::entries::{Change, Key, Value};
+    use crate::protocol::head::Home;
+    use crate::protocol::identity::{Incarnation, NodeId};
+
+    /// Signs with a hash of all that it signs.
+    struct Hand;
+
+    fn hash_of(what: Signed<'_>) -> Signature {
+        let mut signature = [0; 64];
+        signature[..32]
+            .copy_from_slice(&crate::protocol::hash::Sha256::new(&what.bytes()).finish());
+        signature
+    }
+
+    impl Signer for Hand {
+        fn public_key(&self) -> PublicKey {
+            PublicKey([4; 65])
+        }
+
+        fn sign(&self, what: Signed<'_>) -> Result<Signature, CryptoFault> {
+            Ok(hash_of(what))
+        }
+    }
+
+    impl Verifier for Hand {
+        fn verify(&self, _: &PublicKey, what: Signed<'_>, signature: &Signature) -> bool {
+            *signature == hash_of(what)
+        }
+    }
+
+    fn home(incarnation: u8) -> Home {
+        Home { incarnation: Incarnation([incarnation; 16]), address: None }
+    }
+
+    /// What is signed of the home is what the base says, unless the patch says otherwise: nobody
+    /// between moves an owner.
+    #[test]
+    fn a_patch_is_checked_against_the_home_of_its_base() {
+        let draft = Draft::new(NodeId::new("a").unwrap(), 1, false, Arc::default()).at(home(1));
+        let base = Verified::sign(draft, &Hand).unwrap();
+        let change = Change::from([(Key::new("k").unwrap(), Some(Value::new(b"v").unwrap()))]);
+        let next = |at: &Home| {
+            let draft = base.draft().after(&change, false, 2).unwrap().unwrap();
+            Verified::sign(draft.at(at.clone()), &Hand).unwrap()
+        };
+        let made = |patch: &Patch| {
+            let patch = Verified::<Patch>::check(Arc::new(patch.clone()), &base, &Hand)?;
+            Some(base.patched(&patch).unwrap())
+        };
+        for (at, told) in [(home(1), None), (home(2), Some(home(2)))] {
+            let next = next(&at);
+            let patch = Patch::new((base.fingerprint, &base.head.home), &next, change.clone());
+            assert_eq!(patch.home, told);
+            let whole = made(&patch).unwrap();
+            assert_eq!((&whole.head, whole.fingerprint), (&next.head, next.fingerprint));
+            assert!(Verified::<Record>::check(whole.share(), &Hand).is_some());
+            for lie in [told.is_some().then(|| home(1)), Some(home(3))] {
+                assert!(made(&Patch { home: lie, ..patch.clone() }).is_none());
+            }
+            let other_base = Patch { base: [9; 16], ..patch };
+            assert!(made(&other_base).is_none(), "what its base says is not known");
+        }
+    }
+}

@@ -150,8 +150,8 @@ impl Maker {
         self.make_push();
         self.make_pull();
         self.make_partial();
-        self.make_moved();
         self.make_data();
+        self.make_moved();
     }
 
     fn make_hello(&mut self) {

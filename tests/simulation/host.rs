@@ -222,14 +222,14 @@ impl Host {
         Now { wall_us, mono_ms: since(began) / 1000 + 5 }
     }
 
-    /// Starts as `runtime::start` does; gives what it made at once, and the state that it starts
-    /// with.
+    /// Starts as `runtime::start` does; gives the first version that it shows, and the timestamp of
+    /// the one that it found on its disk.
     pub fn start(
         &mut self,
         now_ms: u64,
         tick_ms: u64,
         random: &mut fastrand::Rng,
-    ) -> Verified<Record> {
+    ) -> (Verified<Record>, u64) {
         assert!(self.running.is_none());
         self.run += 1;
         let now = self.now(now_ms);
@@ -283,7 +283,7 @@ impl Host {
             pings: Vec::new(),
             sets: Vec::new(),
         });
-        own
+        (own, loaded.timestamp)
     }
 
     /// What the journal's thread does when it is woken, or brought changes.

@@ -4,6 +4,7 @@
 mod answers;
 mod calls;
 mod hello;
+mod home;
 mod records;
 mod requests;
 mod seeds;
