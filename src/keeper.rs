@@ -407,7 +407,9 @@ mod tests {
     struct FakeCore {
         own: RefCell<Verified<Record>>,
         home: RefCell<Home>,
-        wishes: Cell<DiskWishes>,
+        save_peers: Cell<Option<Urgency>>,
+        /// Stays until a version is published.
+        republish: Cell<Option<Republish>>,
         saves: Cell<u32>,
         fails: Cell<bool>,
     }
@@ -418,14 +420,15 @@ mod tests {
             Self {
                 own: RefCell::new(Verified::sign(draft, &Hand).unwrap()),
                 home: RefCell::default(),
-                wishes: Cell::default(),
+                save_peers: Cell::default(),
+                republish: Cell::default(),
                 saves: Cell::new(0),
                 fails: Cell::new(false),
             }
         }
 
         fn wants_saved(&self, urgency: Urgency) {
-            self.wishes.set(DiskWishes { save_peers: Some(urgency), republish: None });
+            self.save_peers.set(Some(urgency));
         }
     }
 
@@ -448,10 +451,11 @@ mod tests {
 
         fn publish(&self, record: Verified<Record>) {
             *self.own.borrow_mut() = record;
+            self.republish.set(None);
         }
 
         fn wishes(&self) -> DiskWishes {
-            self.wishes.take()
+            DiskWishes { republish: self.republish.get(), save_peers: self.save_peers.take() }
         }
 
         fn known_peers(&self) -> Vec<KnownPeer> {
@@ -539,8 +543,7 @@ mod tests {
         let lives_in = |run: u8| {
             let incarnation = crate::protocol::identity::Incarnation([run; 16]);
             *core.home.borrow_mut() = Home { incarnation, address: None };
-            let republish = Some(Republish::Unwritten);
-            core.wishes.set(DiskWishes { republish, save_peers: None });
+            core.republish.set(Some(Republish::Unwritten));
         };
         for run in 1..50 {
             lives_in(run);
@@ -572,7 +575,7 @@ mod tests {
             0,
             &core,
         );
-        core.wishes.set(DiskWishes { republish: Some(Republish::Unwritten), save_peers: None });
+        core.republish.set(Some(Republish::Unwritten));
         keeper.look(0, &core);
         assert_eq!(core.own().head.timestamp, 2);
     }

@@ -186,8 +186,10 @@ mod tests {
             let whole = made(&patch).unwrap();
             assert_eq!((&whole.head, whole.fingerprint), (&next.head, next.fingerprint));
             assert!(Verified::<Record>::check(whole.share(), &Hand).is_some());
-            for lie in [told.is_some().then(|| home(1)), Some(home(3))] {
-                assert!(made(&Patch { home: lie, ..patch.clone() }).is_none());
+            for lie in [None, Some(home(1)), Some(home(3))] {
+                let lie = Patch { home: lie, ..patch.clone() };
+                let is_true = lie.head(&base.head.home) == next.head;
+                assert_eq!(made(&lie).is_some(), is_true, "{:?}", lie.home);
             }
             let other_base = Patch { base: [9; 16], ..patch };
             assert!(made(&other_base).is_none(), "what its base says is not known");

@@ -58,6 +58,7 @@ fn a_node_that_is_seen_tells_others_where_it_is() {
     assert_eq!(lives_at(&us), None);
     assert_eq!(republish(&mut us), None);
     us.is_connected_with(&mut other);
+    sees(&mut us, &other, "10.0.0.99:41000");
     assert_eq!(lives_at(&us), Some("10.0.0.99:8000"), "with the port where it listens");
     assert_eq!(republish(&mut us), Some(Republish::Unwritten));
     let before = us.node.own().clone();
@@ -85,7 +86,7 @@ fn two_addresses_of_one_host_do_not_take_turns() {
     }
     assert_eq!((moves, lives_at(&us)), (1, Some("192.168.0.5:8000")));
     // Nobody sees it there any more.
-    us.wait(29_000);
+    us.wait(28_000);
     sees(&mut us, &two, "[2001:db8::5]:41000");
     assert_eq!(lives_at(&us), Some("192.168.0.5:8000"));
     us.wait(1_000);
