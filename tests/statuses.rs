@@ -421,8 +421,7 @@ fn a_partial_record_is_taken_by_who_holds_its_base_only() {
     let patch = |signer: &Member, base: &Record, timestamp: u64, change: Change| {
         let next = base.draft().after(&change, false, timestamp).unwrap().unwrap();
         let next = signer.sign(next);
-        let (head, public_key, signature) = (next.head.clone(), next.public_key, next.signature);
-        Patch { head, public_key, base: base.fingerprint, change, signature }
+        Patch::new((base.fingerprint, &base.head.home), &next, change)
     };
     let push = |patch: &Patch| member.push_with(Vec::new(), vec![Arc::new(patch.clone())]);
     let good = patch(&member, &base, 600, change());
@@ -437,7 +436,7 @@ fn a_partial_record_is_taken_by_who_holds_its_base_only() {
     let big = (0..16).map(|n| (key(&format!("b{n}")), Some(Value::new(&[1; 64 * 1024]).unwrap())));
     let big = Patch { change: big.collect(), ..good.clone() };
     let mut of_own = good.clone();
-    of_own.head.node_id = id("a");
+    of_own.node_id = id("a");
     let requests = vec![
         (push(&forged), Reason::BadSignature),
         (push(&other_key), Reason::OtherKey),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::entries::{Change, entry_bytes};
-use super::head::Fingerprint;
+use super::head::{Fingerprint, Home};
 use super::record::{Patch, Record};
 
 /// How many changes are remembered: peers that are further behind get the whole record.
@@ -26,11 +26,21 @@ const PATCH_OVERHEAD_BYTES: usize = 48;
 #[derive(Debug)]
 pub struct Changes {
     bounds: Bounds,
-    /// Each with the version before it, the oldest first.
-    steps: VecDeque<(Fingerprint, Change)>,
+    /// The oldest first.
+    steps: VecDeque<Step>,
     bytes: usize,
     /// The last patch: peers mostly hold the same version.
     last: Option<Arc<Patch>>,
+}
+
+/// From one version to the next.
+#[derive(Debug)]
+struct Step {
+    /// The version before.
+    base: Fingerprint,
+    /// Where the owner lived then.
+    home: Home,
+    change: Change,
 }
 
 impl Changes {
@@ -54,17 +64,18 @@ impl Changes {
         let change: Change =
             differences.into_iter().map(|difference| (difference.key, difference.new)).collect();
         self.bytes += change_bytes(&change);
-        self.steps.push_back((old.fingerprint, change));
+        let (base, home) = (old.fingerprint, old.head.home.clone());
+        self.steps.push_back(Step { base, home, change });
         self.last = None;
         while self.steps.len() > self.bounds.steps || self.bytes > self.bounds.bytes {
-            let Some((_, change)) = self.steps.pop_front() else { break };
-            self.bytes -= change_bytes(&change);
+            let Some(step) = self.steps.pop_front() else { break };
+            self.bytes -= change_bytes(&step.change);
         }
     }
 
     /// The version before the last step.
     pub(super) fn last_base(&self) -> Option<Fingerprint> {
-        self.steps.back().map(|(before, _)| *before)
+        self.steps.back().map(|step| step.base)
     }
 
     /// The patch that makes the record out of the base; nothing where the base is forgotten or
@@ -73,19 +84,14 @@ impl Changes {
         if let Some(last) = self.last.as_ref().filter(|last| last.base == base) {
             return Some(Arc::clone(last));
         }
-        let from = self.steps.iter().position(|(before, _)| *before == base)?;
-        let steps = self.steps.iter().skip(from).flat_map(|(_, change)| change);
+        let from = self.steps.iter().position(|step| step.base == base)?;
+        let home = self.steps.get(from)?.home.clone();
+        let steps = self.steps.iter().skip(from).flat_map(|step| &step.change);
         let change: Change = steps.map(|(key, value)| (key.clone(), value.clone())).collect();
         if change_bytes(&change) + PATCH_OVERHEAD_BYTES >= own.entries.bytes() {
             return None;
         }
-        let patch = Arc::new(Patch {
-            head: own.head.clone(),
-            public_key: own.public_key,
-            base,
-            change,
-            signature: own.signature,
-        });
+        let patch = Arc::new(Patch::new((base, &home), own, change));
         self.last = Some(Arc::clone(&patch));
         Some(patch)
     }
@@ -100,7 +106,7 @@ mod tests {
     use super::*;
     use crate::protocol::crypto::{CryptoFault, Signed, Signer, Verifier};
     use crate::protocol::entries::{Key, Value};
-    use crate::protocol::identity::{NodeId, PublicKey};
+    use crate::protocol::identity::{Incarnation, NodeId, PublicKey};
     use crate::protocol::record::{Draft, Signature};
     use crate::protocol::verdict::Reason;
     use crate::protocol::verified::Verified;
@@ -145,8 +151,8 @@ mod tests {
         Verified::sign(draft.unwrap().unwrap(), &Anybody).unwrap()
     }
 
-    fn checked(patch: &Patch) -> Verified<Patch> {
-        Verified::<Patch>::check(Arc::new(patch.clone()), &Anybody).unwrap()
+    fn checked(patch: &Patch, base: &Record) -> Verified<Patch> {
+        Verified::<Patch>::check(Arc::new(patch.clone()), base, &Anybody).unwrap()
     }
 
     #[test]
@@ -162,19 +168,53 @@ mod tests {
         }
         let patch = changes.patch(base.fingerprint, &own).unwrap();
         assert_eq!(patch.change.len(), 3, "each key once");
-        let made = base.patched(&checked(&patch)).unwrap();
+        let made = base.patched(&checked(&patch, &base)).unwrap();
         assert_eq!((&made.head, &made.entries), (&own.head, &own.entries));
-        let refused =
-            |record: &Verified<Record>, patch: &Patch| record.patched(&checked(patch)).unwrap_err();
+        let refused = |record: &Verified<Record>, patch: &Patch| {
+            record.patched(&checked(patch, &base)).unwrap_err()
+        };
         assert_eq!(refused(&own, &patch), Reason::LacksBase);
         let lie = Patch { change: Change::new(), ..(*patch).clone() };
         assert_eq!(refused(&base, &lie), Reason::Malformed);
         let other_key = Patch { public_key: PublicKey([5; 65]), ..(*patch).clone() };
         assert_eq!(refused(&base, &other_key), Reason::OtherKey);
         let mut other_node = (*patch).clone();
-        other_node.head.node_id = NodeId::new("b").unwrap();
+        other_node.node_id = NodeId::new("b").unwrap();
         assert_eq!(refused(&base, &other_node), Reason::LacksBase);
         assert!(changes.patch([9; 16], &own).is_none());
+    }
+
+    /// The owner signs its home too: who holds the base knows it, unless it is another one since.
+    #[test]
+    fn a_home_is_told_where_the_base_says_another_one() {
+        let home =
+            |incarnation: u8| Home { incarnation: Incarnation([incarnation; 16]), address: None };
+        let (mut changes, base) = (Changes::of_own(), first());
+        let mut go = |own: &Verified<Record>, home: Home| {
+            let change = Change::from([(key("x"), Some(Value::new(b"y").unwrap()))]);
+            let draft = own.draft().after(&change, false, own.head.timestamp + 1).unwrap();
+            let draft = draft.unwrap_or_else(|| own.draft().again(own.head.timestamp + 1));
+            let later = Verified::sign(draft.at(home), &Anybody).unwrap();
+            changes.note(own, &later);
+            later
+        };
+        let stayed = go(&base, base.head.home.clone());
+        let moved = go(&stayed, home(2));
+        let settled = go(&moved, home(2));
+        let back = go(&settled, base.head.home.clone());
+        for (from, own, told) in [
+            (&stayed, &moved, Some(home(2))),
+            (&base, &settled, Some(home(2))),
+            (&moved, &settled, None),
+            (&base, &back, None),
+            (&settled, &back, Some(base.head.home.clone())),
+        ] {
+            changes.last = None;
+            let patch = changes.patch(from.fingerprint, own).unwrap();
+            assert_eq!(patch.home, told);
+            let made = from.patched(&checked(&patch, from)).unwrap();
+            assert_eq!((&made.head, made.fingerprint), (&own.head, own.fingerprint));
+        }
     }
 
     #[test]

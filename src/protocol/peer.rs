@@ -74,7 +74,7 @@ pub struct Peer {
     pub place: Whereabouts,
     /// The newest version of its state.
     pub record: Option<Verified<Record>>,
-    /// Since when that version is held here, ms.
+    /// Since when its entries are held here, ms.
     pub record_since: Option<u64>,
     /// In which rings that version was passed on by us.
     pub passed: BTreeSet<Ring>,
@@ -217,6 +217,12 @@ impl Peer {
         let since = self.last_fault.as_ref().map_or(now_ms, |fault| fault.since);
         let was_answered = self.was_answered;
         self.last_fault = Some(CallFault { why: why.to_owned(), since, was_answered });
+    }
+
+    /// The run of it that is known: from itself, else by its record.
+    pub fn run(&self) -> Option<Incarnation> {
+        let told = || Some(self.record.as_ref()?.head.home.incarnation);
+        self.link.incarnation.or_else(told)
     }
 
     /// The version of its state that is held here.

@@ -148,7 +148,7 @@ fn look_at_records(push: &Push, node: &Node) -> What {
     for patch in &push.patches {
         match (node.judge_patch(patch), node.base_of(patch)) {
             (Judgement::News, Some(base)) => patches.push((Arc::clone(patch), base)),
-            (judgement, _) => others.note(&patch.head.node_id, judgement),
+            (judgement, _) => others.note(&patch.node_id, judgement),
         }
     }
     What::Owners { records, patches, others }
@@ -230,7 +230,7 @@ fn check_owners(
     }
     for (patch, base) in patches {
         // Only what its owner signed is worth the work of making it whole.
-        let patch = Verified::<Patch>::check(patch, verifier).ok_or(Reason::BadSignature)?;
+        let patch = Verified::<Patch>::check(patch, &base, verifier).ok_or(Reason::BadSignature)?;
         verified.push(base.patched(&patch)?);
     }
     let Others { held, refused } = others;
@@ -367,13 +367,8 @@ mod tests {
         let base = Verified::<Record>::check(record(1, false), &Counting::default()).unwrap();
         let patch = |is_forged: bool| {
             let change = Change::from([(Key::new("k").unwrap(), None)]);
-            let patch = Patch {
-                head: crate::protocol::head::Head { digest: [9; 32], ..base.head.clone() },
-                public_key: base.public_key,
-                base: base.fingerprint,
-                change,
-                signature: [u8::from(is_forged); 64],
-            };
+            let mut patch = Patch::new((base.fingerprint, &base.head.home), &base, change);
+            (patch.digest, patch.signature) = ([9; 32], [u8::from(is_forged); 64]);
             Some((Arc::new(patch), base.clone()))
         };
         assert_eq!(check(Vec::new(), patch(true)), (Some(Reason::BadSignature), 1));

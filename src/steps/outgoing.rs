@@ -237,6 +237,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::crypto::CryptoFault;
+    use crate::protocol::head::Home;
     use crate::protocol::identity::{Incarnation, Session, hex};
     use crate::protocol::node::{Now, Secret, Settings};
     use crate::protocol::record::Draft;
@@ -341,7 +342,8 @@ mod tests {
     fn a_refusal_proves_a_later_version_of_ours_by_our_signature_alone() {
         let held = |owner: &str, signature: u8| {
             let (timestamp, left, digest) = (7, false, [3; 32]);
-            let held = Held { timestamp, left, digest, signature: [signature; 64] };
+            let home = Home::default();
+            let held = Held { timestamp, left, digest, home, signature: [signature; 64] };
             let record = RefusedRecord { node_id: id(owner), reason: 20, held: Some(held) };
             let (text, records) = (Text::new("stale"), vec![record]);
             wire::encode_refusal(&Refusal { reason: 20, text, number: 0, records }).unwrap()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dsn::protocol::address::Address;
 use dsn::protocol::crypto::{Ecdsa, NetworkKeys, Place, PrivateKey, Signed, Signer, Tag, seal};
 use dsn::protocol::entries::{Change, Entries, Key, Value};
-use dsn::protocol::head::Version;
+use dsn::protocol::head::{Home, Version};
 use dsn::protocol::identity::{Incarnation, NodeId, Rank, Session, hex};
 use dsn::protocol::record::{Draft, Patch, Record};
 use dsn::protocol::verdict::Reason;
@@ -131,7 +131,12 @@ impl Maker {
     fn draft(timestamp: u64) -> Draft {
         let entry = |key: &str, value: &[u8]| (Key::new(key).unwrap(), Value::new(value).unwrap());
         let entries = Entries::from([entry("load", b"0.42"), entry("raw", &[0, 255])]);
-        Draft::new(id("alpha"), timestamp, false, Arc::new(entries))
+        Draft::new(id("alpha"), timestamp, false, Arc::new(entries)).at(Self::home("10.0.0.1:8000"))
+    }
+
+    /// Where alpha lives.
+    fn home(address: &str) -> Home {
+        Home { incarnation: ALPHA_RUN, address: Some(Address::new(address).unwrap()) }
     }
 
     fn record(&self, timestamp: u64) -> Arc<Record> {
@@ -146,6 +151,7 @@ impl Maker {
         self.make_pull();
         self.make_partial();
         self.make_data();
+        self.make_moved();
     }
 
     fn make_hello(&mut self) {
@@ -234,6 +240,7 @@ impl Maker {
             timestamp: record.head.timestamp,
             left: false,
             digest: record.head.digest,
+            home: record.head.home.clone(),
             signature: record.signature,
         };
         let stale =
@@ -268,15 +275,7 @@ impl Maker {
         ]);
         let next = base.draft().after(&change, false, 1_700_000_000_500_000).unwrap().unwrap();
         let next = Verified::sign(next, &self.alpha).unwrap();
-        let patch = Patch {
-            head: next.head.clone(),
-            public_key: next.public_key,
-            base: base.fingerprint,
-            change,
-            signature: next.signature,
-        };
-        assert!(Verified::<Patch>::check(Arc::new(patch.clone()), &Ecdsa).is_some());
-        let push = Self::push(Vec::new(), vec![Arc::new(patch)]);
+        let push = Self::push(Vec::new(), vec![Self::patch(&base, &next, change)]);
         let refused =
             RefusedRecord { node_id: id("alpha"), reason: Reason::LacksBase.code(), held: None };
         let refusal = Refusal {
@@ -287,6 +286,22 @@ impl Maker {
         };
         let refusal = wire::encode_refusal(&refusal).unwrap();
         self.both("update-request-partial", &push, ("update-partial-refusal", 406), refusal);
+    }
+
+    fn patch(base: &Record, next: &Record, change: Change) -> Arc<Patch> {
+        let patch = Patch::new((base.fingerprint, &base.head.home), next, change);
+        let patch = Arc::new(patch);
+        assert!(Verified::<Patch>::check(Arc::clone(&patch), base, &Ecdsa).is_some());
+        patch
+    }
+
+    /// The version after that: nothing in it is another, but alpha lives elsewhere.
+    fn make_moved(&mut self) {
+        let base = self.record(1_700_000_000_000_000);
+        let next = base.draft().again(1_700_000_000_000_001).at(Self::home("10.0.0.2:8000"));
+        let next = Verified::sign(next, &self.alpha).unwrap();
+        let push = Self::push(Vec::new(), Some(Self::patch(&base, &next, Change::new())));
+        self.both("update-request-moved", &push, ("update-moved-nothing", 204), Vec::new());
     }
 
     fn make_data(&mut self) {

@@ -206,22 +206,31 @@ VERSION = {"timestamp": U64, "fingerprint": fixed(16)}
 NO_VERSION = {"timestamp": 0, "fingerprint": bytes(16)}
 
 START = {"node_id": NODE_ID, "public_key": KEY, "timestamp": U64, "flags": U8}
-WHOLE = structure({**START, "entries": pairs_of(BYTES, 16384), "signature": SIGNATURE})
-PARTIAL = structure({
-    **START, "base": fixed(16), "digest": fixed(32), "changes": pairs_of(option(BYTES), 1 << 64),
-    "signature": SIGNATURE,
-})  # fmt: skip
+HOME = structure({"incarnation": RUN, "address": option(ADDRESS)})
+CHANGES = {"base": fixed(16), "digest": fixed(32), "changes": pairs_of(option(BYTES), 1 << 64)}
+RECORDS = {
+    # By the flags without the lowest one.
+    0: structure({
+        **START, "home": HOME, "entries": pairs_of(BYTES, 16384), "signature": SIGNATURE,
+    }),
+    2: structure({**START, **CHANGES, "signature": SIGNATURE}),
+    6: structure({**START, "home": HOME, **CHANGES, "signature": SIGNATURE}),
+}  # fmt: skip
 
 
 def read_record(reader):
     at = reader.at
     flags = structure(START).read(reader)["flags"]
-    assert flags <= 3, flags
     reader.at = at
-    return (PARTIAL if flags & 2 else WHOLE).read(reader)
+    return RECORDS[flags & ~1].read(reader)
 
 
-RECORD = Type(read_record, lambda record: (PARTIAL if "base" in record else WHOLE).write(record))
+def write_record(record):
+    kind = (6 if "home" in record else 2) if "base" in record else 0
+    return RECORDS[kind].write(record)
+
+
+RECORD = Type(read_record, write_record)
 HEADER = {"from": NODE_ID, "to": NODE_ID, "incarnation": RUN, "session": RUN, "number": U64}
 PROOF = structure({"to": NODE_ID, "session": RUN, "number": U64, "given": RUN})
 RANKED = {"rank": fixed(8), "version": structure(VERSION)}
@@ -229,7 +238,9 @@ HELD = structure({"node_id": NODE_ID, **RANKED, "is_missed": BOOL})
 KNOWN = structure({"node_id": NODE_ID, "address": option(ADDRESS), **RANKED})
 WISH = structure({"node_id": NODE_ID, **VERSION})
 TWIN = structure({"address": ADDRESS, "public_key": KEY})
-HEAD = structure({"timestamp": U64, "left": BOOL, "digest": fixed(32), "signature": SIGNATURE})
+HEAD = structure({
+    "timestamp": U64, "left": BOOL, "digest": fixed(32), "home": HOME, "signature": SIGNATURE,
+})  # fmt: skip
 REFUSED = structure({"node_id": NODE_ID, "reason": U16, "head": option(HEAD)})
 
 PUSH = structure({"form": U8, "to": NODE_ID, "incarnation": RUN, "records": list_of(RECORD, 65)})
@@ -326,17 +337,19 @@ def digest(entries):
     return sha(b"\x03", root)
 
 
-def head(node_id, timestamp, left, digest):
-    return short(node_id.encode()) + U64.write(timestamp) + bytes([left]) + digest
+def head(node_id, timestamp, left, digest, home):
+    address = (home["address"] or "").encode()
+    lives = home["incarnation"] + U16.write(len(address)) + address
+    return short(node_id.encode()) + U64.write(timestamp) + bytes([left]) + digest + lives
 
 
 def head_of(record):
-    root = record["digest"] if "digest" in record else digest(record["entries"])
-    return head(record["node_id"], record["timestamp"], record["flags"] & 1, root)
+    root = digest(record["entries"])
+    return head(record["node_id"], record["timestamp"], record["flags"] & 1, root, record["home"])
 
 
-def signed(key, record):
-    return {**record, "signature": sign(key, b"dsn/1 record" + head_of(record))}
+def signed(key, record, head):
+    return {**record, "signature": sign(key, b"dsn/1 record" + head)}
 
 
 def verify_record(record):
@@ -346,7 +359,9 @@ def verify_record(record):
 def verify_held(public_key, refused):
     """The head of what the receiver holds instead of a record that it refused."""
     held = refused["head"]
-    signed = head(refused["node_id"], held["timestamp"], held["left"], held["digest"])
+    signed = head(*(
+        refused["node_id"], held["timestamp"], held["left"], held["digest"], held["home"]
+    ))  # fmt: skip
     verify(public_key, held["signature"], b"dsn/1 record" + signed)
 
 
@@ -366,15 +381,22 @@ def view(records):
     return sha(b"dsn/1 view", *(sha(b"dsn/1 bucket of a view", bucket) for bucket in buckets))
 
 
-def whole(node_id, key, timestamp, entries, flags=0):
-    return signed(key, {"node_id": node_id, "public_key": public_bytes(key), "flags": flags,
-                        "timestamp": timestamp, "entries": entries})  # fmt: skip
+NOWHERE = {"incarnation": bytes(16), "address": None}
 
 
-def partial(base, key, timestamp, changes, digest):
-    return signed(key, {"node_id": base["node_id"], "public_key": base["public_key"], "flags": 2,
-                        "timestamp": timestamp, "base": version(base)["fingerprint"],
-                        "digest": digest, "changes": changes})  # fmt: skip
+def whole(node_id, key, timestamp, entries, flags=0, home=NOWHERE):
+    record = {"node_id": node_id, "public_key": public_bytes(key), "flags": flags, "home": home,
+              "timestamp": timestamp, "entries": entries}  # fmt: skip
+    return signed(key, record, head_of(record))
+
+
+def partial(base, key, timestamp, changes, digest, home=None):
+    """With a home only where that is another one than the base says."""
+    moved = {"home": home} if home else {}
+    record = {"node_id": base["node_id"], "public_key": base["public_key"], "timestamp": timestamp,
+              "flags": 6 if home else 2, "base": version(base)["fingerprint"], "digest": digest,
+              "changes": changes, **moved}  # fmt: skip
+    return signed(key, record, head(base["node_id"], timestamp, 0, digest, home or base["home"]))
 
 
 def changed(base, record):
@@ -384,7 +406,8 @@ def changed(base, record):
     entries = {key: value for key, value in entries.items() if value is not None}
     assert digest(entries) == record["digest"], "the change makes what was signed"
     kept = {name: record[name] for name in ("node_id", "public_key", "timestamp", "signature")}
-    return {**kept, "flags": record["flags"] & 1, "entries": entries}
+    home = record.get("home", base["home"])
+    return {**kept, "flags": record["flags"] & 1, "home": home, "entries": entries}
 
 
 # Section 10: the examples. The caller of all of them is alpha, and the receiver is beta.
@@ -439,14 +462,18 @@ def check_page(page):
         for record in message.get("records", []):
             if "flags" in record:
                 assert record["public_key"] == keys[record["node_id"]]
-                verify_record(record)
+                if "base" not in record:
+                    verify_record(record)
             elif record["head"]:
                 verify_held(keys[record["node_id"]], record)
 
     [base] = messages["update-request"]["records"]
     record = changed(base, messages["update-request-partial"]["records"][0])
     verify_record(record)
-    assert record["entries"] == {"load": b"0.43"}
+    assert record["entries"] == {"load": b"0.43"} and record["home"] == base["home"]
+    moved = changed(base, messages["update-request-moved"]["records"][0])
+    verify_record(moved)
+    assert moved["entries"] == base["entries"] and moved["home"]["address"] == "10.0.0.2:8000"
     [refused] = messages["update-refusal"]["records"]
     assert refused["head"]["digest"] == digest(base["entries"])
     tables = (messages["peers-request"]["held"], messages["peers-answer"]["known"])
@@ -692,7 +719,7 @@ def pushes(me, records):
     verify_held(mine["public_key"], verdict)
     assert verdict["head"] == {
         "timestamp": mine["timestamp"], "left": False, "digest": digest(mine["entries"]),
-        "signature": mine["signature"],
+        "home": mine["home"], "signature": mine["signature"],
     }  # fmt: skip
     [verdict] = refused(me.push(theirs), 406, 21, records=[(me.to, 21)])
     assert verdict["head"] is None
@@ -720,7 +747,20 @@ def pushes(me, records):
     refused(me.push(theirs, change), 406, 21, records=[(me.to, 21)])
     records[me.node_id] = changed(mine, change)
     assert holds(records[me.node_id])
-    late = partial(mine, me.key, start + 1, {"more": b"2"}, after)
+
+    # A partial one says where we live now, and the next one says nothing of it: as the base does.
+    here = {"incarnation": me.incarnation, "address": "10.0.0.9:1"}
+    for at, home, value in ((1, here, b"2"), (2, None, b"3")):
+        base = records[me.node_id]
+        after = digest({**base["entries"], "more": value})
+        change = partial(base, me.key, start + at, {"more": value}, after, home)
+        assert me.push(change)[0] == 204
+        records[me.node_id] = changed(base, change)
+        assert records[me.node_id]["home"] == here and holds(records[me.node_id])
+    elsewhere = head(me.node_id, start + 3, 0, after, NOWHERE)
+    lie = partial(records[me.node_id], me.key, start + 3, {}, after)
+    refused(me.push(signed(me.key, lie, elsewhere)), 401, 11)
+    late = partial(mine, me.key, start + 4, {"more": b"2"}, after)
     [verdict] = refused(me.push(late), 406, 26, records=[(me.node_id, 26)])
     assert verdict["head"] is None and holds(records[me.node_id])
 

@@ -287,9 +287,10 @@ impl Guise {
     fn take(&mut self, push: &Push) -> Result<(), Reason> {
         let mut taken = push.records.clone();
         for patch in &push.patches {
-            let base = self.held.get(&patch.head.node_id).ok_or(Reason::LacksBase)?;
+            let base = self.held.get(&patch.node_id).ok_or(Reason::LacksBase)?;
             let base = Verified::<Record>::check(Arc::clone(base), &Ecdsa).expect("it was signed");
-            let patch = Verified::<Patch>::check(Arc::clone(patch), &Ecdsa).expect("it is signed");
+            let patch = Verified::<Patch>::check(Arc::clone(patch), &base, &Ecdsa);
+            let patch = patch.expect("it is signed");
             taken.push(base.patched(&patch)?.share());
         }
         for record in taken.into_iter().filter(|it| it.head.node_id != self.member.node_id) {
@@ -455,13 +456,7 @@ pub fn patches(member: &Member, keys: usize, copies: usize) -> [Envelope; 2] {
     let change = Change::from([(keys[0].clone(), Some(Value::new(b"w").unwrap()))]);
     let next = base.draft().after(&change, false, first + 1).unwrap().expect("a change");
     let next = member.sign(next);
-    let patch = Patch {
-        head: next.head.clone(),
-        public_key: next.public_key,
-        base: base.fingerprint,
-        change,
-        signature: next.signature,
-    };
+    let patch = Patch::new((base.fingerprint, &base.head.home), &next, change);
     let one = wire::encode_request(&member.push_with(Vec::new(), vec![Arc::new(patch)])).unwrap();
     // The form, the receiver, its incarnation; then the count of the records, and the records.
     let head = 1 + 8 + member.linked().node_id.as_str().len() + 16;

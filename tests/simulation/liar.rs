@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dsn::protocol::address::Address;
 use dsn::protocol::crypto::{Place, Signed, Signer, TAG_BYTES, Tag, open, seal};
 use dsn::protocol::entries::{Change, Entries, Key, Value};
-use dsn::protocol::head::Version;
+use dsn::protocol::head::{Home, Version};
 use dsn::protocol::identity::{Incarnation, NodeId, PublicKey, Rank, Session, hex};
 use dsn::protocol::peer::{Known, Trust};
 use dsn::protocol::record::{Draft, Patch, Record};
@@ -229,7 +229,8 @@ impl World {
         };
         let entries: Entries = (0..keys).map(entry).collect();
         let left = self.random.u8(..) < 10;
-        let record = sign(Draft::new(owner, timestamp, left, Arc::new(entries)), &key);
+        let draft = Draft::new(owner, timestamp, left, Arc::new(entries)).at(self.any_home());
+        let record = sign(draft, &key);
         self.history.made(&record);
         let record = record.share();
         self.liars[liar].hear(Arc::clone(&record), &mut self.random);
@@ -295,12 +296,27 @@ impl World {
         list
     }
 
+    /// Where somebody may live: anywhere, also where an honest host does.
+    fn any_home(&mut self) -> Home {
+        let incarnation = Incarnation([self.random.u8(..); 16]);
+        let address = match self.random.u8(0..3) {
+            0 => None,
+            1 => Some(Address::new("10.9.9.9:8000").unwrap()),
+            _ => {
+                let host = self.any_host();
+                Some(Address::of(self.hosts[host].ip, PORT))
+            }
+        };
+        Home { incarnation, address }
+    }
+
     fn any_held(&mut self) -> Option<Held> {
         let timestamp = self.any_timestamp();
         self.random.bool().then_some(Held {
             timestamp,
             left: false,
             digest: [3; 32],
+            home: Home::default(),
             signature: [4; 64],
         })
     }
@@ -309,7 +325,7 @@ impl World {
         let number = if self.random.bool() { 0 } else { self.random.u64(..) };
         let mut ids: Vec<NodeId> = match (self.liars[liar].refused, request) {
             (Names::All, Request::Push(push)) => {
-                let patch = push.patches.iter().map(|patch| patch.head.node_id.clone());
+                let patch = push.patches.iter().map(|patch| patch.node_id.clone());
                 push.records.iter().map(|record| record.head.node_id.clone()).chain(patch).collect()
             }
             (Names::Any, _) => (0..self.random.usize(0..4)).map(|_| self.any_id()).collect(),
@@ -654,10 +670,11 @@ impl World {
 
     fn liar_push(&mut self, liar: usize, link: &Link) -> Request {
         let records = self.any_records(liar, 6);
-        let patch =
-            self.random.bool().then(|| self.any_patch(liar)).filter(|patch| {
-                records.iter().all(|record| record.head.node_id != patch.head.node_id)
-            });
+        let patch = self
+            .random
+            .bool()
+            .then(|| self.any_patch(liar))
+            .filter(|patch| records.iter().all(|record| record.head.node_id != patch.node_id));
         let incarnation = match self.random.u8(0..20) {
             0 => Incarnation([self.random.u8(..); 16]),
             _ => link.incarnation,
@@ -669,14 +686,18 @@ impl World {
 
     fn any_patch(&mut self, liar: usize) -> Patch {
         let record = self.any_record(liar);
-        let base = match self.random.u8(0..3) {
+        let base = self.any_record(liar);
+        let fingerprint = match self.random.u8(0..3) {
             0 => [self.random.u8(..); 16],
-            _ => self.any_record(liar).fingerprint,
+            _ => base.fingerprint,
         };
         let change = Change::from([(Key::new("lie0").unwrap(), None)]);
-        let (head, public_key, signature) =
-            (record.head.clone(), record.public_key, record.signature);
-        Patch { head, public_key, base, change, signature }
+        let mut patch = Patch::new((fingerprint, &base.head.home), &record, change);
+        if self.random.u8(0..4) == 0 {
+            // It says that it has not moved, or that it has.
+            patch.home = self.random.bool().then(|| self.any_home());
+        }
+        patch
     }
 
     fn liar_asks(&mut self, liar: usize, name: &NodeId, link: &Link) -> Request {

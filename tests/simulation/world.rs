@@ -211,9 +211,9 @@ impl World {
 
     pub fn start(&mut self, host: usize) {
         let (now_ms, tick_ms) = (self.now_ms, self.tick_ms);
-        let own = self.hosts[host].start(now_ms, tick_ms, &mut self.random);
+        let (own, on_disk) = self.hosts[host].start(now_ms, tick_ms, &mut self.random);
         self.history.made(&own);
-        let started = self.history.started(host, own.head.timestamp);
+        let started = self.history.started(host, on_disk);
         self.check(started);
         self.say(|| format!("n{host} starts"));
         self.schedule(0, host, Event::Tick);

@@ -7,6 +7,7 @@ use super::{AllowList, CheckedPush};
 use crate::protocol::address::Address;
 use crate::protocol::entries::Entries;
 use crate::protocol::flight::{Class, Ticket};
+use crate::protocol::hash::Sha256;
 use crate::protocol::identity::{NodeId, PublicKey};
 use crate::protocol::record::{Record, SignedHead};
 use crate::protocol::report::{Event, Refused};
@@ -33,6 +34,14 @@ pub struct Secret(pub [u8; 32]);
 impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a secret")
+    }
+}
+
+impl Secret {
+    /// Sixteen bytes that nobody knows before this node says them.
+    pub(super) fn derived(&self, label: &[u8], epoch: u64, parts: &[&[u8]]) -> [u8; 16] {
+        let hash = Sha256::new(label).chain(&self.0).chain(&epoch.to_le_bytes());
+        parts.iter().fold(hash, |hash, part| hash.chain(part)).finish_short()
     }
 }
 
@@ -119,10 +128,20 @@ pub enum Action {
 /// What the node wants of the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskWishes {
-    /// Make a new version of the own record, though nothing changed: peers hold a later one.
-    pub republish: bool,
+    /// Make a new version of the own record, though nobody changed anything.
+    pub republish: Option<Republish>,
     /// Keep the peers ([`super::Node::known_peers`]), and how soon.
     pub save_peers: Option<Urgency>,
+}
+
+/// Why a version with the same entries is made, and what of it is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Republish {
+    /// The node lives elsewhere, or others hold what it made without writing it: the content on
+    /// disk is the same, so nothing is written.
+    Unwritten,
+    /// Others hold a later version with something else in it: the next run is to be above it, too.
+    Written,
 }
 
 /// How soon something has to be on disk.

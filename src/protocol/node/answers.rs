@@ -284,7 +284,7 @@ impl Node {
             return false;
         }
         self.pin(node_id, answer.public_key, now, actions);
-        self.seen_at = answer.seen.with_port(self.settings.port);
+        self.note_seen_from(&answer.seen, now, actions);
         let wait = self.wait(now);
         if let Some(peer) = self.peers.get_mut(node_id) {
             peer.begin_session(answer.incarnation, answer.session, wait);

@@ -303,7 +303,7 @@ impl Node {
         let own = self.own.clone();
         let carries_own = self.brings_own(self.peers.get(node_id)?, now);
         let peer = self.peers.get_mut(node_id)?;
-        let incarnation = peer.link.incarnation?;
+        let incarnation = peer.run()?;
         let gives = gives_others(peer, now);
         let send = if gives { std::mem::take(&mut peer.owed.send) } else { BTreeSet::new() };
         let held = peer.link.own.held;
@@ -447,7 +447,7 @@ impl Load {
     fn into_parts(self) -> (Vec<Arc<Record>>, Vec<Arc<Patch>>) {
         let (mut records, mut patches) = (self.batch.records, self.patches);
         records.sort_unstable_by(|left, right| left.head.node_id.cmp(&right.head.node_id));
-        patches.sort_unstable_by(|left, right| left.head.node_id.cmp(&right.head.node_id));
+        patches.sort_unstable_by(|left, right| left.node_id.cmp(&right.node_id));
         (records, patches)
     }
 }

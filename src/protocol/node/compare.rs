@@ -98,8 +98,7 @@ impl Node {
     /// Where a node may be found, for another one.
     fn address_for(&self, asks: &NodeId, node_id: &NodeId) -> Option<Address> {
         if self.is_me(node_id) {
-            let own = self.settings.advertise.as_ref().or(self.seen_at.as_ref());
-            return own.filter(|at| !at.is_link_local()).cloned();
+            return self.home.address.clone();
         }
         let peer = self.peers.get(node_id).filter(|_| node_id != asks)?;
         // What only the node itself says of an address is not passed on once it is gone.

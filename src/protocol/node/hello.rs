@@ -10,7 +10,6 @@ use std::net::SocketAddr;
 use super::{Action, Node, Now, Reply, Urgency, Verdict, give_up_doubtful, place_text};
 use crate::protocol::address::Address;
 use crate::protocol::fault::{Code, Fault};
-use crate::protocol::hash::Sha256;
 use crate::protocol::identity::{Incarnation, NodeId, PublicKey, Session};
 use crate::protocol::peer::{NUMBER_MAX, Pin, Trust, caller_text, host_of};
 use crate::protocol::verdict::Reason;
@@ -50,10 +49,8 @@ impl Claims {
 
 impl Node {
     /// Sixteen bytes that nobody knows before this node says them.
-    pub(super) fn derived(&self, label: &[u8], parts: &[&[u8]]) -> [u8; 16] {
-        let hash =
-            Sha256::new(label).chain(&self.settings.secret.0).chain(&self.epoch.to_le_bytes());
-        parts.iter().fold(hash, |hash, part| hash.chain(part)).finish_short()
+    fn derived(&self, label: &[u8], parts: &[&[u8]]) -> [u8; 16] {
+        self.settings.secret.derived(label, self.epoch, parts)
     }
 
     /// What a caller with this id and this key has to name here. It is another one after the node

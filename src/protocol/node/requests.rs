@@ -234,13 +234,17 @@ impl Node {
 
     /// What becomes of a patch: as of a version, but it needs its base.
     pub fn judge_patch(&self, patch: &Patch) -> Judgement {
-        match self.judge(&patch.head, &patch.public_key) {
-            Judgement::News if self.is_me(&patch.head.node_id) => {
-                let text = format!("only {} writes it", patch.head.node_id);
+        let owner = &patch.node_id;
+        // Where the base is held, it is what is held. Where it is not, what it said of the home is
+        // not known: then a version that is told from the one held by that alone counts as held.
+        let held = self.record_of(owner).map(|held| held.head.home.clone());
+        let head = patch.head(&held.unwrap_or_default());
+        match self.judge(&head, &patch.public_key) {
+            Judgement::News if self.is_me(owner) => {
+                let text = format!("only {owner} writes it");
                 Judgement::Refused(Reason::OwnRecord, text, None)
             }
             Judgement::News if self.base_of(patch).is_none() => {
-                let owner = &patch.head.node_id;
                 let text = format!("the version of {owner} that this is made of is not held here");
                 Judgement::Refused(Reason::LacksBase, text, None)
             }
@@ -322,6 +326,7 @@ fn refuse_parts(refused: Vec<RefusedPart>) -> Option<Verdict> {
         timestamp: held.head.timestamp,
         left: held.head.left,
         digest: held.head.digest,
+        home: held.head.home,
         signature: held.signature,
     };
     let records = refused.into_iter().map(|part| RefusedRecord {

@@ -47,7 +47,7 @@ impl Node {
             self.age_notices(now);
             self.drop_old_changes(now);
             self.knock_at_forgotten(now, &mut actions);
-            if self.is_behind {
+            if self.republish().is_some() {
                 // The disk did not take it when it was asked first.
                 actions.push(Action::WakeDisk);
             }

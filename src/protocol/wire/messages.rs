@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Kind;
 use crate::protocol::address::Address;
-use crate::protocol::head::Version;
+use crate::protocol::head::{Head, Home, Version};
 use crate::protocol::identity::{Incarnation, NodeId, PublicKey, Rank, Session};
 use crate::protocol::record::{Patch, Record, Signature, SignedHead};
 use crate::protocol::ring::{Ring, Stretch};
@@ -345,6 +345,8 @@ pub struct Held {
     pub left: bool,
     /// Digest of the entries.
     pub digest: [u8; 32],
+    /// Where the owner lives.
+    pub home: Home,
     /// The owner's signature.
     pub signature: Signature,
 }
@@ -353,11 +355,12 @@ impl RefusedRecord {
     /// The head that the receiver holds, with a signature that is not checked yet.
     pub fn signed_head(&self) -> Option<SignedHead> {
         let held = self.held.as_ref()?;
-        let head = crate::protocol::head::Head {
+        let head = Head {
             node_id: self.node_id.clone(),
             timestamp: held.timestamp,
             left: held.left,
             digest: held.digest,
+            home: held.home.clone(),
         };
         Some(SignedHead { head, signature: held.signature })
     }

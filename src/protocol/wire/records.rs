@@ -10,7 +10,7 @@ use bincode::error::{DecodeError, EncodeError};
 use super::codec::length;
 use super::{RECORDS_MAX, check_order};
 use crate::protocol::entries::{Change, Entries, InvalidEntry, Key, Value, check_limits};
-use crate::protocol::head::{Fingerprint, Head};
+use crate::protocol::head::{Fingerprint, Head, Home};
 use crate::protocol::identity::{NodeId, PublicKey};
 use crate::protocol::record::{Draft, Patch, Record, Signature};
 use crate::protocol::verdict::Reason;
@@ -22,6 +22,8 @@ pub(super) struct RawRecord<'a> {
     public_key: PublicKey,
     timestamp: u64,
     left: bool,
+    /// Always there in a whole record.
+    home: Option<Home>,
     content: RawContent<'a>,
     signature: Signature,
 }
@@ -35,6 +37,8 @@ enum RawContent<'a> {
 const LEFT: u8 = 1;
 /// In the flags of a record: it tells what changed, not all entries.
 const PARTIAL: u8 = 2;
+/// In the flags of a partial record: it tells where its owner lives, as the base says otherwise.
+const MOVED: u8 = 4;
 
 impl<'de, Context> BorrowDecode<'de, Context> for RawRecord<'de> {
     fn borrow_decode<D: BorrowDecoder<'de, Context = Context>>(
@@ -42,10 +46,14 @@ impl<'de, Context> BorrowDecode<'de, Context> for RawRecord<'de> {
     ) -> Result<Self, DecodeError> {
         let (node_id, public_key, timestamp, flags): (_, _, _, u8) =
             BorrowDecode::borrow_decode(decoder)?;
-        if flags > LEFT | PARTIAL {
+        let is_partial = flags & PARTIAL != 0;
+        let known = if is_partial { LEFT | PARTIAL | MOVED } else { LEFT };
+        if flags & !known != 0 {
             return Err(DecodeError::Other("no flags of a record"));
         }
-        let content = if flags & PARTIAL == 0 {
+        let has_home = !is_partial || flags & MOVED != 0;
+        let home = has_home.then(|| Home::borrow_decode(decoder)).transpose()?;
+        let content = if !is_partial {
             RawContent::Whole(BorrowDecode::borrow_decode(decoder)?)
         } else {
             let (base, digest, changes) = BorrowDecode::borrow_decode(decoder)?;
@@ -53,7 +61,7 @@ impl<'de, Context> BorrowDecode<'de, Context> for RawRecord<'de> {
         };
         let signature = BorrowDecode::borrow_decode(decoder)?;
         let left = flags & LEFT != 0;
-        Ok(Self { node_id, public_key, timestamp, left, content, signature })
+        Ok(Self { node_id, public_key, timestamp, left, home, content, signature })
     }
 }
 
@@ -88,11 +96,11 @@ pub(super) fn whole_records(all: Vec<RawRecord<'_>>) -> Result<Vec<Arc<Record>>,
 
 fn typed_record(raw: RawRecord<'_>) -> Result<Record, Reason> {
     check_timestamp(raw.timestamp)?;
-    let RawContent::Whole(entries) = raw.content else {
+    let (RawContent::Whole(entries), Some(home)) = (raw.content, raw.home) else {
         return Err(Reason::Malformed);
     };
     let entries = Arc::new(typed_entries(&entries)?);
-    let draft = Draft::new(raw.node_id, raw.timestamp, raw.left, entries);
+    let draft = Draft::new(raw.node_id, raw.timestamp, raw.left, entries).at(home);
     Ok(Record::new(draft, raw.public_key, raw.signature))
 }
 
@@ -103,9 +111,8 @@ fn typed_patch(raw: RawRecord<'_>) -> Result<Patch, Reason> {
         return Err(Reason::Malformed);
     };
     let change = typed_change(&changes)?;
-    let RawRecord { node_id, timestamp, left, public_key, signature, .. } = raw;
-    let head = Head { node_id, timestamp, left, digest };
-    Ok(Patch { head, public_key, base, change, signature })
+    let RawRecord { node_id, timestamp, left, home, public_key, signature, .. } = raw;
+    Ok(Patch { node_id, timestamp, left, digest, home, public_key, base, change, signature })
 }
 
 fn check_timestamp(timestamp: u64) -> Result<(), Reason> {
@@ -140,7 +147,10 @@ fn typed_change(changes: &[(&str, Option<&[u8]>)]) -> Result<Change, Reason> {
 
 impl Encode for Record {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        encode_head(&self.head, &self.public_key, 0, encoder)?;
+        let Head { node_id, timestamp, left, home, .. } = &self.head;
+        let flags = if *left { LEFT } else { 0 };
+        (node_id, &self.public_key, timestamp, flags).encode(encoder)?;
+        home.encode(encoder)?;
         length(self.entries.len()).encode(encoder)?;
         for (key, value) in self.entries.iter() {
             key.as_str().encode(encoder)?;
@@ -152,8 +162,14 @@ impl Encode for Record {
 
 impl Encode for Patch {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        encode_head(&self.head, &self.public_key, PARTIAL, encoder)?;
-        (self.base, self.head.digest).encode(encoder)?;
+        let (left, moved) =
+            (if self.left { LEFT } else { 0 }, if self.home.is_some() { MOVED } else { 0 });
+        let flags = PARTIAL | left | moved;
+        (&self.node_id, &self.public_key, &self.timestamp, flags).encode(encoder)?;
+        if let Some(home) = &self.home {
+            home.encode(encoder)?;
+        }
+        (self.base, self.digest).encode(encoder)?;
         length(self.change.len()).encode(encoder)?;
         for (key, value) in &self.change {
             key.as_str().encode(encoder)?;
@@ -161,18 +177,6 @@ impl Encode for Patch {
         }
         self.signature.encode(encoder)
     }
-}
-
-fn encode_head<E: Encoder>(
-    head: &Head,
-    public_key: &PublicKey,
-    flags: u8,
-    encoder: &mut E,
-) -> Result<(), EncodeError> {
-    head.node_id.encode(encoder)?;
-    public_key.encode(encoder)?;
-    head.timestamp.encode(encoder)?;
-    (flags | u8::from(head.left)).encode(encoder)
 }
 
 #[cfg(test)]
@@ -188,10 +192,17 @@ mod tests {
     }
 
     fn patch(name: &str, keys: &[&str]) -> Arc<Patch> {
-        let head = Head { digest: [1; 32], ..record(name, 5).head.clone() };
-        let change = keys.iter().map(|key| (Key::new(key).unwrap(), None)).collect();
-        let (public_key, base, signature) = (PublicKey([4; 65]), [2; 16], [0; 64]);
-        Arc::new(Patch { head, public_key, base, change, signature })
+        Arc::new(Patch {
+            node_id: NodeId::new(name).unwrap(),
+            timestamp: 5,
+            left: false,
+            digest: [1; 32],
+            home: None,
+            public_key: PublicKey([4; 65]),
+            base: [2; 16],
+            change: keys.iter().map(|key| (Key::new(key).unwrap(), None)).collect(),
+            signature: [0; 64],
+        })
     }
 
     fn payload(records: Vec<Arc<Record>>, patches: Vec<Arc<Patch>>) -> Vec<u8> {
@@ -244,7 +255,7 @@ mod tests {
     #[test]
     fn flags_that_mean_nothing_are_refused() {
         let good = payload(vec![record("a", 5)], Vec::new());
-        for flags in [4, 5, 0x80, 0xff] {
+        for flags in [4, 5, 8, 0x80, 0xff] {
             let mut bytes = good.clone();
             assert_eq!(std::mem::replace(&mut bytes[FLAGS_AT], flags), 0);
             assert_eq!(refused(&bytes), Some(Reason::Malformed), "{flags}");
@@ -252,6 +263,38 @@ mod tests {
         let mut left = good;
         left[FLAGS_AT] = LEFT;
         assert_eq!(refused(&left), None);
+        let partial = payload(Vec::new(), vec![patch("a", &["k"])]);
+        for flags in [PARTIAL | 8, PARTIAL | 0x80] {
+            let mut bytes = partial.clone();
+            assert_eq!(std::mem::replace(&mut bytes[FLAGS_AT], flags), PARTIAL);
+            assert_eq!(refused(&bytes), Some(Reason::Malformed), "{flags}");
+        }
+    }
+
+    /// A whole record always says where its owner lives, a partial one where it has moved.
+    #[test]
+    fn a_home_travels_where_it_is_news() {
+        let home = Home {
+            incarnation: Incarnation([9; 16]),
+            address: Some(crate::protocol::address::Address::new("b:1").unwrap()),
+        };
+        let draft = Draft::new(NodeId::new("a").unwrap(), 5, false, Arc::default());
+        let whole = Record::new(draft.at(home.clone()), PublicKey([4; 65]), [0; 64]);
+        let read = |bytes: &[u8]| match decode_request(Kind::Update, bytes).unwrap().message {
+            Request::Push(push) => push,
+            other => panic!("{other:?}"),
+        };
+        let bytes = payload(vec![Arc::new(whole.clone())], Vec::new());
+        assert_eq!(read(&bytes).records[0].head, whole.head);
+        let stayed = patch("a", &["k"]);
+        let moved = Arc::new(Patch { home: Some(home.clone()), left: true, ..(*stayed).clone() });
+        let (stayed, moved) = (payload(Vec::new(), vec![stayed]), payload(Vec::new(), vec![moved]));
+        assert_eq!(read(&stayed).patches[0].home, None);
+        let patch = read(&moved).patches.remove(0);
+        assert_eq!((&patch.home, patch.left), (&Some(home), true));
+        assert_eq!(moved[FLAGS_AT], LEFT | PARTIAL | MOVED);
+        // The incarnation, and the option of an address: a byte, its length, three characters.
+        assert_eq!(moved.len(), stayed.len() + 16 + 1 + 8 + 3);
     }
 
     /// Partial records come behind whole ones, each node once, in their order.

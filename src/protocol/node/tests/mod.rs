@@ -4,6 +4,7 @@
 mod answers;
 mod calls;
 mod hello;
+mod home;
 mod records;
 mod relay;
 mod requests;
@@ -217,6 +218,7 @@ impl Us {
         };
         change(&mut settings);
         let own = Other::new("us", OUR_KEY).record(WALL_US, "first");
+        let own = Verified::sign(own.draft().at(settings.home()), &Gullible(key(OUR_KEY))).unwrap();
         let node = Node::new(settings, own, known, 7, now);
         Self { node, now, jobs: VecDeque::new(), finished: Vec::new() }
     }
@@ -343,6 +345,8 @@ impl Us {
     fn sets(&mut self, value: &str) {
         let timestamp = self.node.next_timestamp(self.now.wall_us, self.node.own().head.timestamp);
         let own = Other::new("us", OUR_KEY).record(timestamp.unwrap(), value);
+        let own = own.draft().at(self.node.home().clone());
+        let own = Verified::sign(own, &Gullible(key(OUR_KEY))).unwrap();
         let actions = self.node.on_set(own, self.now);
         self.take_actions(actions);
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::protocol::RETENTION_MS;
 use crate::protocol::fault::Code;
+use crate::protocol::node::Republish;
 use crate::protocol::peer::{Known, Trust};
 use crate::protocol::report::PeerStatus;
 use crate::protocol::wire::KnownNode;
@@ -194,7 +195,7 @@ fn a_later_version_of_ours_is_outrun_a_few_times_only() {
         let later = us.node.own().head.timestamp + 1_000_000_000;
         let reply = us.is_brought(&other, &[&ours.record(later, "not here")]);
         assert_eq!(reason_of(&reply), Some(Reason::OwnRecord));
-        if us.node.take_disk_wishes().republish {
+        if us.node.take_disk_wishes().republish == Some(Republish::Written) {
             outrun += 1;
             us.sets("ours");
             assert!(us.node.own().head.timestamp > later);
