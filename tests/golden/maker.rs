@@ -300,7 +300,7 @@ impl Maker {
         let base = self.record(1_700_000_000_000_000);
         let next = base.draft().again(1_700_000_000_000_001).at(Self::home("10.0.0.2:8000"));
         let next = Verified::sign(next, &self.alpha).unwrap();
-        let push = Self::push(Vec::new(), Some(Self::patch(&base, &next, Change::new())));
+        let push = Self::push(Vec::new(), vec![Self::patch(&base, &next, Change::new())]);
         self.both("update-request-moved", &push, ("update-moved-nothing", 204), Vec::new());
     }
 
