@@ -69,13 +69,15 @@ pub enum Call {
         own: Option<Fingerprint>,
         /// Whether it carries it as a patch.
         partial: bool,
-        /// The records of others that it carries.
-        others: Vec<(NodeId, Fingerprint)>,
+        /// Whether it carries records of others.
+        gives: bool,
     },
     /// UPDATE that asks for records.
     Pull {
         /// Whose.
         wishes: Vec<NodeId>,
+        /// Until when nobody else is asked for them, ms.
+        alone_until: u64,
     },
     /// DATA: the one in front of the queue.
     Data {

@@ -99,10 +99,13 @@ pub struct Peer {
     pub again: Pace,
     /// How comparing all that is held goes.
     pub exchange: Pace,
+    /// Until when nothing follows from it that its view differs, ms: a change may be on its way.
+    /// Nothing where the views were equal last.
+    pub grace_until: Option<u64>,
+    /// Since when its lists say that it lacks what is held here of others, ms.
+    pub lacks_since: Option<u64>,
     /// How asking it for records goes.
     pub pull: Pace,
-    /// How giving it records of others goes, which it wished for.
-    pub give: Pace,
     /// Requests since the own last tick that nobody asked for and that came to nothing new.
     pub upkeep: u32,
     /// Whether an address that never answered may be tried for it now.
@@ -135,18 +138,20 @@ pub struct CallFault {
 pub struct Owed {
     /// A PING.
     pub ping: bool,
-    /// A PEERS.
+    /// A PEERS, as its view differs.
     pub peers: bool,
+    /// A PEERS, as it may know where those are that are missed here.
+    pub hints: bool,
     /// PINGs that somebody waits for.
     pub pings: VecDeque<Ticket>,
     /// DATA in order.
     pub data: VecDeque<OwedData>,
     /// Whether the last call was DATA: then other things go first, so that DATA starves nothing.
     pub data_was_last: bool,
-    /// Nodes whose records the peer wished for.
+    /// Nodes whose records the peer lacks, and can't ask for.
     pub send: BTreeSet<NodeId>,
-    /// Nodes whose records the peer has newer.
-    pub want: BTreeSet<NodeId>,
+    /// Nodes whose records the peer has newer, and which versions.
+    pub want: BTreeMap<NodeId, Fingerprint>,
 }
 
 /// A DATA message that waits to be sent.
@@ -184,8 +189,9 @@ impl Peer {
             push: Pace::default(),
             again: Pace::default(),
             exchange: Pace::default(),
+            grace_until: Some(now_ms),
+            lacks_since: None,
             pull: Pace::default(),
-            give: Pace::default(),
             upkeep: 0,
             may_try: false,
             network_key: 0,
@@ -294,6 +300,22 @@ impl Peer {
         }
     }
 
+    /// All that its list had newer is here. Whether there is more is seen by its view, after a
+    /// grace: it may have asked for something at the same time.
+    pub fn has_all(&mut self) {
+        self.grace_until = None;
+        self.owed.peers = false;
+        self.owed.ping = true;
+    }
+
+    /// What it was just asked for, so that nobody else has to be.
+    pub fn asked_for(&self, now_ms: u64) -> &[NodeId] {
+        match self.flight.as_ref().and_then(|flight| flight.call.as_ref()) {
+            Some(Call::Pull { wishes, alone_until }) if now_ms < *alone_until => wishes,
+            _ => &[],
+        }
+    }
+
     /// Empties the queues of PING and DATA: who waited, and whether it may have been delivered.
     pub fn take_waiting(&mut self) -> Vec<(Ticket, bool)> {
         let data: Vec<_> =
@@ -346,10 +368,8 @@ impl Peer {
             self.link.connected = false;
             let brought = self.link.own.brought;
             self.link.own = OwnAtPeer { brought, ..OwnAtPeer::default() };
-            if !std::mem::take(&mut self.link.given).is_empty() {
-                self.give.forgive(wait.now_ms, AGAIN_MAX_MS);
-                self.give.came_to_nothing(wait, AGAIN_MAX_MS);
-            }
+            self.link.called_at = None;
+            self.grace_until = Some(wait.now_ms);
         }
     }
 

@@ -253,8 +253,8 @@ impl Node {
             peer.exchange.succeeded();
             peer.push.hurry(now.mono_ms);
             peer.again.hurry(now.mono_ms);
-            peer.give.hurry(now.mono_ms);
         }
+        peer.grace_until = Some(now.mono_ms);
         actions.push(Action::Tell(Event::Joined { node_id: node_id.clone() }));
         if was == PeerStatus::Lost {
             self.hurry_lost_peers(now);
