@@ -347,12 +347,7 @@ impl Node {
     }
 
     /// An UPDATE was taken: the peer holds what was in it.
-    pub(super) fn on_taken(
-        &mut self,
-        ended: &Ended<'_>,
-        own: Option<Fingerprint>,
-        gives: bool,
-    ) {
+    pub(super) fn on_taken(&mut self, ended: &Ended<'_>, own: Option<Fingerprint>, gives: bool) {
         let wait = self.wait(ended.now);
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         peer.push.succeeded();

@@ -182,8 +182,7 @@ pub fn decode_answer(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Answer>, 
     let message = match kind {
         Kind::Hello => Answer::Hello(decode(signed)?),
         Kind::Peers => {
-            let (buckets, Bounded(nodes)) =
-                decode::<(_, Bounded<KnownNode, LISTED_MAX>)>(signed)?;
+            let (buckets, Bounded(nodes)) = decode::<(_, Bounded<KnownNode, LISTED_MAX>)>(signed)?;
             check_order(&nodes, |known| known.node_id.as_str())?;
             Answer::Peers(PeersAnswer { buckets, nodes })
         }
