@@ -106,6 +106,10 @@ pub struct Peer {
     pub lacks_since: Option<u64>,
     /// How asking it for records goes.
     pub pull: Pace,
+    /// How bringing it records of others goes, which it lacks and can't ask for.
+    pub give: Pace,
+    /// What it was brought of others since its last list.
+    pub given: BTreeMap<NodeId, Fingerprint>,
     /// Requests since the own last tick that nobody asked for and that came to nothing new.
     pub upkeep: u32,
     /// Whether an address that never answered may be tried for it now.
@@ -192,6 +196,8 @@ impl Peer {
             grace_until: Some(now_ms),
             lacks_since: None,
             pull: Pace::default(),
+            give: Pace::default(),
+            given: BTreeMap::new(),
             upkeep: 0,
             may_try: false,
             network_key: 0,

@@ -412,7 +412,7 @@ impl Node {
         let was_reached = peer.place.proved() == Some(&ended.address);
         let was_in_vain = match call {
             Call::Push { own, gives, .. } => {
-                own.is_some() && peer.push.is_failing() || *gives && peer.exchange.is_failing()
+                own.is_some() && peer.push.is_failing() || *gives && peer.give.is_failing()
             }
             Call::Pull { .. } => peer.pull.is_failing(),
             Call::Peers => peer.exchange.is_failing(),
@@ -456,8 +456,8 @@ impl Node {
                     peer.note_brought(*own, wait);
                 }
                 if *gives {
+                    // Its next list says what it lacks still.
                     peer.owed.send.clear();
-                    peer.exchange.came_to_nothing(wait, WAIT_MAX_MS);
                 }
             }
             Call::Pull { .. } => peer.pull.came_to_nothing(wait, WAIT_MAX_MS),

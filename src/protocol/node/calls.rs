@@ -321,15 +321,20 @@ impl Node {
         if carries_own && patch.is_none() {
             batch.take(&own);
         }
-        let mut later = BTreeSet::new();
+        let (mut later, mut given) = (BTreeSet::new(), Vec::new());
         for other in send {
             let Some(record) = self.record_of(&other) else { continue };
-            if !batch.take(record) {
+            let version = record.fingerprint;
+            if batch.take(record) {
+                given.push((other, version));
+            } else {
                 later.insert(other);
             }
         }
         if gives {
-            self.peers.get_mut(node_id)?.owed.send = later;
+            let peer = self.peers.get_mut(node_id)?;
+            peer.owed.send = later;
+            peer.given.extend(given);
         }
         batch.records.sort_unstable_by(|left, right| left.head.node_id.cmp(&right.head.node_id));
         let partial = patch.is_some();

@@ -2,13 +2,14 @@
 //! something pulls it, by its own rules. Nobody is sent what it did not ask for, but by its owner;
 //! and where it can't ask.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{Action, Node, Now, place_text};
 use crate::protocol::address::Address;
 use crate::protocol::fault::{Code, Fault};
 use crate::protocol::head::{Fingerprint, Version};
 use crate::protocol::identity::{NodeId, Rank};
+use crate::protocol::pace::{AGAIN_MAX_MS, Wait};
 use crate::protocol::peer::{Peer, Pin, Trust};
 use crate::protocol::record::Record;
 use crate::protocol::report::PeerStatus;
@@ -35,6 +36,7 @@ impl Node {
             peer.grace_until = None;
             peer.lacks_since = None;
             peer.owed.peers = false;
+            peer.give.succeeded();
             peer.exchange.succeeded();
         } else {
             let until = *peer.grace_until.get_or_insert(now.mono_ms + grace_ms);
@@ -132,10 +134,11 @@ impl Node {
             .map(|known| (known.node_id.clone(), known.version.fingerprint))
             .collect();
         let lacking = self.lacking(node_id, &answer);
+        let wait = self.wait(now);
         let mut follows = !wanted.is_empty();
         if let Some(peer) = self.peers.get_mut(node_id) {
             peer.owed.want = wanted;
-            peer.note_lacking(lacking, self.settings.tick_ms, now);
+            peer.note_lacking(lacking, wait);
         }
         for known in &answer.nodes {
             if self.is_me(&known.node_id) {
@@ -150,16 +153,16 @@ impl Node {
         follows
     }
 
-    /// The others of which the peer lacks what is held here, by its own word.
-    fn lacking(&self, node_id: &NodeId, answer: &PeersAnswer) -> BTreeSet<NodeId> {
+    /// The others of which the peer lacks what is held here, by its own word, and what that is.
+    fn lacking(&self, node_id: &NodeId, answer: &PeersAnswer) -> BTreeMap<NodeId, Fingerprint> {
         let theirs: BTreeMap<&NodeId, &KnownNode> =
             answer.nodes.iter().map(|known| (&known.node_id, known)).collect();
-        let lacks = |(other, peer): &(&NodeId, &Peer)| {
-            let record = peer.record.as_ref().filter(|_| answer.buckets.has(other));
-            record.is_some_and(|held| lacks(held, theirs.get(other).copied()))
+        let lacks = |(other, peer): (&NodeId, &Peer)| {
+            let held = peer.record.as_ref().filter(|_| answer.buckets.has(other))?;
+            let lacks = lacks(held, theirs.get(other).copied());
+            lacks.then(|| (other.clone(), held.fingerprint))
         };
-        let others = self.peers.iter().filter(|(other, _)| *other != node_id);
-        others.filter(lacks).map(|(other, _)| other.clone()).collect()
+        self.peers.iter().filter(|(other, _)| *other != node_id).filter_map(lacks).collect()
     }
 
     /// Which version of our own record the peer says that it holds, where it is not the present
@@ -222,20 +225,30 @@ impl Node {
 
 impl Peer {
     /// It lacks this of others. It sees from our view that it does, and asks for it; where it can't
-    /// call us it is brought it.
-    fn note_lacking(&mut self, lacking: BTreeSet<NodeId>, tick_ms: u64, now: Now) {
+    /// call us it is brought it: ever more rarely where it still lacks all that it was brought.
+    fn note_lacking(&mut self, lacking: BTreeMap<NodeId, Fingerprint>, wait: Wait) {
+        let given = std::mem::take(&mut self.given);
+        if !given.is_empty() {
+            if given.iter().all(|(other, version)| lacking.get(other) == Some(version)) {
+                self.give.came_to_nothing(wait, AGAIN_MAX_MS);
+            } else {
+                self.give.succeeded();
+            }
+        }
+        self.owed.send.clear();
         if lacking.is_empty() {
             self.lacks_since = None;
-            self.owed.send = lacking;
             return;
         }
-        let since = |at: u64| now.mono_ms.saturating_sub(at);
-        let lacks_since = *self.lacks_since.get_or_insert(now.mono_ms);
-        let calls_not = match self.link.called_at {
-            None => since(lacks_since) >= CALLS_FIRST_TICKS * tick_ms,
-            Some(at) => since(at.max(lacks_since)) >= CALLS_AGAIN_TICKS * tick_ms,
+        let ticks_since = |at: u64| wait.now_ms.saturating_sub(at) / wait.tick_ms.max(1);
+        let lacks_since = *self.lacks_since.get_or_insert(wait.now_ms);
+        let can_call = match self.link.called_at {
+            None => ticks_since(lacks_since) < CALLS_FIRST_TICKS,
+            Some(at) => ticks_since(at.max(lacks_since)) < CALLS_AGAIN_TICKS,
         };
-        self.owed.send = if calls_not { lacking } else { BTreeSet::new() };
+        if !can_call && self.give.is_due(wait.now_ms) {
+            self.owed.send = lacking.into_keys().collect();
+        }
     }
 }
 

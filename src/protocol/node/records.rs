@@ -253,6 +253,7 @@ impl Node {
             peer.exchange.succeeded();
             peer.push.hurry(now.mono_ms);
             peer.again.hurry(now.mono_ms);
+            peer.give.hurry(now.mono_ms);
         }
         peer.grace_until = Some(now.mono_ms);
         actions.push(Action::Tell(Event::Joined { node_id: node_id.clone() }));
