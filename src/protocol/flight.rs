@@ -72,8 +72,8 @@ pub enum Call {
         own: Option<Fingerprint>,
         /// Whether it carries it as a patch.
         partial: bool,
-        /// The records of others that it carries.
-        others: Vec<(NodeId, Fingerprint)>,
+        /// Whether it carries records of others that it lacks and can not ask for.
+        gives: bool,
         /// What the peer is asked to pass on, and until when its answer is waited for.
         errands: Errands,
     },
@@ -81,6 +81,8 @@ pub enum Call {
     Pull {
         /// Whose.
         wishes: Vec<NodeId>,
+        /// Until when nobody else is asked for them, ms.
+        alone_until: u64,
     },
     /// DATA: the one in front of the queue.
     Data {

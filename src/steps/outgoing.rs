@@ -310,7 +310,7 @@ mod tests {
             session: Session([1; 16]),
             number: 1,
         };
-        outgoing(Request::Ping(Ping { header }))
+        outgoing(Request::Ping(Ping { header, view: [7; 16] }))
     }
 
     /// What an answer with this status and payload comes to.

@@ -11,10 +11,11 @@ use dsn::protocol::identity::{Incarnation, NodeId, Rank, Session, hex};
 use dsn::protocol::record::{Draft, Patch, Record};
 use dsn::protocol::verdict::Reason;
 use dsn::protocol::verified::Verified;
+use dsn::protocol::view::View;
 use dsn::protocol::wire::{
-    self, Answer, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Listed,
-    Peers, PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request,
-    Text, Twin, Wish,
+    self, Answer, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Peers,
+    PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request, Text,
+    Twin, Wish,
 };
 
 use super::{Vector, folder, network_keys, private_key, tag_of};
@@ -185,43 +186,42 @@ impl Maker {
     }
 
     fn make_ping(&mut self) {
-        let ping = Request::Ping(Ping { header: header(1_700_000_000_000_003) });
+        let ping = Request::Ping(Ping { header: header(1_700_000_000_000_003), view: [0xaa; 16] });
         let address = Address::new("10.0.0.9:8000").unwrap();
         let twin = Some(Twin { address, public_key: self.beta.public_key() });
-        let pong = Answer::Ping(Pong { view: [0xbb; 32], twin });
+        let pong = Answer::Ping(Pong { view: [0xbb; 16], twin });
         let pong = wire::encode_answer(&pong).unwrap();
         self.both("ping-request", &ping, ("ping-answer", 200), pong);
     }
 
-    /// Alpha holds its own state and that of delta, and knows of gamma by name; beta knows where
-    /// gamma is, holds a state of its own and that of alpha, and nothing of delta.
+    /// Alpha holds its own state and that of delta, and misses gamma; beta holds a state of its own
+    /// and that of alpha, nothing of delta, and knows where gamma is.
     fn make_peers(&mut self) {
-        let (record, rank) = (self.record(1_700_000_000_000_000), Rank([0xcc; 8]));
-        let own = self.alpha.public_key().rank_for(&id("alpha"));
+        let rank = Rank([0xcc; 8]);
         let of_beta = self.beta.public_key().rank_for(&id("beta"));
-        let listed =
-            |name, rank, version, is_missed| Listed { node_id: id(name), rank, version, is_missed };
-        let of_delta = Version { timestamp: 1_700_000_000_000_002, fingerprint: [0xab; 16] };
-        let held = vec![
-            listed("alpha", own, record.version(), false),
-            listed("beta", of_beta, Version::default(), false),
-            listed("delta", Rank([0xaa; 8]), of_delta, false),
-            listed("gamma", Rank::default(), Version::default(), true),
-        ];
-        let peers = Request::Peers(Peers { header: header(1_700_000_000_000_004), held });
+        let (mut of_alpha, mut of_beta_too) = (View::default(), View::default());
+        let record = self.record(1_700_000_000_000_000);
+        for view in [&mut of_alpha, &mut of_beta_too] {
+            view.note(&id("alpha"), Some(record.fingerprint));
+        }
+        of_alpha.note(&id("delta"), Some([0xab; 16]));
+        let version = Version { timestamp: 1_700_000_000_000_001, fingerprint: [0xdd; 16] };
+        of_beta_too.note(&id("beta"), Some(version.fingerprint));
+        let buckets = of_alpha.buckets_without([id("gamma")].iter());
+        let differing = of_beta_too.differing(&buckets);
+        let peers = Request::Peers(Peers { header: header(1_700_000_000_000_004), buckets });
         let known = |name, address: Option<&str>, rank, version| KnownNode {
             node_id: id(name),
             address: address.map(|text| Address::new(text).unwrap()),
             rank,
             version,
         };
-        let version = Version { timestamp: 1_700_000_000_000_001, fingerprint: [0xdd; 16] };
         let nodes = vec![
             known("beta", Some("beta.local:8000"), of_beta, version),
             known("delta", None, Rank::default(), Version::default()),
             known("gamma", Some("10.0.0.3:8000"), rank, Version::default()),
         ];
-        let answer = Answer::Peers(PeersAnswer { nodes, wishes: vec![id("delta")] });
+        let answer = Answer::Peers(PeersAnswer { buckets: differing, nodes });
         let answer = wire::encode_answer(&answer).unwrap();
         self.both("peers-request", &peers, ("peers-answer", 200), answer);
     }

@@ -12,10 +12,11 @@ use dsn::protocol::head::{Home, Version};
 use dsn::protocol::identity::{Incarnation, NodeId, PublicKey, Rank, Session, hex};
 use dsn::protocol::peer::{Known, Trust};
 use dsn::protocol::record::{Draft, Patch, Record};
+use dsn::protocol::view::BucketSet;
 use dsn::protocol::wire::{
-    self, Answer, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Listed,
-    Peers, PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request,
-    Text, Twin, Wish,
+    self, Answer, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Peers,
+    PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request, Text,
+    Twin, Wish,
 };
 use dsn::steps::HttpAnswer;
 
@@ -427,7 +428,7 @@ impl World {
             Request::Hello(_) if proof.is_some() && !lies => None,
             Request::Hello(_) => Some(self.liar_introduces(liar, &name, &mut key, caller, lies)),
             Request::Ping(_) => Some(self.liar_pongs(lies)),
-            Request::Peers(peers) => Some(self.liar_lists(peers, lies)),
+            Request::Peers(_) => Some(self.liar_lists(lies)),
             Request::Pull(pull) => {
                 let mut records = self.any_records(liar, 5);
                 if !lies {
@@ -488,31 +489,30 @@ impl World {
             let (address, public_key) = (self.any_address(), self.any_key());
             Twin { address, public_key }
         });
-        let mut view = [0; 32];
+        let mut view = [0; 16];
         if lies {
-            view = [self.random.u8(..); 32];
+            view = [self.random.u8(..); 16];
         }
         Answer::Ping(Pong { view, twin })
     }
 
-    fn liar_lists(&mut self, peers: &Peers, lies: bool) -> Answer {
+    fn liar_lists(&mut self, lies: bool) -> Answer {
         if !lies {
             // All the same as the caller holds.
-            return Answer::Peers(PeersAnswer { nodes: Vec::new(), wishes: Vec::new() });
+            let buckets = BucketSet(0);
+            return Answer::Peers(PeersAnswer { buckets, nodes: Vec::new() });
         }
         let nodes = self.any_list().into_iter().map(|(node_id, rank, version)| {
             let address = self.random.bool().then(|| self.any_address());
             KnownNode { node_id, address, rank, version }
         });
         let nodes = nodes.collect();
-        let mut wishes: Vec<NodeId> = match self.random.u8(0..3) {
-            0 => peers.held.iter().map(|listed| listed.node_id.clone()).collect(),
-            1 => (0..self.random.usize(0..5)).map(|_| self.any_id()).collect(),
-            _ => Vec::new(),
+        let buckets = match self.random.u8(0..3) {
+            0 => u32::MAX,
+            1 => self.random.u32(..),
+            _ => 0,
         };
-        wishes.sort();
-        wishes.dedup();
-        Answer::Peers(PeersAnswer { nodes, wishes })
+        Answer::Peers(PeersAnswer { buckets: BucketSet(buckets), nodes })
     }
 }
 
@@ -709,15 +709,10 @@ impl World {
             number: self.next_number(liar),
         };
         match self.random.u8(0..5) {
-            0 => Request::Ping(Ping { header }),
+            0 => Request::Ping(Ping { header, view: [self.random.u8(..); 16] }),
             1 => {
-                let held = self.any_list().into_iter().map(|(node_id, rank, version)| Listed {
-                    node_id,
-                    rank,
-                    version,
-                    is_missed: rank.0[0] % 2 == 0,
-                });
-                Request::Peers(Peers { header, held: held.collect() })
+                let mut any = || [self.random.u8(0..3); 16];
+                Request::Peers(Peers { header, buckets: std::array::from_fn(|_| any()) })
             }
             2 => {
                 let wishes = self.any_list().into_iter();

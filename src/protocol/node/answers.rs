@@ -1,7 +1,5 @@
 //! What comes back: what a call that ended means, one function for each kind of call.
 
-use std::collections::BTreeSet;
-
 use super::hello::not_allowed;
 use super::{
     Action, Job, Judgement, Node, Now, Outcome, RETRY_DELAY_MS, TRIES, Target, give_up,
@@ -13,7 +11,7 @@ use crate::protocol::fault::{Code, Fault};
 use crate::protocol::flight::{Call, Flight, Ticket};
 use crate::protocol::head::Fingerprint;
 use crate::protocol::identity::NodeId;
-use crate::protocol::pace::{AGAIN_MAX_MS, WAIT_MAX_MS};
+use crate::protocol::pace::WAIT_MAX_MS;
 use crate::protocol::peer::{Peer, Trust};
 use crate::protocol::report::{Event, PeerStatus};
 use crate::protocol::wire::HelloAnswer;
@@ -67,6 +65,7 @@ impl Node {
         let Flight { call: Some(mut call), address: Some(address), tries, .. } = done else {
             return;
         };
+        let was_pull = matches!(call, Call::Pull { .. });
         peer.was_answered = !matches!(outcome, Outcome::Failed(_));
         let outcome = other_key_next(outcome, &mut peer.network_key);
         match outcome {
@@ -96,6 +95,30 @@ impl Node {
                 self.answered(&ended, call, outcome, elapsed_us, actions);
             }
         }
+        if was_pull {
+            self.settle_wants(now, actions);
+        }
+    }
+
+    /// What was asked of one peer came, or did not: others that hold it need not be asked for it
+    /// any more, or are next.
+    fn settle_wants(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let wanting = self.peers.iter().filter(|(_, peer)| !peer.owed.want.is_empty());
+        let wanting: Vec<NodeId> = wanting.map(|(node_id, _)| node_id.clone()).collect();
+        for node_id in wanting {
+            let Some(peer) = self.peers.get_mut(&node_id) else { continue };
+            let mut want = std::mem::take(&mut peer.owed.want);
+            let holds = |wanted: &NodeId, version: &Fingerprint| {
+                self.record_of(wanted).is_some_and(|held| held.fingerprint == *version)
+            };
+            want.retain(|wanted, version| !holds(wanted, version));
+            let Some(peer) = self.peers.get_mut(&node_id) else { continue };
+            if want.is_empty() {
+                peer.has_all();
+            }
+            peer.owed.want = want;
+            self.poke(&node_id, now, actions);
+        }
     }
 
     fn answered(
@@ -118,8 +141,8 @@ impl Node {
             (Call::Ping { waiting }, Outcome::Pong(pong)) if self.is_from(ended, pong.signer()) => {
                 self.succeeded(ended, actions);
                 let pong = pong.message();
-                let differs = pong.view != self.view.hash();
-                self.on_pong(ended, waiting, differs, elapsed_us, actions);
+                self.note_view(ended.node_id, pong.view, ended.now);
+                self.on_pong(ended, waiting, elapsed_us, actions);
                 if let Some(twin) = &pong.twin {
                     self.note_own_twin(ended.node_id, twin, ended.now);
                 }
@@ -140,18 +163,18 @@ impl Node {
                 }
                 actions.push(Action::Finish(ticket, Ok(elapsed_us)));
             }
-            (Call::Push { own, others, .. }, Outcome::Nothing) => {
-                self.on_taken(ended, own, others);
+            (Call::Push { own, gives, .. }, Outcome::Nothing) => self.on_taken(ended, own, gives),
+            (Call::Pull { .. }, Outcome::Records(records)) => {
+                let mut last = None;
+                for record in records {
+                    let node_id = record.head.node_id.clone();
+                    if matches!(self.take(record, ended.now, actions), Judgement::News) {
+                        last = last.max(Some(node_id));
+                    }
+                }
+                self.on_pulled(ended, last.as_ref());
             }
-            (Call::Pull { wishes }, Outcome::Records(records)) => {
-                let news = |node: &mut Self, record, actions: &mut Vec<Action>| {
-                    matches!(node.take(record, ended.now, actions), Judgement::News)
-                };
-                let taken: Vec<bool> =
-                    records.into_iter().map(|record| news(self, record, actions)).collect();
-                self.on_pulled(ended, &wishes, taken.contains(&true));
-            }
-            (Call::Pull { wishes }, Outcome::Nothing) => self.on_pulled(ended, &wishes, false),
+            (Call::Pull { .. }, Outcome::Nothing) => self.on_pulled(ended, None),
             (call, _) => {
                 let why = "it gave an answer that makes no sense";
                 self.failed_for_now(ended, &call, why, actions);
@@ -325,7 +348,6 @@ impl Node {
         &mut self,
         ended: &Ended<'_>,
         waiting: Option<Ticket>,
-        differs: bool,
         elapsed_us: u64,
         actions: &mut Vec<Action>,
     ) {
@@ -333,11 +355,6 @@ impl Node {
         // This alone says that all is well: what answers other calls, and not the one that comes
         // behind each HELLO, is not called anew at once for ever.
         peer.contact.succeeded();
-        if differs {
-            peer.owed.peers = true;
-        } else {
-            peer.exchange.succeeded();
-        }
         if let Some(ticket) = waiting.filter(|ticket| peer.owed.pings.contains(ticket)) {
             peer.owed.pings.retain(|other| *other != ticket);
             actions.push(Action::Finish(ticket, Ok(elapsed_us)));
@@ -345,12 +362,7 @@ impl Node {
     }
 
     /// An UPDATE was taken: the peer holds what was in it.
-    pub(super) fn on_taken(
-        &mut self,
-        ended: &Ended<'_>,
-        own: Option<Fingerprint>,
-        others: Vec<(NodeId, Fingerprint)>,
-    ) {
+    pub(super) fn on_taken(&mut self, ended: &Ended<'_>, own: Option<Fingerprint>, gives: bool) {
         let wait = self.wait(ended.now);
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         peer.push.succeeded();
@@ -358,27 +370,23 @@ impl Node {
             peer.note_brought(own, wait);
             peer.link.own.held = Some(own);
         }
-        if !others.is_empty() {
-            // There may be more that it lacks.
-            peer.exchange.succeeded();
-            peer.owed.peers |= peer.owed.send.is_empty();
-            self.note_given(ended.node_id, others);
-        }
+        // Whether that was all that it lacked is seen by its view.
+        peer.owed.ping |= gives && peer.owed.send.is_empty();
     }
 
-    /// Wishes were answered. What was not given is not there, or did not fit.
-    pub(super) fn on_pulled(&mut self, ended: &Ended<'_>, wishes: &[NodeId], anything: bool) {
-        let held: BTreeSet<&NodeId> = wishes.iter().collect();
+    /// Wishes were answered, the last of those that brought something new being this one's. What
+    /// was left out before that is not there; what comes behind it may not have fitted.
+    pub(super) fn on_pulled(&mut self, ended: &Ended<'_>, last: Option<&NodeId>) {
         let wait = self.wait(ended.now);
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
-        if anything {
+        if let Some(last) = last {
             peer.exchange.succeeded();
             peer.pull.succeeded();
             // It brought something new: that request was none too many.
             peer.upkeep = peer.upkeep.saturating_sub(1);
-            peer.owed.want.retain(|wanted| !held.contains(wanted));
+            peer.owed.want.retain(|wanted, _| wanted > last);
             if peer.owed.want.is_empty() {
-                peer.owed.peers = true;
+                peer.has_all();
             }
         } else {
             peer.owed.want.clear();
@@ -418,9 +426,8 @@ impl Node {
         give_up_doubtful(node_id, peer, actions);
         let was_reached = peer.place.proved() == Some(&ended.address);
         let was_in_vain = match call {
-            Call::Push { own, others, .. } => {
-                own.is_some() && peer.push.is_failing()
-                    || !others.is_empty() && peer.give.is_failing()
+            Call::Push { own, gives, .. } => {
+                own.is_some() && peer.push.is_failing() || *gives && peer.give.is_failing()
             }
             Call::Pull { .. } => peer.pull.is_failing(),
             Call::Peers => peer.exchange.is_failing(),
@@ -457,16 +464,16 @@ impl Node {
         peer.contact.came_to_nothing(wait, WAIT_MAX_MS);
         match call {
             Call::Hello { address } => peer.place.tried_in_vain(address),
-            Call::Push { own, others, .. } => {
+            Call::Push { own, gives, .. } => {
                 peer.owed.errands.clear();
                 // It may be large, and who answers all else would get it again and again.
                 if let Some(own) = own {
                     peer.push.came_to_nothing(wait, WAIT_MAX_MS);
                     peer.note_brought(*own, wait);
                 }
-                if !others.is_empty() {
-                    peer.give.forgive(wait.now_ms, AGAIN_MAX_MS);
-                    peer.give.came_to_nothing(wait, AGAIN_MAX_MS);
+                if *gives {
+                    // Its next list says what it lacks still.
+                    peer.owed.send.clear();
                 }
             }
             Call::Pull { .. } => peer.pull.came_to_nothing(wait, WAIT_MAX_MS),

@@ -26,8 +26,9 @@ const OWED_BYTES_MAX: usize = 8 * DATA_BYTES_MAX;
 /// Most requests to one peer between two ticks that nobody asked for and that bring nothing new,
 /// whatever it answers.
 pub const UPKEEP_MAX: u32 = 4;
-/// Most versions of others that are remembered as given to peers, all together.
-const GIVEN_MAX: usize = 16 * 1024;
+/// How long a peer alone is asked for what it holds, in percent of a tick: by then it has come, or
+/// others are asked for it as well.
+const ALONE_PERCENT: u64 = 50;
 
 impl Node {
     /// Asks for a PING whose outcome comes as `Finish` with the ticket.
@@ -150,7 +151,7 @@ impl Node {
             // The answer to a PING is signed: it proves the address.
             return if may_contact { vec![CallKind::Ping] } else { Vec::new() };
         }
-        let peers = owed.peers && peer.exchange.is_due(now.mono_ms);
+        let peers = (owed.peers || owed.hints) && peer.exchange.is_due(now.mono_ms);
         let is_proved = peer.is_session_proved(now.mono_ms);
         let (data, unproved_data) =
             (!owed.data.is_empty() && is_proved, !owed.data.is_empty() && !is_proved);
@@ -158,7 +159,7 @@ impl Node {
             (data && !owed.data_was_last, CallKind::Data),
             (!owed.pings.is_empty() || unproved_data || owed.ping && has_upkeep, CallKind::Ping),
             (self.brings_anything(peer, now), CallKind::Push),
-            (!owed.want.is_empty() && peer.pull.is_due(now.mono_ms) && has_upkeep, CallKind::Pull),
+            (self.pulls(peer, now) && has_upkeep, CallKind::Pull),
             (peers && has_upkeep, CallKind::Peers),
             (data && owed.data_was_last, CallKind::Data),
         ]
@@ -168,7 +169,7 @@ impl Node {
     }
 
     fn brings_anything(&self, peer: &Peer, now: Now) -> bool {
-        !peer.owed.errands.is_empty() || self.brings_own(peer, now) || gives_others(peer, now)
+        !peer.owed.errands.is_empty() || self.brings_own(peer, now) || gives_others(peer)
     }
 
     /// Whether the own record is due to the peer.
@@ -262,13 +263,14 @@ impl Node {
         let owed = &mut self.peers.get_mut(node_id)?.owed;
         owed.ping = false;
         let waiting = owed.pings.front().copied();
-        Some((Call::Ping { waiting }, Request::Ping(Ping { header })))
+        Some((Call::Ping { waiting }, Request::Ping(Ping { header, view: self.view.hash() })))
     }
 
     fn make_peers(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
         let header = self.header(node_id, now)?;
-        self.peers.get_mut(node_id)?.owed.peers = false;
-        Some((Call::Peers, Request::Peers(Peers { header, held: self.listed() })))
+        let owed = &mut self.peers.get_mut(node_id)?.owed;
+        (owed.peers, owed.hints) = (false, false);
+        Some((Call::Peers, Request::Peers(Peers { header, buckets: self.buckets() })))
     }
 
     fn make_data(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
@@ -283,28 +285,44 @@ impl Node {
         Some((Call::Data { ticket, session }, Request::Data(Data { header, id, data })))
     }
 
+    /// Whether the peer is to be asked for something that it has newer.
+    fn pulls(&self, peer: &Peer, now: Now) -> bool {
+        let may = !peer.owed.want.is_empty() && peer.pull.is_due(now.mono_ms);
+        may && self.wishes_to(peer, now).next().is_some()
+    }
+
+    /// What the peer has newer, by its own word, and no other one was just asked for.
+    fn wishes_to<'a>(&'a self, peer: &'a Peer, now: Now) -> impl Iterator<Item = &'a NodeId> {
+        let others = self.peers.iter();
+        let asked: BTreeSet<&NodeId> =
+            others.flat_map(|(_, other)| other.asked_for(now.mono_ms)).collect();
+        peer.owed.want.keys().filter(move |node_id| !asked.contains(node_id))
+    }
+
     /// What the peer has newer, by its own word.
     fn make_pull(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
         let header = self.header(node_id, now)?;
-        let wanted = &self.peers.get(node_id)?.owed.want;
-        let wishes: Vec<NodeId> = wanted.iter().take(RECORDS_MAX).cloned().collect();
+        let peer = self.peers.get(node_id)?;
+        let wishes: Vec<NodeId> = self.wishes_to(peer, now).take(RECORDS_MAX).cloned().collect();
         let wish = |node_id: &NodeId| {
             let held = self.record_of(node_id);
             let version = held.map_or_else(Version::default, |held| held.version());
             Wish { node_id: node_id.clone(), version }
         };
         let pull = Pull { header, wishes: wishes.iter().map(wish).collect() };
-        Some((Call::Pull { wishes }, Request::Pull(pull)))
+        let alone_until = now.mono_ms + self.settings.tick_ms * ALONE_PERCENT / 100;
+        Some((Call::Pull { wishes, alone_until }, Request::Pull(pull)))
     }
 
-    /// The own record where the peer lacks it, records of others that it wished for, and what it
-    /// is to pass on: each of them where it is due, as none takes the other along before its time.
+    /// The own record where the peer lacks it, records of others that it lacks and can't ask for,
+    /// and what it is to pass on: each of them where it is due, as none takes the other along before
+    /// its time.
     fn make_push(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
         let own = self.own.clone();
         let carries_own = self.brings_own(self.peers.get(node_id)?, now);
         let peer = self.peers.get_mut(node_id)?;
         let incarnation = peer.run()?;
-        let gives = gives_others(peer, now);
+        let gives = gives_others(peer);
         let send = if gives { std::mem::take(&mut peer.owed.send) } else { BTreeSet::new() };
         let held = peer.link.own.held;
         let waiting = std::mem::take(&mut peer.owed.errands);
@@ -318,12 +336,12 @@ impl Node {
         let own_base = load.patches.first().map(|patch| patch.base);
         let partial = own_base.is_some();
         let (errands, mut left) = self.load_errands(waiting, own_base, &mut load);
-        let (mut later, mut others) = (BTreeSet::new(), Vec::new());
+        let (mut later, mut given) = (BTreeSet::new(), Vec::new());
         for other in send.into_iter().filter(|other| !errands.contains_key(other)) {
             let Some(record) = self.record_of(&other) else { continue };
-            let fingerprint = record.fingerprint;
+            let version = record.fingerprint;
             if load.take(record, None) {
-                others.push((other, fingerprint));
+                given.push((other, version));
             } else {
                 later.insert(other);
             }
@@ -332,6 +350,7 @@ impl Node {
         peer.owed.errands.append(&mut left);
         if gives {
             peer.owed.send = later;
+            peer.given.extend(given);
         }
         let relays = errands.iter().flat_map(|(owner, errand)| {
             let relay = |(ring, stretch): (&Ring, &Stretch)| Relay {
@@ -345,7 +364,7 @@ impl Node {
         let own = carries_own.then_some(own.fingerprint);
         let (records, patches) = load.into_parts();
         let push = Push { to: node_id.clone(), incarnation, records, patches, relays };
-        Some((Call::Push { own, partial, others, errands }, Request::Push(push)))
+        Some((Call::Push { own, partial, gives, errands }, Request::Push(push)))
     }
 
     /// Takes of what is to be passed on what has room; the rest is left.
@@ -376,16 +395,6 @@ impl Node {
         (taken, left)
     }
 
-    /// Remembers what a peer was given because it wished for it.
-    pub(super) fn note_given(&mut self, node_id: &NodeId, others: Vec<(NodeId, [u8; 16])>) {
-        let total: usize = self.peers.iter().map(|(_, peer)| peer.link.given.len()).sum();
-        let Some(peer) = self.peers.get_mut(node_id) else { return };
-        if total + others.len() > GIVEN_MAX {
-            peer.link.given.clear();
-        }
-        peer.link.given.extend(others);
-    }
-
     fn next_ticket(&mut self) -> Ticket {
         self.tickets += 1;
         self.tickets
@@ -410,9 +419,9 @@ impl Node {
     }
 }
 
-/// Whether records of others are due to the peer, which it wished for.
-fn gives_others(peer: &Peer, now: Now) -> bool {
-    !peer.owed.send.is_empty() && peer.give.is_due(now.mono_ms) && peer.upkeep < UPKEEP_MAX
+/// Whether records of others are due to the peer, which it can't ask for.
+fn gives_others(peer: &Peer) -> bool {
+    !peer.owed.send.is_empty() && peer.upkeep < UPKEEP_MAX
 }
 
 /// What goes in one push: whole records, and partial ones.

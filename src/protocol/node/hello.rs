@@ -172,6 +172,7 @@ impl Node {
             peer.begin_session(hello.incarnation, proof.given, wait);
             give_up_doubtful(from, peer, actions);
             peer.link.connected = true;
+            peer.link.called_at = Some(now.mono_ms);
             // Its own call says nothing of ours; but now is a good time to try.
             peer.contact.hurry(now.mono_ms);
             for attempt in peer.attempts.values_mut() {

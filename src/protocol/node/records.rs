@@ -267,6 +267,7 @@ impl Node {
             peer.again.hurry(now.mono_ms);
             peer.give.hurry(now.mono_ms);
         }
+        peer.grace_until = Some(now.mono_ms);
         actions.push(Action::Tell(Event::Joined { node_id: node_id.clone() }));
         if was == PeerStatus::Lost {
             self.hurry_lost_peers(now);

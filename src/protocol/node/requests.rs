@@ -88,7 +88,7 @@ impl Node {
                 caller,
                 now,
                 actions_in,
-                |node, peers, _| Verdict::answer(Answer::Peers(node.answer_peers(peers))),
+                |node, peers, _| Verdict::answer(Answer::Peers(node.answer_peers(&peers))),
             ),
             Incoming::Ping(ping) => self.admitted(
                 ping,
@@ -96,8 +96,12 @@ impl Node {
                 caller,
                 now,
                 actions_in,
-                |node, ping, _| {
-                    let twin = node.twin_of(&ping.header.from, now);
+                |node, ping, actions| {
+                    let from = &ping.header.from;
+                    if !node.note_view(from, ping.view, now) {
+                        node.poke(from, now, actions);
+                    }
+                    let twin = node.twin_of(from, now);
                     Verdict::answer(Answer::Ping(Pong { view: node.view.hash(), twin }))
                 },
             ),
@@ -176,6 +180,7 @@ impl Node {
             let twin = self.refuse_twin(&header.from, header.incarnation, caller, now);
             return Err(twin.unwrap_or_else(|| unknown_caller(&header.from)));
         }
+        peer.link.called_at = Some(now.mono_ms);
         if !peer.link.connected {
             // It reaches us: so we may reach it again.
             peer.contact.hurry(now.mono_ms);

@@ -15,6 +15,7 @@ use crate::protocol::identity::{
 };
 use crate::protocol::ring::Ring;
 use crate::protocol::verdict::Reason;
+use crate::protocol::view::BucketSet;
 
 type Config = Configuration<LittleEndian, Fixint, Limit<DECODED_BYTES_MAX>>;
 
@@ -97,6 +98,7 @@ travels_as!(ProgramVersion, &str, ProgramVersion::as_str, |text| {
 });
 travels_as!(PublicKey, [u8; PUBLIC_KEY_BYTES], |key| key.0, |bytes| Some(PublicKey(bytes)));
 travels_as!(Ring, u8, |ring| *ring as u8, Ring::of);
+travels_as!(BucketSet, u32, |buckets| buckets.0, |bits| Some(BucketSet(bits)));
 travels_as!(Rank, [u8; RANK_BYTES], |rank| rank.0, |bytes| Some(Rank(bytes)));
 travels_as!(Incarnation, [u8; 16], |it| it.0, |bytes| Some(Incarnation(bytes)));
 travels_as!(Session, [u8; 16], |session| session.0, |bytes| Some(Session(bytes)));

@@ -8,7 +8,7 @@ use crate::protocol::head::{Head, Home, Version};
 use crate::protocol::identity::{Incarnation, NodeId, PublicKey, Rank, Session};
 use crate::protocol::record::{Patch, Record, Signature, SignedHead};
 use crate::protocol::ring::{Ring, Stretch};
-use crate::protocol::view::ViewHash;
+use crate::protocol::view::{BucketSet, Buckets, ViewHash};
 
 /// Longest text of a refusal, bytes.
 pub const TEXT_BYTES_MAX: usize = 500;
@@ -123,36 +123,23 @@ impl Text {
     }
 }
 
-/// PEERS: which versions the caller holds, its own among them.
-#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode)]
+/// PEERS: what the caller holds, by the hashes of the buckets of its view.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
 pub struct Peers {
     /// Who speaks to whom.
     pub header: Header,
-    /// In the order of the ids, each id once; at most [`super::LISTED_MAX`].
-    pub held: Vec<Listed>,
+    /// One for each bucket; zeros where the caller would like to hear of it in any case, as it
+    /// misses a node in it.
+    pub buckets: Buckets,
 }
 
-/// What a caller holds of a node.
-#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
-pub struct Listed {
-    /// Which node.
-    pub node_id: NodeId,
-    /// The key that it is known by; zeros where none is.
-    pub rank: Rank,
-    /// The version held.
-    pub version: Version,
-    /// Whether the caller would like to hear where the node is.
-    pub is_missed: bool,
-}
-
-/// The answer to PEERS: where the receiver holds something else, and what it would like to have.
+/// The answer to PEERS: all that the receiver knows in those buckets that differ.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode)]
 pub struct PeersAnswer {
+    /// Those that differ. What they do not list is not known to the receiver.
+    pub buckets: BucketSet,
     /// In the order of the ids, each id once; at most [`super::LISTED_MAX`].
     pub nodes: Vec<KnownNode>,
-    /// Nodes of which the caller holds what the receiver lacks, in their order, each once; at most
-    /// [`super::RECORDS_MAX`].
-    pub wishes: Vec<NodeId>,
 }
 
 /// What a node says of another: a hint where it is, and which version of its state is held.
@@ -219,6 +206,8 @@ pub struct Wish {
 pub struct Ping {
     /// Who speaks to whom.
     pub header: Header,
+    /// The caller's view.
+    pub view: ViewHash,
 }
 
 /// The answer to PING: the view of the receiver.

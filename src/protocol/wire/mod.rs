@@ -142,11 +142,7 @@ pub fn decode_request(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Request>
             }
             Request::Hello(hello)
         }
-        Kind::Peers => {
-            let (header, Bounded(held)) = decode::<(_, Bounded<Listed, LISTED_MAX>)>(signed)?;
-            check_order(&held, |listed| listed.node_id.as_str())?;
-            Request::Peers(Peers { header, held })
-        }
+        Kind::Peers => Request::Peers(decode(signed)?),
         Kind::Ping => Request::Ping(decode(signed)?),
         Kind::Data => {
             let (header, id, data): (Header, u64, &[u8]) = decode(signed)?;
@@ -194,11 +190,9 @@ pub fn decode_answer(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Answer>, 
     let message = match kind {
         Kind::Hello => Answer::Hello(decode(signed)?),
         Kind::Peers => {
-            let (Bounded(nodes), Bounded(wishes)) =
-                decode::<(Bounded<KnownNode, LISTED_MAX>, Bounded<_, RECORDS_MAX>)>(signed)?;
+            let (buckets, Bounded(nodes)) = decode::<(_, Bounded<KnownNode, LISTED_MAX>)>(signed)?;
             check_order(&nodes, |known| known.node_id.as_str())?;
-            check_order(&wishes, super::identity::NodeId::as_str)?;
-            Answer::Peers(PeersAnswer { nodes, wishes })
+            Answer::Peers(PeersAnswer { buckets, nodes })
         }
         Kind::Ping => Answer::Ping(decode(signed)?),
         Kind::Data if signed.is_empty() => Answer::Data,
@@ -269,6 +263,7 @@ impl Encode for Data {
 mod tests {
     use super::super::head::Version;
     use super::super::identity::{Incarnation, NodeId, Rank, Session};
+    use super::super::view::BucketSet;
     use super::*;
 
     fn header() -> Header {
@@ -288,13 +283,16 @@ mod tests {
     }
 
     fn lists(names: impl Iterator<Item = usize>) -> Option<Reason> {
-        let held = names.map(|number| Listed {
+        let nodes = names.map(|number| KnownNode {
             node_id: NodeId::new(&format!("n{number:04}")).unwrap(),
+            address: None,
             rank: Rank::default(),
             version: Version::default(),
-            is_missed: false,
         });
-        refused(Kind::Peers, &Request::Peers(Peers { header: header(), held: held.collect() }))
+        let answer = PeersAnswer { buckets: BucketSet(1), nodes: nodes.collect() };
+        let mut payload = encode_answer(&Answer::Peers(answer)).unwrap();
+        payload.extend_from_slice(&[0; SIGNATURE_BYTES]);
+        decode_answer(Kind::Peers, &payload).err()
     }
 
     fn wishes(names: impl Iterator<Item = usize>) -> Option<Reason> {

@@ -3,6 +3,7 @@
 
 mod answers;
 mod calls;
+mod compare;
 mod hello;
 mod home;
 mod records;
@@ -28,9 +29,10 @@ use crate::protocol::record::{Draft, Record, Signature};
 use crate::protocol::report::Refused;
 use crate::protocol::verdict::Reason;
 use crate::protocol::verified::{Authentic, Verified};
+use crate::protocol::view::{BUCKETS, BucketSet, NO_BUCKET, ViewHash};
 use crate::protocol::wire::{
-    Answer, Data, Header, Hello, HelloAnswer, HelloProof, Listed, Peers, PeersAnswer, Ping, Pong,
-    ProgramVersion, Refusal, Request, Text,
+    Answer, Data, Header, Hello, HelloAnswer, HelloProof, KnownNode, Peers, PeersAnswer, Ping,
+    Pong, ProgramVersion, Refusal, Request, Text,
 };
 
 /// The time between ticks, ms.
@@ -167,7 +169,7 @@ impl Other {
             Request::Push(_) | Request::Pull(_) => Outcome::Nothing,
             Request::Ping(_) => self.pong(us),
             Request::Peers(_) => {
-                let answer = PeersAnswer { nodes: Vec::new(), wishes: Vec::new() };
+                let answer = PeersAnswer { buckets: BucketSet(0), nodes: Vec::new() };
                 Outcome::Listed(signed(answer, self.key))
             }
             Request::Data(_) => Outcome::Accepted(signed((), self.key)),
@@ -175,7 +177,24 @@ impl Other {
     }
 
     fn pong(&self, us: &mut Us) -> Outcome {
-        Outcome::Pong(signed(Pong { view: us.node.view.hash(), twin: None }, self.key))
+        self.pong_of(us.node.view.hash())
+    }
+
+    fn pong_of(&self, view: ViewHash) -> Outcome {
+        Outcome::Pong(signed(Pong { view, twin: None }, self.key))
+    }
+
+    /// It has another view, and lists this in all buckets.
+    fn lists(&self, nodes: Vec<KnownNode>) -> Outcome {
+        let answer = PeersAnswer { buckets: BucketSet(u32::MAX), nodes };
+        Outcome::Listed(signed(answer, self.key))
+    }
+
+    /// How it is listed by somebody who holds this version of it.
+    fn known(&self, timestamp: u64, value: &str) -> KnownNode {
+        let version = self.record(timestamp, value).version();
+        let (node_id, rank) = (self.id.clone(), self.key.rank_for(&self.id));
+        KnownNode { node_id, address: None, rank, version }
     }
 }
 
@@ -308,8 +327,13 @@ impl Us {
     }
 
     fn is_pinged_by(&mut self, other: &mut Other) -> Reply {
+        let view = self.node.view.hash();
+        self.is_pinged_with(other, view)
+    }
+
+    fn is_pinged_with(&mut self, other: &mut Other, view: ViewHash) -> Reply {
         let header = self.header(other);
-        self.request(Incoming::Ping(signed(Ping { header }, other.key)), other.caller())
+        self.request(Incoming::Ping(signed(Ping { header, view }, other.key)), other.caller())
     }
 
     fn is_sent(&mut self, other: &mut Other, data_id: u64) -> Reply {
@@ -403,18 +427,19 @@ impl Us {
         count
     }
 
-    /// What it says to a caller that holds this.
-    fn lists(&mut self, held: Vec<Listed>) -> PeersAnswer {
+    /// All that it says to a caller that holds other things in all buckets.
+    fn lists(&mut self) -> PeersAnswer {
         let header = self.header(&mut Other::new("asks", 200));
-        self.node.answer_peers(Peers { header, held })
+        self.node.answer_peers(&Peers { header, buckets: [NO_BUCKET; BUCKETS] })
     }
 
-    /// Whether it wishes for a version that somebody holds.
+    /// Whether it would like to have a version that somebody holds.
     fn wishes_for(&mut self, record: &Record) -> bool {
         let node_id = record.head.node_id.clone();
         let (rank, version) = (record.public_key.rank_for(&node_id), record.version());
-        let held = Listed { node_id: node_id.clone(), rank, version, is_missed: false };
-        self.lists(vec![held]).wishes.contains(&node_id)
+        let known = KnownNode { node_id, address: None, rank, version };
+        let answer = PeersAnswer { buckets: BucketSet(0), nodes: vec![known] };
+        self.node.compare(&id("says"), answer, self.now, &mut Vec::new())
     }
 
     fn degraded(&self) -> Vec<String> {
