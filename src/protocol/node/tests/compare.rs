@@ -1,6 +1,7 @@
 //! Views that differ, lists of what differs, and who is asked for it.
 
 use super::*;
+use crate::protocol::head::Fingerprint;
 use crate::protocol::report::PeerStatus;
 use crate::protocol::wire::RECORDS_MAX;
 
@@ -103,13 +104,14 @@ fn an_answer_lists_all_of_those_buckets_that_differ_and_of_no_others() {
     }
     let all = us.lists();
     assert_eq!((all.buckets.0, all.nodes.len()), (u32::MAX, 21), "this node is in its list");
+    let own = us.node.own().fingerprint;
     let mut asks = |buckets| {
         let header = us.header(&mut Other::new("asks", 200));
         us.node.answer_peers(&Peers { header, buckets })
     };
     for other in &others {
         let missed = [other.id.clone()];
-        let buckets = asks_without(&mut asks, &missed, &others);
+        let buckets = asks_without(&mut asks, own, &missed, &others);
         let (answer, bucket) = buckets;
         assert_eq!(answer.buckets, bucket);
         assert!(answer.nodes.iter().any(|known| known.node_id == other.id));
@@ -121,11 +123,12 @@ fn an_answer_lists_all_of_those_buckets_that_differ_and_of_no_others() {
 /// that one, too.
 fn asks_without(
     asks: &mut impl FnMut([ViewHash; BUCKETS]) -> PeersAnswer,
+    own: Fingerprint,
     missed: &[NodeId],
     others: &[Other],
 ) -> (PeersAnswer, BucketSet) {
     let mut view = crate::protocol::view::View::default();
-    view.note(&id("us"), Some(Other::new("us", OUR_KEY).record(WALL_US, "first").fingerprint));
+    view.note(&id("us"), Some(own));
     for other in others {
         view.note(&other.id, Some(other.record(5, "five").fingerprint));
     }
