@@ -429,6 +429,7 @@ fn a_restart_writes_nothing_and_is_taken_for_news() {
     for clock in [Clock::Right, Clock::SinceBoot, Clock::Off(-86_400_000_000)] {
         let mut world = network(18, 3);
         world.set(1, "k", "v");
+        world.run_for(1_000);
         whole_within(&mut world, 5_000);
         let before = world.hosts[1].disk.content();
         let known = world.degraded(0);

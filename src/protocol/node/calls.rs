@@ -224,10 +224,13 @@ impl Node {
     }
 
     fn make_hello(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
+        let knows_its_place = self.knows_its_place();
         let peer = self.peers.get_mut(node_id)?;
         let address = peer.address_to_try()?.clone();
-        // Only who proved its key has given us what to name.
+        // Only who proved its key has given us what to name; and the answer to the first step says
+        // where we are.
         let named = peer.direct_key().zip(peer.link.session);
+        let named = named.filter(|_| knows_its_place || peer.link.was_introduced);
         let number = peer.next_number(now.wall_us);
         let proof = named.map(|(key, session)| HelloProof {
             to: node_id.clone(),

@@ -167,11 +167,13 @@ impl Node {
             None => Address::of_caller(caller, hello.port),
         };
         let wait = self.wait(now);
+        let knows_its_place = self.knows_its_place();
         if let Some(peer) = self.peers.get_mut(from) {
             peer.link.number_in = proof.number;
             peer.begin_session(hello.incarnation, proof.given, wait);
             give_up_doubtful(from, peer, actions);
-            peer.link.connected = true;
+            // Who was only ever called asks back where it is.
+            peer.link.connected = knows_its_place;
             peer.link.called_at = Some(now.mono_ms);
             // Its own call says nothing of ours; but now is a good time to try.
             peer.contact.hurry(now.mono_ms);

@@ -1,5 +1,7 @@
 //! Where this node lives, as its record tells all others: which run of it, and where it is found.
 
+use std::cmp::Ordering;
+
 use super::{Action, Node, Now, Republish, Settings};
 use crate::protocol::address::Address;
 use crate::protocol::head::Home;
@@ -20,12 +22,20 @@ pub(super) struct Seen {
 impl Seen {
     /// Whether this node tells others of another address from now on.
     fn gives_way_to(&self, address: &Address, now_ms: u64) -> bool {
-        match (self.address.is_loopback(), address.is_loopback()) {
-            // The one is of use on this host alone.
-            (true, false) => true,
-            (false, true) => false,
-            _ => now_ms.saturating_sub(self.at) >= SEEN_MS,
+        match reach(address).cmp(&reach(&self.address)) {
+            Ordering::Greater => true,
+            Ordering::Less => false,
+            Ordering::Equal => now_ms.saturating_sub(self.at) >= SEEN_MS,
         }
+    }
+}
+
+/// Of how much use an address is to others: none at all, on this host alone, or elsewhere.
+fn reach(address: &Address) -> u8 {
+    match (address.is_link_local(), address.is_loopback()) {
+        (true, _) => 0,
+        (false, true) => 1,
+        (false, false) => 2,
     }
 }
 
@@ -54,10 +64,14 @@ impl Node {
         self.home.incarnation
     }
 
+    /// Whether it knows where it is. Who is always called first has to ask somebody.
+    pub(super) fn knows_its_place(&self) -> bool {
+        self.settings.advertise.is_some() || self.seen.is_some()
+    }
+
     /// A peer says from where it saw this node call.
     pub(super) fn note_seen_from(&mut self, from: &Address, now: Now, actions: &mut Vec<Action>) {
-        let place = from.with_port(self.settings.port).filter(|at| !at.is_link_local());
-        let Some(address) = place else { return };
+        let Some(address) = from.with_port(self.settings.port) else { return };
         match &mut self.seen {
             Some(seen) if seen.address == address => seen.at = now.mono_ms,
             Some(seen) if !seen.gives_way_to(&address, now.mono_ms) => {}

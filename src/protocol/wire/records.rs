@@ -53,11 +53,11 @@ impl<'de, Context> BorrowDecode<'de, Context> for RawRecord<'de> {
         }
         let has_home = !is_partial || flags & MOVED != 0;
         let home = has_home.then(|| Home::borrow_decode(decoder)).transpose()?;
-        let content = if !is_partial {
-            RawContent::Whole(BorrowDecode::borrow_decode(decoder)?)
-        } else {
+        let content = if is_partial {
             let (base, digest, changes) = BorrowDecode::borrow_decode(decoder)?;
             RawContent::Partial { base, digest, changes }
+        } else {
+            RawContent::Whole(BorrowDecode::borrow_decode(decoder)?)
         };
         let signature = BorrowDecode::borrow_decode(decoder)?;
         let left = flags & LEFT != 0;
