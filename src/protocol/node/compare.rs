@@ -36,7 +36,6 @@ impl Node {
             peer.grace_until = None;
             peer.lacks_since = None;
             peer.owed.peers = false;
-            peer.give.succeeded();
             peer.exchange.succeeded();
         } else {
             let until = *peer.grace_until.get_or_insert(now.mono_ms + grace_ms);
