@@ -207,7 +207,7 @@ impl Maker {
         of_alpha.note(&id("delta"), Some([0xab; 16]));
         let version = Version { timestamp: 1_700_000_000_000_001, fingerprint: [0xdd; 16] };
         of_beta_too.note(&id("beta"), Some(version.fingerprint));
-        let buckets = of_alpha.buckets_without([id("gamma")].iter());
+        let buckets = Box::new(of_alpha.buckets_without([id("gamma")].iter()));
         let differing = of_beta_too.differing(&buckets);
         let peers = Request::Peers(Peers { header: header(1_700_000_000_000_004), buckets });
         let known = |name, address: Option<&str>, rank, version| KnownNode {

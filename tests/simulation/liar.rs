@@ -712,7 +712,8 @@ impl World {
             0 => Request::Ping(Ping { header, view: [self.random.u8(..); 16] }),
             1 => {
                 let mut any = || [self.random.u8(0..3); 16];
-                Request::Peers(Peers { header, buckets: std::array::from_fn(|_| any()) })
+                let buckets = Box::new(std::array::from_fn(|_| any()));
+                Request::Peers(Peers { header, buckets })
             }
             2 => {
                 let wishes = self.any_list().into_iter();

@@ -336,7 +336,7 @@ impl Member {
     }
 
     pub fn peers_with(&mut self, buckets: Buckets) -> Request {
-        Request::Peers(Peers { header: self.header(), buckets })
+        Request::Peers(Peers { header: self.header(), buckets: Box::new(buckets) })
     }
 
     pub fn data(&mut self, id: u64, data: &[u8]) -> Request {

@@ -273,7 +273,7 @@ impl Node {
         let header = self.header(node_id, now)?;
         let owed = &mut self.peers.get_mut(node_id)?.owed;
         (owed.peers, owed.hints) = (false, false);
-        Some((Call::Peers, Request::Peers(Peers { header, buckets: self.buckets() })))
+        Some((Call::Peers, Request::Peers(Peers { header, buckets: Box::new(self.buckets()) })))
     }
 
     fn make_data(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {

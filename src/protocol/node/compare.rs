@@ -36,7 +36,6 @@ impl Node {
             peer.grace_until = None;
             peer.lacks_since = None;
             peer.owed.peers = false;
-            peer.give.succeeded();
             peer.exchange.succeeded();
         } else {
             let until = *peer.grace_until.get_or_insert(now.mono_ms + grace_ms);
@@ -150,6 +149,27 @@ impl Node {
             }
         }
         follows
+    }
+
+    /// What was asked of one peer came, or did not: others that hold it need not be asked for it
+    /// any more, or are next.
+    pub(super) fn settle_wants(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let wanting = self.peers.iter().filter(|(_, peer)| !peer.owed.want.is_empty());
+        let wanting: Vec<NodeId> = wanting.map(|(node_id, _)| node_id.clone()).collect();
+        for node_id in wanting {
+            let Some(peer) = self.peers.get_mut(&node_id) else { continue };
+            let mut want = std::mem::take(&mut peer.owed.want);
+            let holds = |wanted: &NodeId, version: &Fingerprint| {
+                self.record_of(wanted).is_some_and(|held| held.fingerprint == *version)
+            };
+            want.retain(|wanted, version| !holds(wanted, version));
+            let Some(peer) = self.peers.get_mut(&node_id) else { continue };
+            if want.is_empty() {
+                peer.has_all();
+            }
+            peer.owed.want = want;
+            self.poke(&node_id, now, actions);
+        }
     }
 
     /// The others of which the peer lacks what is held here, by its own word, and what that is.

@@ -130,7 +130,7 @@ pub struct Peers {
     pub header: Header,
     /// One for each bucket; zeros where the caller would like to hear of it in any case, as it
     /// misses a node in it.
-    pub buckets: Buckets,
+    pub buckets: Box<Buckets>,
 }
 
 /// The answer to PEERS: all that the receiver knows in those buckets that differ.

@@ -107,7 +107,7 @@ fn an_answer_lists_all_of_those_buckets_that_differ_and_of_no_others() {
     let own = us.node.own().fingerprint;
     let mut asks = |buckets| {
         let header = us.header(&mut Other::new("asks", 200));
-        us.node.answer_peers(&Peers { header, buckets })
+        us.node.answer_peers(&Peers { header, buckets: Box::new(buckets) })
     };
     for other in &others {
         let missed = [other.id.clone()];
@@ -149,7 +149,7 @@ fn who_is_missed_is_asked_for_whatever_the_views_are() {
         us.tick();
         us.answer_all(&others[0], |request| {
             let Request::Peers(peers) = request else { return None };
-            let differing = us_differs(&equal, &peers.buckets);
+            let differing = us_differs(&equal, &*peers.buckets);
             missed |= differing.has(&others[1].id) && differing.0.is_power_of_two();
             None
         });

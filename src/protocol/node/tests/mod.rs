@@ -430,7 +430,7 @@ impl Us {
     /// All that it says to a caller that holds other things in all buckets.
     fn lists(&mut self) -> PeersAnswer {
         let header = self.header(&mut Other::new("asks", 200));
-        self.node.answer_peers(&Peers { header, buckets: [NO_BUCKET; BUCKETS] })
+        self.node.answer_peers(&Peers { header, buckets: Box::new([NO_BUCKET; BUCKETS]) })
     }
 
     /// Whether it would like to have a version that somebody holds.
