@@ -2,6 +2,7 @@
 //! again.
 
 use super::address::Address;
+use super::doubt::Tell;
 use super::head::Fingerprint;
 use super::identity::{NodeId, Session};
 
@@ -16,6 +17,8 @@ pub struct Flight {
     pub address: Option<Address>,
     /// Tries made so far, this one included.
     pub tries: u32,
+    /// When this one began, ms.
+    pub began: u64,
     /// With whom it waits for a sender.
     pub class: Class,
 }
@@ -46,6 +49,8 @@ pub enum CallKind {
     Pull,
     /// PEERS.
     Peers,
+    /// UPDATE that asks for somebody, answers such a question, or accuses.
+    Tell,
 }
 
 /// What a flight is for.
@@ -77,6 +82,8 @@ pub enum Call {
         /// Whose.
         wishes: Vec<NodeId>,
     },
+    /// UPDATE without records.
+    Tell(Tell),
     /// DATA: the one in front of the queue.
     Data {
         /// Who waits for the answer.
@@ -96,6 +103,7 @@ impl Call {
             Self::Push { .. } => CallKind::Push,
             Self::Pull { .. } => CallKind::Pull,
             Self::Data { .. } => CallKind::Data,
+            Self::Tell(_) => CallKind::Tell,
         }
     }
 }

@@ -10,12 +10,12 @@ use crate::protocol::crypto::{
 };
 use crate::protocol::identity::{NodeId, PublicKey, hex};
 use crate::protocol::node::{
-    Action, CheckedPush, Incoming, Judgement, Node, Now, RefusedPart, Reply, Verdict,
+    Action, CheckedPush, CheckedWord, Incoming, Judgement, Node, Now, RefusedPart, Reply, Verdict,
 };
 use crate::protocol::record::{Patch, Record, Signature};
 use crate::protocol::verdict::{Reason, Status};
 use crate::protocol::verified::{Authentic, Verified};
-use crate::protocol::wire::{self, Kind, Push, Request};
+use crate::protocol::wire::{self, Here, Kind, Push, Request, Word};
 
 /// How many bytes a sealed HELLO has, whatever is in it.
 const HELLO_BYTES: RangeInclusive<usize> = 200..=1024;
@@ -99,6 +99,8 @@ enum What {
         records: Vec<Arc<Record>>,
         patch: Option<(Arc<Patch>, Verified<Record>)>,
         refused: Vec<RefusedPart>,
+        /// Words that we wait for, each with the key of the node that it is about.
+        awaited: Vec<(Word, PublicKey)>,
     },
 }
 
@@ -144,7 +146,9 @@ fn look_at_records(push: &Push, node: &Node) -> What {
             None
         }
     });
-    What::Owners { records, patch, refused }
+    let key_of = |word: &Word| Some((word.clone(), node.awaits(word)?));
+    let awaited = push.words.iter().filter_map(key_of).collect();
+    What::Owners { records, patch, refused, awaited }
 }
 
 /// A request that was checked.
@@ -160,8 +164,9 @@ impl ToCheck {
         let answering = self.arrived.answering;
         let checked = match self.what {
             What::Caller(key) => check_caller(self.arrived, key, verifier),
-            What::Owners { records, patch, refused } => {
-                check_owners(self.arrived.message, records, patch, refused, verifier)
+            What::Owners { records, patch, refused, awaited } => {
+                let words = check_words(awaited, verifier);
+                check_owners(self.arrived.message, records, patch, refused, words, verifier)
             }
         };
         let refuse = |reason: Reason| Verdict::refuse(reason, reason.to_string());
@@ -198,14 +203,28 @@ fn check_caller(
     incoming.ok_or(Reason::BadSignature)
 }
 
+/// A word with a wrong signature is none.
+fn check_words(awaited: Vec<(Word, PublicKey)>, verifier: &impl Verifier) -> Vec<CheckedWord> {
+    let check = |(word, key): (Word, PublicKey)| {
+        let Word { about: node_id, challenge, signature } = word;
+        let Some(signature) = signature else {
+            return Some(CheckedWord::InVain(node_id, challenge));
+        };
+        let here = Here { node_id, challenge, signature };
+        Verified::<Here>::check(here, &key, verifier).map(CheckedWord::Here)
+    };
+    awaited.into_iter().filter_map(check).collect()
+}
+
 fn check_owners(
     message: Request,
     records: Vec<Arc<Record>>,
     patch: Option<(Arc<Patch>, Verified<Record>)>,
     refused: Vec<RefusedPart>,
+    words: Vec<CheckedWord>,
     verifier: &impl Verifier,
 ) -> Result<Incoming, Reason> {
-    let Request::Push(Push { to, incarnation, .. }) = message else {
+    let Request::Push(Push { to, incarnation, asks, suspects, .. }) = message else {
         return Err(Reason::WrongType);
     };
     let mut verified = Vec::with_capacity(records.len() + 1);
@@ -217,7 +236,8 @@ fn check_owners(
         let patch = Verified::<Patch>::check(patch, verifier).ok_or(Reason::BadSignature)?;
         verified.push(base.patched(&patch)?);
     }
-    Ok(Incoming::Push(CheckedPush { to, incarnation, records: verified, refused }))
+    let records = verified;
+    Ok(Incoming::Push(CheckedPush { to, incarnation, records, refused, asks, words, suspects }))
 }
 
 impl Checked {
@@ -274,6 +294,11 @@ impl Answering {
         let (status, payload) = match reply.verdict {
             Verdict::Answer(answer) => (Status::Ok, signed(wire::encode_answer(&answer)?)?),
             Verdict::Nothing => (Status::NoContent, signed(Vec::new())?),
+            Verdict::Here(node_id, challenge) => {
+                let what = Signed::Here { node_id: &node_id, challenge: &challenge };
+                let signature = signer.sign(what)?;
+                (Status::Ok, wire::encode_answer(&wire::Answer::Here(signature))?)
+            }
             Verdict::Refuse(reason, refusal) => (reason.status(), wire::encode_refusal(&refusal)?),
         };
         let place = Place::Answer { path: kind.path(), status: status.code(), request: &tag };
@@ -315,7 +340,7 @@ mod tests {
 
     fn push() -> Request {
         let (to, incarnation) = (NodeId::new("us").unwrap(), Incarnation([1; 16]));
-        Request::Push(Push { to, incarnation, records: Vec::new(), patch: None })
+        Request::Push(Push::new(to, incarnation))
     }
 
     fn check(
@@ -323,7 +348,7 @@ mod tests {
         patch: Option<(Arc<Patch>, Verified<Record>)>,
     ) -> (Option<Reason>, usize) {
         let verifier = Counting::default();
-        let checked = check_owners(push(), records, patch, Vec::new(), &verifier);
+        let checked = check_owners(push(), records, patch, Vec::new(), Vec::new(), &verifier);
         (checked.err(), verifier.0.get())
     }
 

@@ -221,7 +221,7 @@ impl Maker {
     }
 
     fn push(records: Vec<Arc<Record>>, patch: Option<Arc<Patch>>) -> Request {
-        Request::Push(Push { to: id("beta"), incarnation: BETA_RUN, records, patch })
+        Request::Push(Push { records, patch, ..Push::new(id("beta"), BETA_RUN) })
     }
 
     fn make_push(&mut self) {

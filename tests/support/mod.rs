@@ -348,7 +348,7 @@ impl Member {
     pub fn push_with(&self, records: Vec<Arc<Record>>, patch: Option<Arc<Patch>>) -> Request {
         let link = self.linked();
         let (to, incarnation) = (link.node_id.clone(), link.incarnation);
-        Request::Push(Push { to, incarnation, records, patch })
+        Request::Push(Push { records, patch, ..Push::new(to, incarnation) })
     }
 
     /// A signed record of this member.

@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::hello::{refuse_number, replayed};
-use super::{Action, Incoming, Judgement, Node, Now, Reply, Verdict};
+use super::{Action, CheckedWord, Incoming, Judgement, Node, Now, Reply, Verdict};
 use crate::protocol::identity::{Incarnation, NodeId, PublicKey};
 use crate::protocol::record::{Patch, Record, SignedHead};
 use crate::protocol::report::{CONFLICT_SHOWN_MS, Event, Message};
 use crate::protocol::verdict::Reason;
 use crate::protocol::verified::{Authentic, Verified};
 use crate::protocol::wire::{
-    Answer, Data, Header, Held, Pong, Pull, Push, Refusal, RefusedRecord, Text, Twin,
+    Answer, Ask, Data, Header, Held, Pong, Pull, Push, Refusal, RefusedRecord, Suspected, Text,
+    Twin,
 };
 
 use super::calls::Batch;
@@ -28,6 +29,12 @@ pub struct CheckedPush {
     pub records: Vec<Verified<Record>>,
     /// What is refused without a look at its signature.
     pub refused: Vec<RefusedPart>,
+    /// Who is asked for.
+    pub asks: Vec<Ask>,
+    /// Words that were awaited, checked.
+    pub words: Vec<CheckedWord>,
+    /// Who is accused.
+    pub suspects: Vec<Suspected>,
 }
 
 /// A record that is refused.
@@ -67,6 +74,7 @@ impl Node {
     ) -> (Reply, Vec<Action>) {
         let mut actions = Vec::new();
         let actions_in = &mut actions;
+        self.note_call(now);
         let reply = match request {
             Incoming::Hello(hello) => self.on_hello(hello, caller, now, actions_in),
             Incoming::Push(push) => self.on_push(push, caller, now, actions_in),
@@ -268,7 +276,11 @@ impl Node {
             }
             refused.extend(RefusedPart::of(&owner, judgement));
         }
-        let verdict = refuse_parts(refused).unwrap_or(Verdict::Nothing);
+        self.on_words(push.words, now, actions);
+        self.on_suspects(push.suspects, now, actions);
+        let challenge = self.on_asks(push.asks, now, actions);
+        let here = challenge.map(|it| Verdict::Here(self.settings.node_id.clone(), it));
+        let verdict = refuse_parts(refused).or(here).unwrap_or(Verdict::Nothing);
         Reply { verdict, caller: proved }
     }
 

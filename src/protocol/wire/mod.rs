@@ -23,6 +23,13 @@ pub const RECORDS_MAX: usize = 64;
 /// Most records that a refusal names: all that can be pushed, and a partial one.
 pub const REFUSED_MAX: usize = RECORDS_MAX + 1;
 
+/// Most asks in one UPDATE: each of them is a request for who gets it.
+pub const ASKS_MAX: usize = 8;
+/// Most words in one UPDATE: the signature of each may have to be checked.
+pub const WORDS_MAX: usize = 8;
+/// Most accusations in one UPDATE.
+pub const SUSPECTS_MAX: usize = 64;
+
 /// The five message types; the number is the first sealed byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -111,6 +118,7 @@ pub fn encode_answer(answer: &Answer) -> Result<Vec<u8>, EncodeError> {
         Answer::Records(records) => encode(records),
         Answer::Ping(pong) => encode(pong),
         Answer::Data => Ok(Vec::new()),
+        Answer::Here(signature) => encode(signature),
     }
 }
 
@@ -159,9 +167,15 @@ fn decode_update(payload: &[u8]) -> Result<Decoded<'_, Request>, Reason> {
     match payload.first() {
         Some(&PUSH) => {
             type Raw<'a> = Bounded<RawRecord<'a>, REFUSED_MAX>;
-            let (_form, to, incarnation, Bounded(raw)) = decode::<(u8, _, _, Raw<'_>)>(payload)?;
+            type Asked = (Bounded<Ask, ASKS_MAX>, Bounded<Word, WORDS_MAX>);
+            type Accused = Bounded<Suspected, SUSPECTS_MAX>;
+            let (_form, to, incarnation, Bounded(raw), asked, Bounded(suspects)) =
+                decode::<(u8, _, _, Raw<'_>, Asked, Accused)>(payload)?;
+            let (Bounded(asks), Bounded(words)) = asked;
+            check_order(&suspects, |suspected| suspected.node_id.as_str())?;
             let (records, patch) = typed_records(raw)?;
-            let message = Request::Push(Push { to, incarnation, records, patch });
+            let push = Push { to, incarnation, records, patch, asks, words, suspects };
+            let message = Request::Push(push);
             Ok(Decoded { message, signed: payload, signature: [0; SIGNATURE_BYTES] })
         }
         Some(&PULL) => {
@@ -178,6 +192,11 @@ fn decode_update(payload: &[u8]) -> Result<Decoded<'_, Request>, Reason> {
 /// Bytes of an answer with status 200 to an answer of the kind.
 pub fn decode_answer(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Answer>, Reason> {
     if kind == Kind::Update {
+        // A list with something in it is longer.
+        if let Ok(signature) = Signature::try_from(payload) {
+            let message = Answer::Here(signature);
+            return Ok(Decoded { message, signed: payload, signature: [0; SIGNATURE_BYTES] });
+        }
         let Bounded(raw) = decode::<Bounded<RawRecord<'_>, RECORDS_MAX>>(payload)?;
         let message = Answer::Records(whole_records(raw)?);
         return Ok(Decoded { message, signed: payload, signature: [0; SIGNATURE_BYTES] });
@@ -242,7 +261,8 @@ impl Encode for Push {
         let count = self.records.len() + usize::from(self.patch.is_some());
         codec::length(count).encode(encoder)?;
         self.records.iter().try_for_each(|record| record.encode(encoder))?;
-        self.patch.iter().try_for_each(|patch| patch.encode(encoder))
+        self.patch.iter().try_for_each(|patch| patch.encode(encoder))?;
+        (&self.asks, &self.words, &self.suspects).encode(encoder)
     }
 }
 

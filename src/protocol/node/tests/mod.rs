@@ -332,7 +332,8 @@ impl Us {
         refused: Vec<RefusedPart>,
     ) -> Reply {
         let (to, incarnation) = (self.node.node_id().clone(), self.node.incarnation());
-        let push = CheckedPush { to, incarnation, records, refused };
+        let (asks, words, suspects) = (Vec::new(), Vec::new(), Vec::new());
+        let push = CheckedPush { to, incarnation, records, refused, asks, words, suspects };
         self.request(Incoming::Push(push), by.caller())
     }
 
