@@ -619,6 +619,20 @@ impl World {
         self.run_for(30);
     }
 
+    /// It says to a host that none of these answers, each by the version that it has now.
+    pub fn liar_accuses(&mut self, liar: usize, host: usize, accused: &[usize]) {
+        let Some(node) = self.node(host) else { return };
+        let push = Push::new(node.node_id().clone(), node.incarnation());
+        let suspected = |host: &usize| {
+            let own = self.node(*host)?.own();
+            Some(Suspected { node_id: own.head.node_id.clone(), fingerprint: own.fingerprint })
+        };
+        let mut suspects: Vec<Suspected> = accused.iter().filter_map(suspected).collect();
+        suspects.sort_by(|left, right| left.node_id.cmp(&right.node_id));
+        let (name, key) = self.liars[liar].names[0].clone();
+        self.liar_sends(liar, host, &name, key, &Request::Push(Push { suspects, ..push }));
+    }
+
     fn liar_greets(&mut self, liar: usize, host: usize) {
         let (name, key) = self.liars[liar].names[0].clone();
         let hello = self.liar_hello(liar, &name, key, None);

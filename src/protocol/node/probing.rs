@@ -110,7 +110,7 @@ impl Node {
     fn mind_the_gap(&mut self, now: Now) {
         let gap = now.mono_ms.saturating_sub(self.probing.looked_at);
         self.probing.looked_at = now.mono_ms;
-        if gap < self.settings.tick_ms {
+        if gap <= self.settings.tick_ms {
             return;
         }
         self.probing.word_at = now.mono_ms;
