@@ -357,7 +357,7 @@ impl World {
                     Arc::new(entries),
                 );
                 let records = vec![sign(draft, &key).share()];
-                Request::Push(Push { to: id(to), incarnation, records, patch: None })
+                Request::Push(Push { records, ..Push::new(id(to), incarnation) })
             }
             (2, Some((session, _))) => {
                 let header = Header {

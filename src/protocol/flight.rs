@@ -2,6 +2,7 @@
 //! again.
 
 use super::address::Address;
+use super::doubt::Tell;
 use super::errand::Errands;
 use super::head::Fingerprint;
 use super::identity::{NodeId, Session};
@@ -13,12 +14,12 @@ pub struct Flight {
     pub id: u64,
     /// What is asked; nothing while it waits for a sender.
     pub call: Option<Call>,
-    /// When that was sent, ms.
-    pub begun_at: Option<u64>,
     /// Where it was sent.
     pub address: Option<Address>,
     /// Tries made so far, this one included.
     pub tries: u32,
+    /// When this one began, ms.
+    pub began: u64,
     /// With whom it waits for a sender.
     pub class: Class,
 }
@@ -49,6 +50,8 @@ pub enum CallKind {
     Pull,
     /// PEERS.
     Peers,
+    /// UPDATE that asks for somebody, answers such a question, or accuses.
+    Tell,
 }
 
 /// What a flight is for.
@@ -84,6 +87,8 @@ pub enum Call {
         /// Until when nobody else is asked for them, ms.
         alone_until: u64,
     },
+    /// UPDATE without records.
+    Tell(Tell),
     /// DATA: the one in front of the queue.
     Data {
         /// Who waits for the answer.
@@ -103,6 +108,7 @@ impl Call {
             Self::Push { .. } => CallKind::Push,
             Self::Pull { .. } => CallKind::Pull,
             Self::Data { .. } => CallKind::Data,
+            Self::Tell(_) => CallKind::Tell,
         }
     }
 }

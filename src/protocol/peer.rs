@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::TIMESTAMP_MAX;
 use super::address::Address;
 use super::changes::Changes;
+use super::doubt::{Tell, Watch};
 use super::errand::Errands;
 use super::flight::{Attempt, Call, CallKind, Class, Flight, Ticket};
 use super::floor::Floor;
@@ -88,6 +89,10 @@ pub struct Peer {
     pub heard_at: Option<u64>,
     /// Since when it is known here, ms.
     pub known_since: u64,
+    /// Its place on the ring of all nodes.
+    pub ring: u64,
+    /// What stands against it.
+    pub watch: Watch,
     /// How often it was taken out of the table before, in this incarnation of ours.
     pub removals: u32,
     /// What both know of each other's runs.
@@ -165,6 +170,8 @@ pub struct Owed {
     pub send: BTreeSet<NodeId>,
     /// Nodes whose records the peer has newer, and which versions.
     pub want: BTreeMap<NodeId, Fingerprint>,
+    /// Asks, words and accusations.
+    pub tell: Tell,
 }
 
 /// A DATA message that waits to be sent.
@@ -195,6 +202,8 @@ impl Peer {
             status: PeerStatus::Suspect,
             heard_at: None,
             known_since: now_ms,
+            ring: 0,
+            watch: Watch::default(),
             removals: 0,
             link: Link::default(),
             flight: None,
@@ -252,6 +261,12 @@ impl Peer {
         now_ms.saturating_sub(self.heard_at.unwrap_or(self.known_since))
     }
 
+    /// How long neither it nor others showed that it is there, ms.
+    pub fn unsure_for(&self, now_ms: u64) -> u64 {
+        let vouched = self.watch.vouched_at.map(|at| now_ms.saturating_sub(at));
+        vouched.map_or(u64::MAX, |ago| ago).min(self.silence(now_ms))
+    }
+
     /// Where it is to be called next, if it may be: where it answered, or where it never did.
     pub fn address_wanted(&self) -> Option<&Address> {
         if self.link.connected || self.link.was_introduced {
@@ -292,7 +307,10 @@ impl Peer {
     pub fn class_of(&self, kind: CallKind) -> Class {
         if !self.is_reached() {
             Class::Unproved
-        } else if self.status == PeerStatus::Alive && !self.unanswered.contains(&kind) {
+        } else if self.status == PeerStatus::Alive
+            && self.watch.doubt.is_none()
+            && !self.unanswered.contains(&kind)
+        {
             Class::Healthy
         } else {
             Class::Returning

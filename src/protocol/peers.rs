@@ -92,8 +92,9 @@ impl PeerTable {
     }
 
     /// Takes a new peer; the caller has made room.
-    pub fn insert(&mut self, node_id: NodeId, peer: Peer) {
+    pub fn insert(&mut self, node_id: NodeId, mut peer: Peer) {
         debug_assert!(self.0.len() < PEERS_MAX, "room was made");
+        peer.ring = node_id.ring();
         self.0.insert(node_id, peer);
     }
 
@@ -209,14 +210,8 @@ mod tests {
         table.get_mut(&id(1)).unwrap().status = PeerStatus::Lost;
         assert!(!table.is_taken(&address, &id(2)), "it may have another name now");
         let call = Some(Call::Hello { address: address.clone() });
-        table.get_mut(&id(1)).unwrap().flight = Some(Flight {
-            id: 1,
-            call,
-            begun_at: None,
-            address: None,
-            tries: 1,
-            class: Class::Healthy,
-        });
+        table.get_mut(&id(1)).unwrap().flight =
+            Some(Flight { id: 1, call, address: None, tries: 1, began: 0, class: Class::Healthy });
         assert!(table.is_taken(&address, &id(2)), "it is being tried");
     }
 }

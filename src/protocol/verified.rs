@@ -8,6 +8,7 @@ use super::entries::check_limits;
 use super::identity::PublicKey;
 use super::record::{Draft, Patch, Record, Signature, SignedHead};
 use super::verdict::Reason;
+use super::wire::Here;
 
 /// Something that carries its owner's signature, and the signature fits. A copy shares it.
 #[derive(Debug)]
@@ -89,6 +90,14 @@ impl Verified<SignedHead> {
     pub fn check(held: SignedHead, key: &PublicKey, verifier: &impl Verifier) -> Option<Self> {
         let what = Signed::Record(&held.head);
         verifier.verify(key, what, &held.signature).then(|| Self(Arc::new(held)))
+    }
+}
+
+impl Verified<Here> {
+    /// Checks the signature of the node that is said to be there against this key.
+    pub fn check(here: Here, key: &PublicKey, verifier: &impl Verifier) -> Option<Self> {
+        let what = Signed::Here { node_id: &here.node_id, challenge: &here.challenge };
+        verifier.verify(key, what, &here.signature).then(|| Self(Arc::new(here)))
     }
 }
 

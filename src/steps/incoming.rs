@@ -10,12 +10,12 @@ use crate::protocol::crypto::{
 };
 use crate::protocol::identity::{NodeId, PublicKey, hex};
 use crate::protocol::node::{
-    Action, CheckedPush, Incoming, Judgement, Node, Now, RefusedPart, Reply, Verdict,
+    Action, CheckedPush, CheckedWord, Incoming, Judgement, Node, Now, RefusedPart, Reply, Verdict,
 };
 use crate::protocol::record::{Patch, Record, Signature};
 use crate::protocol::verdict::{Reason, Status};
 use crate::protocol::verified::{Authentic, Verified};
-use crate::protocol::wire::{self, Kind, Push, Request};
+use crate::protocol::wire::{self, Here, Kind, Push, Request, Word};
 
 /// How many bytes a sealed HELLO has, whatever is in it.
 const HELLO_BYTES: RangeInclusive<usize> = 200..=1024;
@@ -99,6 +99,8 @@ enum What {
         records: Vec<Arc<Record>>,
         patches: Vec<(Arc<Patch>, Verified<Record>)>,
         others: Others,
+        /// Words that we wait for, each with the key of the node that it is about.
+        awaited: Vec<(Word, PublicKey)>,
     },
 }
 
@@ -151,7 +153,9 @@ fn look_at_records(push: &Push, node: &Node) -> What {
             (judgement, _) => others.note(&patch.node_id, judgement),
         }
     }
-    What::Owners { records, patches, others }
+    let key_of = |word: &Word| Some((word.clone(), node.awaits(word)?));
+    let awaited = push.words.iter().filter_map(key_of).collect();
+    What::Owners { records, patches, others, awaited }
 }
 
 impl Others {
@@ -176,8 +180,9 @@ impl ToCheck {
         let answering = self.arrived.answering;
         let checked = match self.what {
             What::Caller(key) => check_caller(self.arrived, key, verifier),
-            What::Owners { records, patches, others } => {
-                check_owners(self.arrived.message, records, patches, others, verifier)
+            What::Owners { records, patches, others, awaited } => {
+                let words = check_words(awaited, verifier);
+                check_owners(self.arrived.message, records, patches, others, words, verifier)
             }
         };
         let refuse = |reason: Reason| Verdict::refuse(reason, reason.to_string());
@@ -214,14 +219,28 @@ fn check_caller(
     incoming.ok_or(Reason::BadSignature)
 }
 
+/// A word with a wrong signature is none.
+fn check_words(awaited: Vec<(Word, PublicKey)>, verifier: &impl Verifier) -> Vec<CheckedWord> {
+    let check = |(word, key): (Word, PublicKey)| {
+        let Word { about: node_id, challenge, signature } = word;
+        let Some(signature) = signature else {
+            return Some(CheckedWord::InVain(node_id, challenge));
+        };
+        let here = Here { node_id, challenge, signature };
+        Verified::<Here>::check(here, &key, verifier).map(CheckedWord::Here)
+    };
+    awaited.into_iter().filter_map(check).collect()
+}
+
 fn check_owners(
     message: Request,
     records: Vec<Arc<Record>>,
     patches: Vec<(Arc<Patch>, Verified<Record>)>,
     others: Others,
+    words: Vec<CheckedWord>,
     verifier: &impl Verifier,
 ) -> Result<Incoming, Reason> {
-    let Request::Push(Push { to, incarnation, relays, .. }) = message else {
+    let Request::Push(Push { to, incarnation, relays, asks, suspects, .. }) = message else {
         return Err(Reason::WrongType);
     };
     let mut verified = Vec::with_capacity(records.len() + patches.len());
@@ -234,7 +253,8 @@ fn check_owners(
         verified.push(base.patched(&patch)?);
     }
     let Others { held, refused } = others;
-    let push = CheckedPush { to, incarnation, records: verified, held, refused, relays };
+    let (records, push) = (verified, CheckedPush::new(to, incarnation));
+    let push = CheckedPush { records, held, refused, relays, asks, words, suspects, ..push };
     Ok(Incoming::Push(push))
 }
 
@@ -292,6 +312,11 @@ impl Answering {
         let (status, payload) = match reply.verdict {
             Verdict::Answer(answer) => (Status::Ok, signed(wire::encode_answer(&answer)?)?),
             Verdict::Nothing => (Status::NoContent, signed(Vec::new())?),
+            Verdict::Here(node_id, challenge) => {
+                let what = Signed::Here { node_id: &node_id, challenge: &challenge };
+                let signature = signer.sign(what)?;
+                (Status::Ok, wire::encode_answer(&wire::Answer::Here(signature))?)
+            }
             Verdict::Refuse(reason, refusal) => (reason.status(), wire::encode_refusal(&refusal)?),
         };
         let place = Place::Answer { path: kind.path(), status: status.code(), request: &tag };
@@ -333,13 +358,7 @@ mod tests {
 
     fn push() -> Request {
         let (to, incarnation) = (NodeId::new("us").unwrap(), Incarnation([1; 16]));
-        Request::Push(Push {
-            to,
-            incarnation,
-            records: Vec::new(),
-            patches: Vec::new(),
-            relays: Vec::new(),
-        })
+        Request::Push(Push::new(to, incarnation))
     }
 
     fn check(
@@ -348,7 +367,8 @@ mod tests {
     ) -> (Option<Reason>, usize) {
         let others = Others { held: Vec::new(), refused: Vec::new() };
         let verifier = Counting::default();
-        let checked = check_owners(push(), records, patch.into_iter().collect(), others, &verifier);
+        let patches = patch.into_iter().collect();
+        let checked = check_owners(push(), records, patches, others, Vec::new(), &verifier);
         (checked.err(), verifier.0.get())
     }
 

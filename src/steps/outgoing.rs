@@ -11,7 +11,7 @@ use crate::protocol::node::{Judgement, Node, Outcome, Outgoing};
 use crate::protocol::record::{Record, Signature, SignedHead};
 use crate::protocol::verdict::Status;
 use crate::protocol::verified::{Authentic, Verified};
-use crate::protocol::wire::{self, Answer, Kind, Refusal};
+use crate::protocol::wire::{self, Answer, Here, Kind, Refusal, Request};
 
 /// What a 400 without a seal most likely means.
 const NOT_OPENED: &str =
@@ -197,6 +197,7 @@ impl Reading<'_> {
         let key = || signer.ok_or(unsigned);
         let outcome = match decoded.message {
             Answer::Records(records) => return Ok(Returned::Records(records)),
+            Answer::Here(signature) => return self.read_here(signature, verifier),
             Answer::Hello(it) => {
                 Authentic::check(it, key()?, what, signature, verifier).map(Outcome::Introduced)
             }
@@ -211,6 +212,23 @@ impl Reading<'_> {
             }
         };
         outcome.map(Returned::known).ok_or_else(|| unsigned.into())
+    }
+
+    fn read_here(
+        &self,
+        signature: Signature,
+        verifier: &impl Verifier,
+    ) -> Result<Returned, String> {
+        let asked = match &self.outgoing.request {
+            Request::Push(push) => push.self_ask(),
+            _ => None,
+        };
+        let here = asked.zip(self.outgoing.signer).and_then(|(ask, key)| {
+            let (node_id, challenge) = (ask.about.clone(), ask.challenge);
+            Verified::<Here>::check(Here { node_id, challenge, signature }, &key, verifier)
+        });
+        let unsigned = || "its answer is not signed with the key that is known".to_owned();
+        here.map(|here| Returned::known(Outcome::Here(here))).ok_or_else(unsigned)
     }
 
     fn read_refusal(
@@ -242,7 +260,7 @@ mod tests {
     use crate::protocol::node::{Now, Secret, Settings};
     use crate::protocol::record::Draft;
     use crate::protocol::wire::{
-        Header, Held, Hello, HelloProof, Ping, ProgramVersion, RefusedRecord, Request, Text,
+        Header, Held, Hello, HelloProof, Ping, ProgramVersion, RefusedRecord, Text,
     };
 
     /// Signs with a part of its key, and looks whether it is that one; counts how often.

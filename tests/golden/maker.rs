@@ -227,8 +227,7 @@ impl Maker {
     }
 
     fn push(records: Vec<Arc<Record>>, patches: Vec<Arc<Patch>>) -> Request {
-        let relays = Vec::new();
-        Request::Push(Push { to: id("beta"), incarnation: BETA_RUN, records, patches, relays })
+        Request::Push(Push { records, patches, ..Push::new(id("beta"), BETA_RUN) })
     }
 
     fn make_push(&mut self) {

@@ -14,9 +14,9 @@ use dsn::protocol::peer::{Known, Trust};
 use dsn::protocol::record::{Draft, Patch, Record};
 use dsn::protocol::view::BucketSet;
 use dsn::protocol::wire::{
-    self, Answer, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Peers,
-    PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request, Text,
-    Twin, Wish,
+    self, Answer, Ask, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Peers,
+    PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request,
+    Suspected, Text, Twin, Wish, Word,
 };
 use dsn::steps::HttpAnswer;
 
@@ -438,7 +438,7 @@ impl World {
                 }
                 (!records.is_empty()).then_some(Answer::Records(records))
             }
-            Request::Push(_) => lies.then(|| Answer::Records(self.any_records(liar, 3))),
+            Request::Push(push) => self.liar_tells(liar, push, lies),
             Request::Data(_) => Some(Answer::Data),
         };
         let mut payload = answer.as_ref().map(wire::encode_answer).transpose().unwrap();
@@ -450,6 +450,41 @@ impl World {
             bytes.extend_from_slice(&signature);
         }
         (if is_nothing { 204 } else { 200 }, payload.unwrap_or_default())
+    }
+
+    /// What it says to an UPDATE: that it is there, where it is asked for; or lies of others.
+    fn liar_tells(&mut self, liar: usize, push: &Push, lies: bool) -> Option<Answer> {
+        for ask in push.asks.iter().filter(|ask| ask.about != push.to) {
+            self.liar_words(liar, ask);
+        }
+        if lies {
+            let signature = [self.random.u8(..); 64];
+            let records = self.any_records(liar, 3);
+            return Some(if self.random.bool() {
+                Answer::Here(signature)
+            } else {
+                Answer::Records(records)
+            });
+        }
+        let ask = push.self_ask()?;
+        let what = Signed::Here { node_id: &push.to, challenge: &ask.challenge };
+        let signature = self.liars[liar].key_of(&push.to).sign(what).unwrap();
+        Some(Answer::Here(signature))
+    }
+
+    /// It was asked for somebody, and tries nobody.
+    fn liar_words(&mut self, liar: usize, ask: &Ask) {
+        let Some(host) = self.hosts.iter().position(|host| host.node_id == ask.asker) else {
+            return;
+        };
+        let Some(node) = self.node(host) else { return };
+        let (to, incarnation) = (node.node_id().clone(), node.incarnation());
+        let signature = self.random.bool().then_some([7; 64]);
+        let (about, challenge) = (ask.about.clone(), ask.challenge);
+        let words = vec![Word { about, challenge, signature }];
+        let push = Request::Push(Push { words, ..Push::new(to, incarnation) });
+        let (name, key) = self.liars[liar].names[0].clone();
+        self.liar_sends(liar, host, &name, key, &push);
     }
 
     fn liar_introduces(
@@ -594,16 +629,24 @@ impl World {
         let node = self.node(host).expect("the host runs");
         let (to, incarnation) = (node.node_id().clone(), node.incarnation());
         records.sort_by(|left, right| left.head.node_id.cmp(&right.head.node_id));
-        let push = Request::Push(Push {
-            to,
-            incarnation,
-            records,
-            patches: Vec::new(),
-            relays: Vec::new(),
-        });
+        let push = Request::Push(Push { records, ..Push::new(to, incarnation) });
         let (name, key) = self.liars[liar].names[0].clone();
         self.liar_sends(liar, host, &name, key, &push);
         self.run_for(30);
+    }
+
+    /// It says to a host that none of these answers, each by the version that it has now.
+    pub fn liar_accuses(&mut self, liar: usize, host: usize, accused: &[usize]) {
+        let Some(node) = self.node(host) else { return };
+        let push = Push::new(node.node_id().clone(), node.incarnation());
+        let suspected = |host: &usize| {
+            let own = self.node(*host)?.own();
+            Some(Suspected { node_id: own.head.node_id.clone(), fingerprint: own.fingerprint })
+        };
+        let mut suspects: Vec<Suspected> = accused.iter().filter_map(suspected).collect();
+        suspects.sort_by(|left, right| left.node_id.cmp(&right.node_id));
+        let (name, key) = self.liars[liar].names[0].clone();
+        self.liar_sends(liar, host, &name, key, &Request::Push(Push { suspects, ..push }));
     }
 
     fn liar_greets(&mut self, liar: usize, host: usize) {
@@ -680,8 +723,29 @@ impl World {
             _ => link.incarnation,
         };
         let patches = patch.map(Arc::new).into_iter().collect();
-        let relays = Vec::new();
-        Request::Push(Push { to: link.to.clone(), incarnation, records, patches, relays })
+        let mut suspects: Vec<Suspected> = (0..self.random.usize(0..4))
+            .map(|_| {
+                let node_id = self.any_id();
+                let known = self.hosts.iter().find(|host| host.node_id == node_id);
+                let node = known.and_then(|host| host.running.as_ref()).map(|it| &it.node);
+                let fingerprint = node.map_or([1; 16], |node| node.own().fingerprint);
+                Suspected { node_id, fingerprint }
+            })
+            .collect();
+        suspects.sort_by(|left, right| left.node_id.cmp(&right.node_id));
+        suspects.dedup_by(|left, right| left.node_id == right.node_id);
+        let asks = (0..self.random.usize(0..3)).map(|_| {
+            let (about, asker) = (self.any_id(), self.any_id());
+            Ask { about, asker, challenge: [self.random.u8(..); 16] }
+        });
+        let asks = asks.collect();
+        let words = (0..self.random.usize(0..3)).map(|_| {
+            let (about, challenge) = (self.any_id(), [self.random.u8(..); 16]);
+            Word { about, challenge, signature: self.random.bool().then_some([7; 64]) }
+        });
+        let words = words.collect();
+        let push = Push::new(link.to.clone(), incarnation);
+        Request::Push(Push { records, patches, asks, words, suspects, ..push })
     }
 
     fn any_patch(&mut self, liar: usize) -> Patch {

@@ -110,6 +110,8 @@ pub struct World {
     pub broken: Option<String>,
     /// The last things that happened.
     pub trace: VecDeque<String>,
+    /// How often hosts said this of others: what and of whom.
+    pub told: BTreeMap<(&'static str, NodeId), u64>,
     /// What hosts sent, by sender and address.
     pub traffic: BTreeMap<(usize, IpAddr), Traffic>,
     queue: BTreeMap<(u64, u64), (usize, u64, Event)>,
@@ -153,6 +155,7 @@ impl World {
             tick_ms: 3_000,
             broken: None,
             trace: VecDeque::new(),
+            told: BTreeMap::new(),
             traffic: BTreeMap::new(),
             queue: BTreeMap::new(),
             sequence: 0,
@@ -753,6 +756,9 @@ impl World {
                     }
                 }
                 Action::Tell(event) => {
+                    if let Some(node_id) = event.node_id() {
+                        *self.told.entry((event.name(), node_id.clone())).or_default() += 1;
+                    }
                     self.say(|| format!("n{host}: {:?} {}", event.node_id(), event.name()));
                 }
             }

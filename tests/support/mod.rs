@@ -354,7 +354,7 @@ impl Member {
     pub fn push_with(&self, records: Vec<Arc<Record>>, patches: Vec<Arc<Patch>>) -> Request {
         let link = self.linked();
         let (to, incarnation) = (link.node_id.clone(), link.incarnation);
-        Request::Push(Push { to, incarnation, records, patches, relays: Vec::new() })
+        Request::Push(Push { records, patches, ..Push::new(to, incarnation) })
     }
 
     /// A signed record of this member.

@@ -14,8 +14,8 @@ use crate::protocol::report::{Event, Refused};
 use crate::protocol::verdict::Reason;
 use crate::protocol::verified::{Authentic, Verified};
 use crate::protocol::wire::{
-    Answer, Data, Hello, HelloAnswer, Peers, PeersAnswer, Ping, Pong, ProgramVersion, Pull,
-    Refusal, Request, Text,
+    Answer, Challenge, Data, Hello, HelloAnswer, Here, Peers, PeersAnswer, Ping, Pong,
+    ProgramVersion, Pull, Refusal, Request, Text,
 };
 
 /// What time it is, from both clocks.
@@ -171,6 +171,8 @@ pub enum Verdict {
     Answer(Box<Answer>),
     /// 204.
     Nothing,
+    /// 200 to an UPDATE that asks for the receiver: its signature over this.
+    Here(NodeId, Challenge),
     /// Any other status.
     Refuse(Reason, Box<Refusal>),
 }
@@ -237,6 +239,8 @@ pub enum Outcome {
     Records(Vec<Verified<Record>>),
     /// 204 to an UPDATE, which nobody signs.
     Nothing,
+    /// 200 to an UPDATE that asks for the receiver.
+    Here(Verified<Here>),
     /// A sealed refusal, and what it proves to be held of the own record.
     Refused(Refusal, Option<Verified<SignedHead>>),
     /// A refusal of bytes that did not open: it may have another network key than the one used.

@@ -1,6 +1,7 @@
 //! What comes back: what a call that ended means, one function for each kind of call.
 
 use super::hello::not_allowed;
+use super::probing::is_doubtable;
 use super::{
     Action, Job, Judgement, Node, Now, Outcome, RETRY_DELAY_MS, TRIES, Target, give_up,
     give_up_doubtful, place_text,
@@ -13,11 +14,8 @@ use crate::protocol::head::Fingerprint;
 use crate::protocol::identity::NodeId;
 use crate::protocol::pace::WAIT_MAX_MS;
 use crate::protocol::peer::{Peer, Trust};
-use crate::protocol::report::{Event, PeerStatus};
+use crate::protocol::report::PeerStatus;
 use crate::protocol::wire::HelloAnswer;
-
-/// After this many ticks without a word a peer that does not answer is suspected.
-pub(super) const SUSPECT_TICKS: u64 = 2;
 
 /// A call that ended.
 pub(super) struct Ended<'a> {
@@ -68,6 +66,10 @@ impl Node {
         let was_pull = matches!(call, Call::Pull { .. });
         peer.was_answered = !matches!(outcome, Outcome::Failed(_));
         let outcome = other_key_next(outcome, &mut peer.network_key);
+        if !matches!(outcome, Outcome::Failed(_)) {
+            self.note_word(now);
+        }
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
         match outcome {
             Outcome::Failed(_) => peer.unanswered.insert(call.kind()),
             _ => peer.unanswered.remove(&call.kind()),
@@ -121,6 +123,7 @@ impl Node {
                 self.succeeded(ended, actions);
                 let pong = pong.message();
                 self.note_view(ended.node_id, pong.view, ended.now);
+                self.probing.health.note(false);
                 self.on_pong(ended, waiting, elapsed_us, actions);
                 if let Some(twin) = &pong.twin {
                     self.note_own_twin(ended.node_id, twin, ended.now);
@@ -154,6 +157,10 @@ impl Node {
                 self.on_pulled(ended, last.as_ref());
             }
             (Call::Pull { .. }, Outcome::Nothing) => self.on_pulled(ended, None),
+            (Call::Tell(tell), Outcome::Nothing) => self.on_told(ended, &tell, None, actions),
+            (Call::Tell(tell), Outcome::Here(here)) => {
+                self.on_told(ended, &tell, Some(&here), actions);
+            }
             (call, _) => {
                 let why = "it gave an answer that makes no sense";
                 self.failed_for_now(ended, &call, why, actions);
@@ -391,16 +398,15 @@ impl Node {
         why: &str,
         actions: &mut Vec<Action>,
     ) {
-        let (node_id, now, tick_ms) = (ended.node_id, ended.now, self.settings.tick_ms);
+        if let Call::Tell(tell) = call {
+            return self.tell_in_vain(ended, tell, actions);
+        }
+        let (node_id, now) = (ended.node_id, ended.now);
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         owe_again(peer, call);
         peer.note_fault(why, now.mono_ms);
         if let Call::Data { ticket, session } = call {
             peer.note_doubt(*ticket, *session);
-        }
-        if peer.status == PeerStatus::Alive && peer.silence(now.mono_ms) > SUSPECT_TICKS * tick_ms {
-            peer.status = PeerStatus::Suspect;
-            actions.push(Action::Tell(Event::Suspect { node_id: node_id.clone() }));
         }
         give_up_doubtful(node_id, peer, actions);
         let was_reached = peer.place.proved() == Some(&ended.address);
@@ -413,15 +419,26 @@ impl Node {
             Call::Hello { .. } | Call::Ping { .. } | Call::Data { .. } => {
                 peer.status == PeerStatus::Lost
             }
+            Call::Tell(_) => true,
         };
         if ended.tries < TRIES && !was_in_vain && was_reached {
             let at = now.mono_ms + RETRY_DELAY_MS;
             let attempt = peer.attempts.entry(call.kind()).or_default();
             (attempt.tries, attempt.at) = (ended.tries, at);
             actions.push(Action::WakeAt(at));
-            return;
+            return self.note_failed(ended, call, actions);
         }
         self.failed_for_now(ended, call, why, actions);
+    }
+
+    /// What a call that came to nothing says of the peer: what asks whether it is there brings it
+    /// into doubt, and after anything else it is asked.
+    fn note_failed(&mut self, ended: &Ended<'_>, call: &Call, actions: &mut Vec<Action>) {
+        if matches!(call, Call::Hello { .. } | Call::Ping { .. }) {
+            self.probe_failed(ended, actions);
+        } else if let Some(peer) = self.peers.get_mut(ended.node_id) {
+            peer.owed.ping |= is_doubtable(peer);
+        }
     }
 
     /// The call came to nothing, whatever the reason: the peer is left alone for a while.
@@ -457,7 +474,7 @@ impl Node {
             }
             Call::Pull { .. } => peer.pull.came_to_nothing(wait, WAIT_MAX_MS),
             Call::Peers => peer.exchange.came_to_nothing(wait, WAIT_MAX_MS),
-            Call::Ping { .. } | Call::Data { .. } => {}
+            Call::Ping { .. } | Call::Data { .. } | Call::Tell(_) => {}
         }
         if has_new_hint && peer.place.has_new_hint() {
             // Another place is named that was not tried yet.
@@ -465,6 +482,7 @@ impl Node {
         }
         let why = format!("{}: {why}", place_text(Some(&ended.address)));
         give_up(ended.node_id, peer, &why, actions);
+        self.note_failed(ended, call, actions);
     }
 
     /// Another node answers at this address: it is tried no more for this one.
@@ -492,7 +510,11 @@ pub(super) fn other_key_next(outcome: Outcome, network_key: &mut usize) -> Outco
 /// What a call that came to nothing was for is owed again.
 fn owe_again(peer: &mut Peer, call: &Call) {
     match call {
-        Call::Hello { .. } | Call::Push { .. } | Call::Pull { .. } | Call::Data { .. } => {}
+        Call::Hello { .. }
+        | Call::Push { .. }
+        | Call::Pull { .. }
+        | Call::Data { .. }
+        | Call::Tell(_) => {}
         Call::Ping { .. } => peer.owed.ping = true,
         Call::Peers => peer.owed.peers = true,
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::suspicion::may_be_told;
 use super::{Action, Job, Node, Now, OWED_DATA_MAX, Outgoing, Target, place_text};
 use crate::protocol::DATA_BYTES_MAX;
 use crate::protocol::errand::Errands;
@@ -142,9 +143,14 @@ impl Node {
             return Vec::new();
         }
         let may_contact = peer.contact.is_due(now.mono_ms) && has_upkeep;
+        // After another run refused it, HELLO comes first.
+        let waits = peer.attempts.get(&CallKind::Tell).is_some_and(|it| it.had_second_chance);
+        let tell =
+            !peer.owed.tell.is_empty() && may_be_told(peer) && (peer.link.connected || !waits);
         if !peer.link.connected {
             let may = may_contact && peer.status != PeerStatus::Left;
-            return if may { vec![CallKind::Hello] } else { Vec::new() };
+            let dues = [(tell, CallKind::Tell), (may, CallKind::Hello)];
+            return dues.into_iter().filter_map(|(is_due, due)| is_due.then_some(due)).collect();
         }
         let owed = &peer.owed;
         if !peer.is_reached() {
@@ -156,6 +162,7 @@ impl Node {
         let (data, unproved_data) =
             (!owed.data.is_empty() && is_proved, !owed.data.is_empty() && !is_proved);
         [
+            (tell, CallKind::Tell),
             (data && !owed.data_was_last, CallKind::Data),
             (!owed.pings.is_empty() || unproved_data || owed.ping && has_upkeep, CallKind::Ping),
             (self.brings_anything(peer, now), CallKind::Push),
@@ -200,6 +207,7 @@ impl Node {
             CallKind::Push => self.make_push(node_id, now)?,
             CallKind::Pull => self.make_pull(node_id, now)?,
             CallKind::Data => self.make_data(node_id, now)?,
+            CallKind::Tell => self.make_tell(node_id)?,
         };
         let peer = self.peers.get_mut(node_id)?;
         let brings_news = match &call {
@@ -207,19 +215,26 @@ impl Node {
             Call::Push { own: Some(own), .. } => peer.link.own.sent.replace(*own) != Some(*own),
             _ => false,
         };
-        peer.upkeep += u32::from(!asked_by_people && !brings_news);
+        // What is told is bounded by what is asked and who is doubted.
+        let is_upkeep = !asked_by_people && !brings_news && due != CallKind::Tell;
+        peer.upkeep += u32::from(is_upkeep);
         peer.owed.data_was_last = due == CallKind::Data;
         peer.may_try = false;
         let address = match &call {
             Call::Hello { address } => address.clone(),
             _ => peer.place.address()?.clone(),
         };
-        let (signer, network_key) = (peer.direct_key(), peer.network_key);
+        let signer = match &call {
+            // That it is there may be signed with a key that others told, too.
+            Call::Tell(_) => peer.pin.map(|pin| pin.key),
+            _ => peer.direct_key(),
+        };
+        let network_key = peer.network_key;
         let flight = peer.flight.as_mut()?;
         flight.call = Some(call);
-        flight.begun_at = Some(now.mono_ms);
         flight.address = Some(address.clone());
         flight.tries = tries + 1;
+        flight.began = now.mono_ms;
         Some(Outgoing { address, signer, network_key, request })
     }
 
@@ -366,7 +381,7 @@ impl Node {
         let relays = relays.collect();
         let own = carries_own.then_some(own.fingerprint);
         let (records, patches) = load.into_parts();
-        let push = Push { to: node_id.clone(), incarnation, records, patches, relays };
+        let push = Push { records, patches, relays, ..Push::new(node_id.clone(), incarnation) };
         Some((Call::Push { own, partial, gives, errands }, Request::Push(push)))
     }
 

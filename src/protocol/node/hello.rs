@@ -49,7 +49,7 @@ impl Claims {
 
 impl Node {
     /// Sixteen bytes that nobody knows before this node says them.
-    fn derived(&self, label: &[u8], parts: &[&[u8]]) -> [u8; 16] {
+    pub(super) fn derived(&self, label: &[u8], parts: &[&[u8]]) -> [u8; 16] {
         self.settings.secret.derived(label, self.epoch, parts)
     }
 

@@ -13,12 +13,14 @@ mod hello;
 mod home;
 mod inbox;
 mod present;
+mod probing;
 mod records;
 mod refusals;
 mod relay;
 mod report;
 mod requests;
 mod seeds;
+mod suspicion;
 mod ticking;
 mod tries;
 
@@ -53,11 +55,13 @@ use graves::Graves;
 use hello::Claims;
 use home::Seen;
 use inbox::Inbox;
+use probing::Probing;
 pub use records::Judgement;
 pub use relay::{MESH_MAX, RELAY_HEADS};
 use report::Happened;
 pub use requests::{CheckedPush, RefusedPart};
 use seeds::Seed;
+pub use suspicion::CheckedWord;
 use tries::Tries;
 
 /// One node of the network: the rules and all that they need to remember.
@@ -101,6 +105,8 @@ pub struct Node {
     random: fastrand::Rng,
     /// What tries of addresses that never answered are taken from.
     tries: Tries,
+    /// Own probes, and what others asked for.
+    probing: Probing,
     flights: u64,
     tickets: Ticket,
     started_ms: u64,
@@ -156,6 +162,7 @@ impl Node {
             save_peers: None,
             random: fastrand::Rng::with_seed(random),
             tries: Tries::default(),
+            probing: Probing::new(now.mono_ms),
             flights: 0,
             tickets: 0,
             started_ms: now.mono_ms,
@@ -395,8 +402,14 @@ impl Node {
         let Some(class) = self.class_due(node_id, now) else { return };
         let flight = self.next_flight();
         let Some(peer) = self.peers.get_mut(node_id) else { return };
-        peer.flight =
-            Some(Flight { id: flight, call: None, begun_at: None, address: None, tries: 0, class });
+        peer.flight = Some(Flight {
+            id: flight,
+            call: None,
+            address: None,
+            tries: 0,
+            began: now.mono_ms,
+            class,
+        });
         actions.push(Action::Send(Job { target: Target::Peer(node_id.clone()), flight, class }));
     }
 }

@@ -183,6 +183,10 @@ impl Node {
             let old = old.map(|old| Arc::clone(&old.entries)).unwrap_or_default();
             actions.push(Action::Changed { node_id: node_id.clone(), timestamp, old, new });
         }
+        if !left {
+            self.refuted(&node_id, now, actions);
+        }
+        let Some(peer) = self.peers.get_mut(&node_id) else { return };
         if left && peer.status != PeerStatus::Left {
             peer.status = PeerStatus::Left;
             peer.link.connected = false;
@@ -251,6 +255,8 @@ impl Node {
     pub(super) fn heard(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         peer.heard_at = Some(now.mono_ms);
+        self.clear(node_id);
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
         // What was dropped for its age is good again when its owner brings it.
         peer.floor.revive();
         let is_leaving = peer.status == PeerStatus::Left && peer.link.said_goodbye();

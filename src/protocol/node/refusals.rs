@@ -30,6 +30,9 @@ impl Node {
         let Some(reason) = Reason::from_code(refusal.reason) else {
             return self.failed_for_now(ended, &call, text, actions);
         };
+        if let Call::Tell(tell) = &call {
+            return self.tell_refused(ended, tell, reason, actions);
+        }
         match reason {
             Reason::Internal => self.failed(ended, &call, text, actions),
             Reason::UnknownSender
@@ -76,6 +79,7 @@ impl Node {
             Call::Data { ticket, .. } => {
                 self.data_refused(ended, ticket, reason, text, actions);
             }
+            Call::Tell(_) => {}
             Call::Hello { .. } | Call::Ping { .. } => {
                 self.turned_away(ended, &call, reason, text, actions);
             }
@@ -100,7 +104,11 @@ impl Node {
         match call {
             Call::Ping { .. } => peer.owed.ping = true,
             Call::Peers => peer.owed.peers = true,
-            Call::Hello { .. } | Call::Push { .. } | Call::Pull { .. } | Call::Data { .. } => {}
+            Call::Hello { .. }
+            | Call::Push { .. }
+            | Call::Pull { .. }
+            | Call::Data { .. }
+            | Call::Tell(_) => {}
         }
         if reason == Reason::ReplayedNumber {
             peer.link.number_out = peer.link.number_out.max(number);

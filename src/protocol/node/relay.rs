@@ -159,13 +159,13 @@ impl Node {
         }
         self.hedge_at = next;
         for (head, owner, base, stretches) in late {
-            self.ask_others(&head, &owner, base, stretches, now, actions);
+            self.go_around(&head, &owner, base, stretches, now, actions);
         }
     }
 
     /// The stretches of a head without the head go to others: what comes before it, and what comes
     /// behind it.
-    fn ask_others(
+    fn go_around(
         &mut self,
         head: &NodeId,
         owner: &NodeId,
@@ -202,7 +202,7 @@ impl Node {
     ) {
         for (owner, mut errand) in errands {
             let stretches = std::mem::take(&mut errand.stretches);
-            self.ask_others(head, &owner, errand.base, stretches, now, actions);
+            self.go_around(head, &owner, errand.base, stretches, now, actions);
             self.give_errand(head, &owner, errand, actions);
         }
     }
@@ -236,7 +236,7 @@ impl Node {
                 self.give_errand(head, &owner, errand, actions);
             } else if is_refused {
                 // Whatever it has against the version, it does not pass it on.
-                self.ask_others(head, &owner, errand.base, errand.stretches, now, actions);
+                self.go_around(head, &owner, errand.base, errand.stretches, now, actions);
             }
         }
     }
@@ -313,7 +313,7 @@ fn is_made_again(refusal: &Refusal) -> bool {
 /// Whether a peer most likely answers at once.
 fn is_healthy(peer: &Peer, now: Now) -> bool {
     let is_late = peer.flight.as_ref().is_some_and(|flight| {
-        flight.begun_at.is_some_and(|begun| now.mono_ms.saturating_sub(begun) >= HEDGE_MS)
+        flight.call.is_some() && now.mono_ms.saturating_sub(flight.began) >= HEDGE_MS
     });
     peer.status == PeerStatus::Alive && peer.unanswered.is_empty() && !is_late
 }

@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::hello::{refuse_number, replayed};
-use super::{Action, Incoming, Judgement, Node, Now, Reply, Verdict};
+use super::{Action, CheckedWord, Incoming, Judgement, Node, Now, Reply, Verdict};
 use crate::protocol::identity::{Incarnation, NodeId, PublicKey};
 use crate::protocol::record::{Patch, Record, SignedHead};
 use crate::protocol::report::{CONFLICT_SHOWN_MS, Event, Message};
 use crate::protocol::verdict::Reason;
 use crate::protocol::verified::{Authentic, Verified};
 use crate::protocol::wire::{
-    Answer, Data, Header, Held, Pong, Pull, Push, Refusal, RefusedRecord, Relay, Text, Twin,
+    Answer, Ask, Data, Header, Held, Pong, Pull, Push, Refusal, RefusedRecord, Relay, Suspected,
+    Text, Twin,
 };
 
 use super::calls::Batch;
@@ -32,6 +33,29 @@ pub struct CheckedPush {
     pub refused: Vec<RefusedPart>,
     /// Whom they are to be brought to.
     pub relays: Vec<Relay>,
+    /// Who is asked for.
+    pub asks: Vec<Ask>,
+    /// Words that were awaited, checked.
+    pub words: Vec<CheckedWord>,
+    /// Who is accused.
+    pub suspects: Vec<Suspected>,
+}
+
+impl CheckedPush {
+    /// One that brings nothing.
+    pub fn new(to: NodeId, incarnation: Incarnation) -> Self {
+        Self {
+            incarnation,
+            to,
+            records: Vec::new(),
+            held: Vec::new(),
+            refused: Vec::new(),
+            relays: Vec::new(),
+            asks: Vec::new(),
+            words: Vec::new(),
+            suspects: Vec::new(),
+        }
+    }
 }
 
 /// A record that is refused.
@@ -71,6 +95,7 @@ impl Node {
     ) -> (Reply, Vec<Action>) {
         let mut actions = Vec::new();
         let actions_in = &mut actions;
+        self.note_call(now);
         let reply = match request {
             Incoming::Hello(hello) => self.on_hello(hello, caller, now, actions_in),
             Incoming::Push(push) => self.on_push(push, caller, now, actions_in),
@@ -287,7 +312,11 @@ impl Node {
         for relay in push.relays.iter().filter(|relay| held.contains(&relay.owner)) {
             self.pass_on(relay, now, actions);
         }
-        let verdict = refuse_parts(refused).unwrap_or(Verdict::Nothing);
+        self.on_words(push.words, now, actions);
+        self.on_suspects(push.suspects, now, actions);
+        let challenge = self.on_asks(push.asks, now, actions);
+        let here = challenge.map(|it| Verdict::Here(self.settings.node_id.clone(), it));
+        let verdict = refuse_parts(refused).or(here).unwrap_or(Verdict::Nothing);
         Reply { verdict, caller: proved }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Kind;
 use crate::protocol::address::Address;
-use crate::protocol::head::{Head, Home, Version};
+use crate::protocol::head::{Fingerprint, Head, Home, Version};
 use crate::protocol::identity::{Incarnation, NodeId, PublicKey, Rank, Session};
 use crate::protocol::record::{Patch, Record, Signature, SignedHead};
 use crate::protocol::ring::{Ring, Stretch};
@@ -170,6 +170,27 @@ pub struct Push {
     /// Whom the receiver is asked to bring these versions to, in the order of owners and rings, each
     /// once; at most [`super::RELAYS_MAX`].
     pub relays: Vec<Relay>,
+    /// Who is asked for; at most [`super::ASKS_MAX`].
+    pub asks: Vec<Ask>,
+    /// What came of such questions; at most [`super::WORDS_MAX`].
+    pub words: Vec<Word>,
+    /// Who does not answer, by the word of somebody, in the order of the ids, each id once; at
+    /// most [`super::SUSPECTS_MAX`].
+    pub suspects: Vec<Suspected>,
+}
+
+impl Push {
+    /// One that brings nothing yet.
+    pub fn new(to: NodeId, incarnation: Incarnation) -> Self {
+        let (records, patches, relays) = (Vec::new(), Vec::new(), Vec::new());
+        let (asks, words, suspects) = (Vec::new(), Vec::new(), Vec::new());
+        Self { to, incarnation, records, patches, relays, asks, words, suspects }
+    }
+
+    /// What the receiver itself is asked to sign.
+    pub fn self_ask(&self) -> Option<&Ask> {
+        self.asks.iter().find(|ask| ask.about == self.to)
+    }
 }
 
 /// Whom the receiver of a version is asked to bring it to.
@@ -181,6 +202,51 @@ pub struct Relay {
     pub ring: Ring,
     /// All that the receiver knows there.
     pub stretch: Stretch,
+}
+
+/// Drawn by who asks: so that a word that answers it is one of now.
+pub type Challenge = [u8; 16];
+
+/// Somebody asks whether a node is there, which it can't reach itself.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Ask {
+    /// Which node is to be tried; the receiver itself has only to answer.
+    pub about: NodeId,
+    /// Who wants to know.
+    pub asker: NodeId,
+    /// What the node has to sign.
+    pub challenge: Challenge,
+}
+
+/// What came of an ask.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Word {
+    /// Which node was tried.
+    pub about: NodeId,
+    /// The challenge of the ask.
+    pub challenge: Challenge,
+    /// The signature of that node over it; nothing where it was tried in vain.
+    pub signature: Option<Signature>,
+}
+
+/// An accusation: the node does not answer. It ends with any version newer than this one.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Suspected {
+    /// Which node.
+    pub node_id: NodeId,
+    /// The version that the accuser holds of it.
+    pub fingerprint: Fingerprint,
+}
+
+/// That a node is there, as it signs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Here {
+    /// Which node.
+    pub node_id: NodeId,
+    /// What it was asked to sign.
+    pub challenge: Challenge,
+    /// Its signature.
+    pub signature: Signature,
 }
 
 /// UPDATE that asks for records.
@@ -299,6 +365,8 @@ pub enum Answer {
     Ping(Pong),
     /// To DATA: accepted.
     Data,
+    /// To UPDATE that asks for the receiver itself: its signature over the challenge.
+    Here(Signature),
 }
 
 /// A refusal of a request that opened.

@@ -28,6 +28,13 @@ pub const REFUSED_MAX: usize = PUSHED_MAX;
 /// Most stretches that a push asks to be passed on to: both rings of half of the records.
 pub const RELAYS_MAX: usize = RECORDS_MAX;
 
+/// Most asks in one UPDATE: each of them is a request for who gets it.
+pub const ASKS_MAX: usize = 8;
+/// Most words in one UPDATE: the signature of each may have to be checked.
+pub const WORDS_MAX: usize = 8;
+/// Most accusations in one UPDATE.
+pub const SUSPECTS_MAX: usize = 64;
+
 /// The five message types; the number is the first sealed byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -116,6 +123,7 @@ pub fn encode_answer(answer: &Answer) -> Result<Vec<u8>, EncodeError> {
         Answer::Records(records) => encode(records),
         Answer::Ping(pong) => encode(pong),
         Answer::Data => Ok(Vec::new()),
+        Answer::Here(signature) => encode(signature),
     }
 }
 
@@ -161,11 +169,16 @@ fn decode_update(payload: &[u8]) -> Result<Decoded<'_, Request>, Reason> {
         Some(&PUSH) => {
             type Raw<'a> = Bounded<RawRecord<'a>, PUSHED_MAX>;
             type Relays = Bounded<Relay, RELAYS_MAX>;
-            let (_form, to, incarnation, Bounded(raw), Bounded(relays)) =
-                decode::<(u8, _, _, Raw<'_>, Relays)>(payload)?;
+            type Asked = (Bounded<Ask, ASKS_MAX>, Bounded<Word, WORDS_MAX>);
+            type Accused = Bounded<Suspected, SUSPECTS_MAX>;
+            let (_form, to, incarnation, Bounded(raw), Bounded(relays), asked, Bounded(suspects)) =
+                decode::<(u8, _, _, Raw<'_>, Relays, Asked, Accused)>(payload)?;
+            let (Bounded(asks), Bounded(words)) = asked;
             check_order(&relays, |relay| (relay.owner.as_str(), relay.ring))?;
+            check_order(&suspects, |suspected| suspected.node_id.as_str())?;
             let (records, patches) = typed_records(raw)?;
-            let message = Request::Push(Push { to, incarnation, records, patches, relays });
+            let push = Push { to, incarnation, records, patches, relays, asks, words, suspects };
+            let message = Request::Push(push);
             Ok(Decoded { message, signed: payload, signature: [0; SIGNATURE_BYTES] })
         }
         Some(&PULL) => {
@@ -182,6 +195,11 @@ fn decode_update(payload: &[u8]) -> Result<Decoded<'_, Request>, Reason> {
 /// Bytes of an answer with status 200 to an answer of the kind.
 pub fn decode_answer(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Answer>, Reason> {
     if kind == Kind::Update {
+        // A list with something in it is longer.
+        if let Ok(signature) = Signature::try_from(payload) {
+            let message = Answer::Here(signature);
+            return Ok(Decoded { message, signed: payload, signature: [0; SIGNATURE_BYTES] });
+        }
         let Bounded(raw) = decode::<Bounded<RawRecord<'_>, RECORDS_MAX>>(payload)?;
         let message = Answer::Records(whole_records(raw)?);
         return Ok(Decoded { message, signed: payload, signature: [0; SIGNATURE_BYTES] });
@@ -247,7 +265,7 @@ impl Encode for Push {
         codec::length(self.records.len() + self.patches.len()).encode(encoder)?;
         self.records.iter().try_for_each(|record| record.encode(encoder))?;
         self.patches.iter().try_for_each(|patch| patch.encode(encoder))?;
-        self.relays.encode(encoder)
+        (&self.relays, &self.asks, &self.words, &self.suspects).encode(encoder)
     }
 }
 

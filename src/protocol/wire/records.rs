@@ -207,14 +207,8 @@ mod tests {
 
     fn payload(records: Vec<Arc<Record>>, patches: Vec<Arc<Patch>>) -> Vec<u8> {
         let (to, incarnation) = (NodeId::new("us").unwrap(), Incarnation([3; 16]));
-        encode_request(&Request::Push(Push {
-            to,
-            incarnation,
-            records,
-            patches,
-            relays: Vec::new(),
-        }))
-        .unwrap()
+        let push = Push { records, patches, ..Push::new(to, incarnation) };
+        encode_request(&Request::Push(push)).unwrap()
     }
 
     fn refused(payload: &[u8]) -> Option<Reason> {

@@ -168,9 +168,8 @@ fn a_version_with_the_same_entries_is_no_change_for_people() {
     us.wait(10_000);
     let second = moved(&other, &first, (6, "10.0.0.7:8000"));
     let (to, incarnation) = (us.node.node_id().clone(), us.node.incarnation());
-    let (held, refused, relays) = (Vec::new(), Vec::new(), Vec::new());
     let records = vec![second.clone()];
-    let push = CheckedPush { to, incarnation, records, held, refused, relays };
+    let push = CheckedPush { records, ..CheckedPush::new(to, incarnation) };
     let (_, actions) = us.node.on_request(Incoming::Push(push), other.caller(), us.now);
     assert!(!tells_a_change(&actions));
     assert_eq!(us.peer(&other).record_since, since);

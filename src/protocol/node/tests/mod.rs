@@ -361,8 +361,7 @@ impl Us {
         refused: Vec<RefusedPart>,
     ) -> Reply {
         let (to, incarnation) = (self.node.node_id().clone(), self.node.incarnation());
-        let (held, relays) = (Vec::new(), Vec::new());
-        let push = CheckedPush { to, incarnation, records, held, refused, relays };
+        let push = CheckedPush { records, refused, ..CheckedPush::new(to, incarnation) };
         self.request(Incoming::Push(push), by.caller())
     }
 

@@ -68,7 +68,8 @@ fn is_asked(us: &mut Us, by: &Other, record: &Verified<Record>, relay: Relay) ->
         judgement => refused.extend(RefusedPart::of(&record.head.node_id, judgement)),
     }
     let (to, incarnation) = (us.node.node_id().clone(), us.node.incarnation());
-    let push = CheckedPush { to, incarnation, records, held, refused, relays: vec![relay] };
+    let (relays, push) = (vec![relay], CheckedPush::new(to, incarnation));
+    let push = CheckedPush { records, held, refused, relays, ..push };
     us.request(Incoming::Push(push), by.caller())
 }
 
