@@ -194,3 +194,37 @@ impl Tell {
         self.asks.iter().find(|ask| ask.about == *peer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_fails_often_waits_longer_and_trusts_itself_again() {
+        let mut health = Health::default();
+        let factors: Vec<u32> = (0..12)
+            .map(|_| {
+                health.note(true);
+                health.factor()
+            })
+            .collect();
+        assert_eq!(factors, [1, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8, 8]);
+        for _ in 0..8 {
+            health.note(false);
+        }
+        assert_eq!(health.factor(), 1);
+    }
+
+    /// Killed, probed, asked about twice and accused: five seconds; and ten where nothing answers.
+    #[test]
+    fn the_steps_add_up_to_what_is_promised() {
+        let times = Times::of(3_000, 1);
+        assert!(2 * times.probe + times.grace <= 5_000);
+        assert!(2 * times.probe + times.answer + 2 * times.stage + times.grace <= 10_000);
+        assert!(times.refute < times.grace, "else a liar that is early keeps it from refuting");
+        assert!(times.window > times.grace + times.refute);
+        let slow = Times::of(3_000, 8);
+        assert_eq!((slow.answer, slow.stage, slow.probe), (8_000, 8_000, times.probe));
+        assert!(Times::of(1, 1).probe > 0 && Times::of(1, 1).grace > 0);
+    }
+}

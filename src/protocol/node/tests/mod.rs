@@ -7,6 +7,7 @@ mod hello;
 mod records;
 mod requests;
 mod seeds;
+mod suspicion;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -27,8 +28,8 @@ use crate::protocol::report::Refused;
 use crate::protocol::verdict::Reason;
 use crate::protocol::verified::{Authentic, Verified};
 use crate::protocol::wire::{
-    Answer, Data, Header, Hello, HelloAnswer, HelloProof, Listed, Peers, PeersAnswer, Ping, Pong,
-    ProgramVersion, Refusal, Request, Text,
+    Answer, Data, Header, Hello, HelloAnswer, HelloProof, Here, Listed, Peers, PeersAnswer, Ping,
+    Pong, ProgramVersion, Push, Refusal, Request, Text,
 };
 
 /// The time between ticks, ms.
@@ -162,7 +163,8 @@ impl Other {
                 Outcome::Welcomed(signed((), self.key))
             }
             Request::Hello(_) => self.introduces(),
-            Request::Push(_) | Request::Pull(_) => Outcome::Nothing,
+            Request::Push(push) => self.is_here(push),
+            Request::Pull(_) => Outcome::Nothing,
             Request::Ping(_) => self.pong(us),
             Request::Peers(_) => {
                 let answer = PeersAnswer { nodes: Vec::new(), wishes: Vec::new() };
@@ -170,6 +172,14 @@ impl Other {
             }
             Request::Data(_) => Outcome::Accepted(signed((), self.key)),
         }
+    }
+
+    fn is_here(&self, push: &Push) -> Outcome {
+        let Some(ask) = push.self_ask() else { return Outcome::Nothing };
+        let (node_id, challenge) = (ask.about.clone(), ask.challenge);
+        let here = Here { node_id, challenge, signature: [0; 64] };
+        let here = Verified::<Here>::check(here, &self.key, &Gullible(self.key));
+        Outcome::Here(here.unwrap())
     }
 
     fn pong(&self, us: &mut Us) -> Outcome {
@@ -180,6 +190,19 @@ impl Other {
 fn refuses(reason: Reason) -> Outcome {
     let text = Text::new("no");
     Outcome::Refused(Refusal { reason: reason.code(), text, number: 0, records: Vec::new() }, None)
+}
+
+/// An UPDATE without anything in it, to whom it may concern.
+fn nothing() -> CheckedPush {
+    CheckedPush {
+        to: id("us"),
+        incarnation: Incarnation([0; 16]),
+        records: Vec::new(),
+        refused: Vec::new(),
+        asks: Vec::new(),
+        words: Vec::new(),
+        suspects: Vec::new(),
+    }
 }
 
 /// Our node.
@@ -332,8 +355,7 @@ impl Us {
         refused: Vec<RefusedPart>,
     ) -> Reply {
         let (to, incarnation) = (self.node.node_id().clone(), self.node.incarnation());
-        let (asks, words, suspects) = (Vec::new(), Vec::new(), Vec::new());
-        let push = CheckedPush { to, incarnation, records, refused, asks, words, suspects };
+        let push = CheckedPush { to, incarnation, records, refused, ..nothing() };
         self.request(Incoming::Push(push), by.caller())
     }
 
