@@ -11,6 +11,8 @@ use super::wire::{Ask, Challenge, Word};
 pub const FIRST_ASKED: usize = 3;
 /// How many more are asked where those tried in vain, or said nothing.
 pub const NEXT_ASKED: usize = 5;
+/// How many are asked by each that suspects it then: the last chance of one that is there.
+pub const LAST_ASKED: usize = 3;
 /// How many of its own last probes a node remembers.
 const PROBES: u32 = 10;
 /// So many of them may fail before the node waits longer for answers: perhaps it is slow itself.
@@ -103,7 +105,7 @@ pub struct Doubt {
 }
 
 /// Somebody who was asked to try a peer.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Asked {
     /// Who.
     pub helper: NodeId,
@@ -130,21 +132,25 @@ impl Doubt {
 impl Watch {
     /// Who was asked, as long as a word of theirs counts.
     pub fn asked(&self) -> &[Asked] {
-        match (&self.doubt, self.accused.as_ref().map(|accused| &accused.by)) {
+        match (&self.doubt, &self.accused) {
             (Some(doubt), _) => &doubt.asked,
-            (None, Some(Accuser::Own(asked))) => asked,
-            _ => &[],
+            (None, Some(accused)) => &accused.asked,
+            (None, None) => &[],
+        }
+    }
+
+    /// The same, to change; nothing where nothing stands against it.
+    pub fn asked_mut(&mut self) -> Option<&mut Vec<Asked>> {
+        match (&mut self.doubt, &mut self.accused) {
+            (Some(doubt), _) => Some(&mut doubt.asked),
+            (None, Some(accused)) => Some(&mut accused.asked),
+            (None, None) => None,
         }
     }
 
     /// What was asked under this challenge.
     pub fn asked_under(&mut self, challenge: &Challenge) -> Option<&mut Asked> {
-        let asked = match (&mut self.doubt, self.accused.as_mut().map(|it| &mut it.by)) {
-            (Some(doubt), _) => &mut doubt.asked,
-            (None, Some(Accuser::Own(asked))) => asked,
-            _ => return None,
-        };
-        asked.iter_mut().find(|asked| asked.challenge == *challenge)
+        self.asked_mut()?.iter_mut().find(|asked| asked.challenge == *challenge)
     }
 }
 
@@ -159,13 +165,15 @@ pub struct Accused {
     pub shown_at: u64,
     /// By whose word.
     pub by: Accuser,
+    /// Who was asked to try it, before and since.
+    pub asked: Vec<Asked>,
 }
 
 /// By whose word a peer is suspected.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accuser {
-    /// Our own, after these were asked, too.
-    Own(Vec<Asked>),
+    /// Our own, after others were asked, too.
+    Own,
     /// Our own, and nobody was told: there is nobody, or we are cut off.
     Silent,
     /// That of others.
