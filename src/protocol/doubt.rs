@@ -11,6 +11,8 @@ use super::wire::{Ask, Challenge, Word};
 pub const FIRST_ASKED: usize = 3;
 /// How many more are asked where those tried in vain, or said nothing.
 pub const NEXT_ASKED: usize = 5;
+/// How many are asked by each that suspects it then: the last chance of one that is there.
+pub const LAST_ASKED: usize = 3;
 /// How many of its own last probes a node remembers.
 const PROBES: u32 = 10;
 /// So many of them may fail before the node waits longer for answers: perhaps it is slow itself.
@@ -103,7 +105,7 @@ pub struct Doubt {
 }
 
 /// Somebody who was asked to try a peer.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Asked {
     /// Who.
     pub helper: NodeId,
@@ -130,21 +132,25 @@ impl Doubt {
 impl Watch {
     /// Who was asked, as long as a word of theirs counts.
     pub fn asked(&self) -> &[Asked] {
-        match (&self.doubt, self.accused.as_ref().map(|accused| &accused.by)) {
+        match (&self.doubt, &self.accused) {
             (Some(doubt), _) => &doubt.asked,
-            (None, Some(Accuser::Own(asked))) => asked,
-            _ => &[],
+            (None, Some(accused)) => &accused.asked,
+            (None, None) => &[],
+        }
+    }
+
+    /// The same, to change; nothing where nothing stands against it.
+    pub fn asked_mut(&mut self) -> Option<&mut Vec<Asked>> {
+        match (&mut self.doubt, &mut self.accused) {
+            (Some(doubt), _) => Some(&mut doubt.asked),
+            (None, Some(accused)) => Some(&mut accused.asked),
+            (None, None) => None,
         }
     }
 
     /// What was asked under this challenge.
     pub fn asked_under(&mut self, challenge: &Challenge) -> Option<&mut Asked> {
-        let asked = match (&mut self.doubt, self.accused.as_mut().map(|it| &mut it.by)) {
-            (Some(doubt), _) => &mut doubt.asked,
-            (None, Some(Accuser::Own(asked))) => asked,
-            _ => return None,
-        };
-        asked.iter_mut().find(|asked| asked.challenge == *challenge)
+        self.asked_mut()?.iter_mut().find(|asked| asked.challenge == *challenge)
     }
 }
 
@@ -159,13 +165,15 @@ pub struct Accused {
     pub shown_at: u64,
     /// By whose word.
     pub by: Accuser,
+    /// Who was asked to try it, before and since.
+    pub asked: Vec<Asked>,
 }
 
 /// By whose word a peer is suspected.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accuser {
-    /// Our own, after these were asked, too.
-    Own(Vec<Asked>),
+    /// Our own, after others were asked, too.
+    Own,
     /// Our own, and nobody was told: there is nobody, or we are cut off.
     Silent,
     /// That of others.
@@ -192,5 +200,39 @@ impl Tell {
     /// What the peer itself is asked to sign, for somebody.
     pub fn self_ask(&self, peer: &NodeId) -> Option<&Ask> {
         self.asks.iter().find(|ask| ask.about == *peer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_fails_often_waits_longer_and_trusts_itself_again() {
+        let mut health = Health::default();
+        let factors: Vec<u32> = (0..12)
+            .map(|_| {
+                health.note(true);
+                health.factor()
+            })
+            .collect();
+        assert_eq!(factors, [1, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8, 8]);
+        for _ in 0..8 {
+            health.note(false);
+        }
+        assert_eq!(health.factor(), 1);
+    }
+
+    /// Killed, probed, asked about twice and accused: five seconds; and ten where nothing answers.
+    #[test]
+    fn the_steps_add_up_to_what_is_promised() {
+        let times = Times::of(3_000, 1);
+        assert!(2 * times.probe + times.grace <= 5_000);
+        assert!(2 * times.probe + times.answer + 2 * times.stage + times.grace <= 10_000);
+        assert!(times.refute < times.grace, "else a liar that is early keeps it from refuting");
+        assert!(times.window > times.grace + times.refute);
+        let slow = Times::of(3_000, 8);
+        assert_eq!((slow.answer, slow.stage, slow.probe), (8_000, 8_000, times.probe));
+        assert!(Times::of(1, 1).probe > 0 && Times::of(1, 1).grace > 0);
     }
 }

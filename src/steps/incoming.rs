@@ -381,6 +381,20 @@ mod tests {
         assert_eq!(check(records, None), (None, 64));
     }
 
+    /// A word that nobody signed is none; one that says that it was in vain needs no signature.
+    #[test]
+    fn a_word_counts_by_the_signature_of_whom_it_is_about() {
+        let word = |signature| {
+            let about = NodeId::new("n1").unwrap();
+            (Word { about, challenge: [1; 16], signature }, PublicKey([4; 65]))
+        };
+        let verifier = Counting::default();
+        let all = vec![word(Some([0; 64])), word(Some([1; 64])), word(None)];
+        let words = check_words(all, &verifier);
+        assert!(matches!(words[..], [CheckedWord::Here(_), CheckedWord::InVain(..)]), "{words:?}");
+        assert_eq!(verifier.0.get(), 2);
+    }
+
     /// What a patch comes to is worked out for its owner alone: for a liar that would be megabytes.
     #[test]
     fn a_patch_is_made_whole_behind_its_signature() {

@@ -260,7 +260,7 @@ mod tests {
     use crate::protocol::node::{Now, Secret, Settings};
     use crate::protocol::record::Draft;
     use crate::protocol::wire::{
-        Header, Held, Hello, HelloProof, Ping, ProgramVersion, RefusedRecord, Text,
+        Ask, Header, Held, Hello, HelloProof, Ping, ProgramVersion, Push, RefusedRecord, Text,
     };
 
     /// Signs with a part of its key, and looks whether it is that one; counts how often.
@@ -353,6 +353,20 @@ mod tests {
             assert!(matches!(outcome(&hello(), 204, payload), Outcome::Failed(_)), "{payload:?}");
         }
         assert!(matches!(outcome(&ping(), 204, &[2; 64]), Outcome::Failed(_)), "no such answer");
+    }
+
+    /// Whoever sits at its address may have the network key, but not that of the peer.
+    #[test]
+    fn a_peer_says_that_it_is_there_with_its_own_signature() {
+        let asks = |about: &str| {
+            let ask = Ask { about: id(about), asker: id("us"), challenge: [5; 16] };
+            let push = Push::new(id("peer"), Incarnation([1; 16]));
+            outgoing(Request::Push(Push { asks: vec![ask], ..push }))
+        };
+        assert!(matches!(outcome(&asks("peer"), 200, &[2; 64]), Outcome::Here(_)));
+        assert!(matches!(outcome(&asks("peer"), 200, &[1; 64]), Outcome::Failed(_)));
+        assert!(matches!(outcome(&asks("third"), 200, &[2; 64]), Outcome::Failed(_)), "not asked");
+        assert!(matches!(outcome(&ping(), 200, &[2; 64]), Outcome::Failed(_)));
     }
 
     /// A later version of ours that we did not sign is none: it would be outrun for ever.

@@ -1,6 +1,7 @@
 //! Who is there, and who is not: the dead are lost soon, the living never.
 
 use dsn::protocol::address::Address;
+use dsn::protocol::identity::NodeId;
 use dsn::protocol::report::PeerStatus;
 use dsn::protocol::wire::Kind;
 
@@ -13,13 +14,13 @@ const MINUTE_MS: u64 = 60_000;
 
 /// How often this was said, of anybody.
 fn told(world: &World, what: &str) -> u64 {
-    world.told.iter().filter(|((name, _), _)| *name == what).map(|(_, count)| count).sum()
+    world.told.iter().filter(|((name, ..), _)| *name == what).map(|(_, count)| count).sum()
 }
 
 /// How often this was said of one host.
 fn told_of(world: &World, what: &str, host: usize) -> u64 {
     let id = &world.hosts[host].node_id;
-    world.told.iter().filter(|((name, of), _)| *name == what && of == id).map(|it| it.1).sum()
+    world.told.iter().filter(|((name, _, of), _)| *name == what && of == id).map(|it| it.1).sum()
 }
 
 fn is_lost_at_all(world: &World, dead: usize) -> bool {
@@ -86,16 +87,11 @@ fn who_was_cut_off_or_hung_accuses_nobody_when_it_is_back() {
         }
         world.run_for(HEALING_MAX_MS);
         assert!(world.agree(&world.everyone()), "{seed}");
-        // It may have suspected all others itself, once each.
-        for host in rest {
-            for what in ["suspect", "lost"] {
-                assert!(
-                    told_of(&world, what, host) <= 1,
-                    "{what} n{host}, {seed}: {:?}",
-                    world.told
-                );
-            }
-        }
+        // What it thought itself of the others it told nobody.
+        let is_wrong = |((what, by, of), _): (&(&str, usize, NodeId), &u64)| {
+            *by != gone && *of != world.hosts[gone].node_id && *what != "joined"
+        };
+        assert!(!world.told.iter().any(is_wrong), "n{gone}, {seed}: {:?}", world.told);
     }
 }
 
@@ -104,10 +100,10 @@ fn lost_tries_make_nobody_lost() {
     let (mut world, _) = idle(770, 16);
     world.told.clear();
     world.faults.loss = 50;
-    world.run_for(60 * MINUTE_MS);
+    world.run_for(30 * MINUTE_MS);
     assert_eq!(told(&world, "lost"), 0, "{:?}", world.told);
     let suspected = told(&world, "suspect");
-    assert!(suspected <= 30, "{suspected} in an hour: {:?}", world.told);
+    assert!(suspected <= 30, "{suspected} in half an hour: {:?}", world.told);
     unbroken(&world);
 }
 
@@ -144,9 +140,11 @@ fn who_can_not_be_called_calls_often_enough() {
     world.run_for(10_000);
     world.told.clear();
     world.faults.forbidden.extend((0..12).filter(|host| *host != 5).map(|host| (host, 5)));
+    // When it begins it does not know yet that nobody calls it.
+    world.run_for(MINUTE_MS);
+    world.told.clear();
     world.run_for(10 * MINUTE_MS);
-    assert_eq!(told(&world, "lost"), 0, "{:?}", world.told);
-    assert!(told(&world, "suspect") <= 22, "{:?}", world.told);
+    assert_eq!(told(&world, "lost") + told(&world, "suspect"), 0, "{:?}", world.told);
     world.heal();
     whole_within(&mut world, HEALING_MAX_MS);
 }
@@ -177,7 +175,7 @@ fn a_liar_that_accuses_everybody_makes_nobody_lost_and_no_storm() {
 #[test]
 fn a_liar_among_the_helpers_makes_nobody_lost() {
     for way in [Way::Right, Way::Lie] {
-        let (mut world, _) = idle(801, 6);
+        let (mut world, _) = idle(801, 10);
         let liar = world.add_liar();
         let (name, key) = world.liars[liar].names[0].clone();
         world.liars[liar].ways[usize::from(Kind::Update.byte()) - 1] = way;

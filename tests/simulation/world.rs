@@ -110,8 +110,8 @@ pub struct World {
     pub broken: Option<String>,
     /// The last things that happened.
     pub trace: VecDeque<String>,
-    /// How often hosts said this of others: what and of whom.
-    pub told: BTreeMap<(&'static str, NodeId), u64>,
+    /// How often hosts said this of others: what, which host, and of whom.
+    pub told: BTreeMap<(&'static str, usize, NodeId), u64>,
     /// What hosts sent, by sender and address.
     pub traffic: BTreeMap<(usize, IpAddr), Traffic>,
     queue: BTreeMap<(u64, u64), (usize, u64, Event)>,
@@ -757,7 +757,7 @@ impl World {
                 }
                 Action::Tell(event) => {
                     if let Some(node_id) = event.node_id() {
-                        *self.told.entry((event.name(), node_id.clone())).or_default() += 1;
+                        *self.told.entry((event.name(), host, node_id.clone())).or_default() += 1;
                     }
                     self.say(|| format!("n{host}: {:?} {}", event.node_id(), event.name()));
                 }

@@ -186,6 +186,7 @@ impl Node {
         let is_late = |peer: &Peer| {
             let flight = peer.flight.as_ref().filter(|flight| flight.call.is_some());
             peer.is_reached()
+                && !peer.contact.is_failing()
                 && flight.is_some_and(|it| now.mono_ms.saturating_sub(it.began) >= times.answer)
         };
         let is_silent = |peer: &Peer| {

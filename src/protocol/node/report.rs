@@ -299,10 +299,13 @@ fn one_way_text(peer: &Peer) -> String {
 
 /// Who says that a peer does not answer, beside this node.
 fn suspected_by(peer: &Peer) -> Option<String> {
-    match &peer.watch.accused.as_ref()?.by {
-        Accuser::Own(asked) => {
-            let tried = asked.iter().filter(|asked| asked.is_taken);
-            let names: Vec<&str> = tried.map(|asked| asked.helper.as_str()).collect();
+    let accused = peer.watch.accused.as_ref()?;
+    match accused.by {
+        Accuser::Own => {
+            let tried = accused.asked.iter().filter(|asked| asked.is_taken);
+            let mut names: Vec<&str> = tried.map(|asked| asked.helper.as_str()).collect();
+            names.sort_unstable();
+            names.dedup();
             Some(format!("{} tried it in vain, too", names.join(", ")))
         }
         Accuser::Others => Some("others tried it in vain".into()),

@@ -3,7 +3,9 @@
 
 use super::probing::{is_doubtable, is_suspectable};
 use super::{Action, Node, Now, RETRY_DELAY_MS, Republish, TRIES, give_up};
-use crate::protocol::doubt::{Accused, Accuser, Asked, Doubt, FIRST_ASKED, NEXT_ASKED, Tell};
+use crate::protocol::doubt::{
+    Accused, Accuser, Asked, Doubt, FIRST_ASKED, LAST_ASKED, NEXT_ASKED, Tell,
+};
 use crate::protocol::identity::{NodeId, PublicKey};
 use crate::protocol::peer::Peer;
 use crate::protocol::report::{Event, PeerStatus};
@@ -48,13 +50,15 @@ impl Node {
         if peer.place.proved() != Some(&ended.address) {
             return;
         }
+        // One that could not be called before is in doubt when it is silent, too.
+        let is_new = peer.contact.fruitless() <= 1;
         if let Some(doubt) = &mut peer.watch.doubt {
             doubt.was_tried = true;
             self.advance(node_id, now, actions);
         } else if let Some(accused) = &mut peer.watch.accused {
             accused.shown_at = accused.shown_at.min(now.mono_ms);
             self.show_accused(node_id, now, actions);
-        } else {
+        } else if is_new {
             self.begin_doubt(node_id, true, now, actions);
         }
     }
@@ -97,16 +101,16 @@ impl Node {
         actions: &mut Vec<Action>,
     ) -> bool {
         let asker = self.settings.node_id.clone();
-        let Some(doubt) = self.peers.get(about).and_then(|peer| peer.watch.doubt.as_ref()) else {
-            return false;
-        };
+        let Some(peer) = self.peers.get(about) else { return false };
+        // Who suspects it asks anew, others or the same.
+        let asked = peer.watch.doubt.as_ref().map_or(&[][..], |doubt| &doubt.asked);
         let helps = |(node_id, peer): &(&NodeId, &Peer)| {
             *node_id != about
                 && is_doubtable(peer)
                 && peer.link.connected
                 && peer.is_reached()
                 && peer.owed.tell.asks.len() < OWED_TELLS_MAX
-                && doubt.asked.iter().all(|asked| asked.helper != **node_id)
+                && asked.iter().all(|asked| asked.helper != **node_id)
         };
         let mut helpers: Vec<NodeId> =
             self.peers.iter().filter(helps).map(|(node_id, _)| node_id.clone()).collect();
@@ -116,10 +120,10 @@ impl Node {
             self.probing.challenges += 1;
             let drawn = self.probing.challenges.to_le_bytes();
             let challenge = self.derived(b"dsn/1 challenge", &[&drawn]);
-            let doubt = self.peers.get_mut(about).and_then(|peer| peer.watch.doubt.as_mut());
-            if let Some(doubt) = doubt {
+            let asked = self.peers.get_mut(about).and_then(|peer| peer.watch.asked_mut());
+            if let Some(asked) = asked {
                 let (is_taken, is_over) = (false, false);
-                doubt.asked.push(Asked { helper: helper.clone(), challenge, is_taken, is_over });
+                asked.push(Asked { helper: helper.clone(), challenge, is_taken, is_over });
             }
             if let Some(peer) = self.peers.get_mut(helper) {
                 let ask = Ask { about: about.clone(), asker: asker.clone(), challenge };
@@ -181,11 +185,11 @@ impl Node {
         let passed_at = peer.watch.accused_at;
         let too_soon = passed_at.is_some_and(|at| now.mono_ms < at + times.window);
         if doubt.asked.is_empty() {
-            self.suspect(node_id, Accuser::Silent, now, actions);
+            self.suspect(node_id, Accuser::Silent, Vec::new(), now, actions);
         } else if !hears_others {
             self.count_as_cut_off(now, actions);
         } else if is_taken && !too_soon {
-            self.suspect(node_id, Accuser::Own(doubt.asked), now, actions);
+            self.suspect(node_id, Accuser::Own, doubt.asked, now, actions);
             self.spread_suspect(node_id, now, actions);
         } else {
             // Whoever hears of nobody blames itself; and who was accused a moment ago has its time.
@@ -198,7 +202,7 @@ impl Node {
         self.probing.is_cut_off = true;
         for node_id in self.peers.ids() {
             if self.peers.get(&node_id).is_some_and(|peer| peer.status == PeerStatus::Alive) {
-                self.suspect(&node_id, Accuser::Silent, now, actions);
+                self.suspect(&node_id, Accuser::Silent, Vec::new(), now, actions);
             }
         }
     }
@@ -207,11 +211,18 @@ impl Node {
 /// Accusations.
 impl Node {
     /// From now on the peer is suspected, and lost soon.
-    fn suspect(&mut self, node_id: &NodeId, by: Accuser, now: Now, actions: &mut Vec<Action>) {
+    fn suspect(
+        &mut self,
+        node_id: &NodeId,
+        by: Accuser,
+        asked: Vec<Asked>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
         let times = self.times();
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         let shown_at = match by {
-            Accuser::Own(_) | Accuser::Silent => now.mono_ms,
+            Accuser::Own | Accuser::Silent => now.mono_ms,
             // Perhaps it answers here.
             Accuser::Others => now.mono_ms + times.answer,
         };
@@ -220,7 +231,7 @@ impl Node {
         if by != Accuser::Silent {
             peer.watch.accused_at = Some(now.mono_ms);
         }
-        peer.watch.accused = Some(Accused { fingerprint, until, shown_at, by });
+        peer.watch.accused = Some(Accused { fingerprint, until, shown_at, by, asked });
         peer.owed.ping = true;
         self.show_accused(node_id, now, actions);
         self.poke(node_id, now, actions);
@@ -248,8 +259,12 @@ impl Node {
         if now.mono_ms >= accused.until {
             lose(node_id, peer, actions);
         } else if now.mono_ms >= accused.shown_at && peer.status == PeerStatus::Alive {
+            let is_near = peer.link.connected && accused.by != Accuser::Silent;
             peer.status = PeerStatus::Suspect;
             actions.push(Action::Tell(Event::Suspect { node_id: node_id.clone() }));
+            if is_near {
+                self.ask_others(node_id, LAST_ASKED, now, actions);
+            }
         }
     }
 
@@ -311,7 +326,7 @@ impl Node {
             // A doubt of our own may have come to the same; else it is for them to show it.
             let is_free = peer.status == PeerStatus::Alive && peer.watch.accused.is_none();
             if is_free && is_known && !too_soon {
-                self.suspect(&node_id, Accuser::Others, now, actions);
+                self.suspect(&node_id, Accuser::Others, Vec::new(), now, actions);
             }
         }
     }

@@ -330,6 +330,48 @@ mod tests {
         assert_eq!(wishes(0..RECORDS_MAX + 1), Some(Reason::Malformed));
     }
 
+    fn tells(change: impl FnOnce(&mut Push)) -> Option<Reason> {
+        let mut push = Push::new(NodeId::new("to").unwrap(), Incarnation([1; 16]));
+        change(&mut push);
+        decode_request(Kind::Update, &encode_request(&Request::Push(push)).unwrap()).err()
+    }
+
+    fn suspected(number: usize) -> Suspected {
+        let node_id = NodeId::new(&format!("n{number:04}")).unwrap();
+        Suspected { node_id, fingerprint: [1; 16] }
+    }
+
+    /// Each ask is a request for who gets it, each word a signature to check.
+    #[test]
+    fn asks_words_and_accusations_are_few() {
+        let id = || NodeId::new("n").unwrap();
+        let ask = || Ask { about: id(), asker: id(), challenge: [1; 16] };
+        let word = || Word { about: id(), challenge: [1; 16], signature: Some([1; 64]) };
+        for (more, refused) in [(0, None), (1, Some(Reason::Malformed))] {
+            let asks = (0..ASKS_MAX + more).map(|_| ask()).collect();
+            assert_eq!(tells(|push| push.asks = asks), refused);
+            let words = (0..WORDS_MAX + more).map(|_| word()).collect();
+            assert_eq!(tells(|push| push.words = words), refused);
+            let suspects = (0..SUSPECTS_MAX + more).map(suspected).collect();
+            assert_eq!(tells(|push| push.suspects = suspects), refused);
+        }
+        for names in [[1, 1], [2, 1]] {
+            let suspects = names.map(suspected).to_vec();
+            assert_eq!(tells(|push| push.suspects = suspects), Some(Reason::Malformed));
+        }
+    }
+
+    /// 64 bytes are a signature, and no list of records.
+    #[test]
+    fn an_answer_that_says_here_is_told_from_records() {
+        let here = encode_answer(&Answer::Here([7; 64])).unwrap();
+        let decoded = decode_answer(Kind::Update, &here).unwrap().message;
+        assert!(matches!(decoded, Answer::Here(signature) if signature == [7; 64]));
+        let none = encode_answer(&Answer::Records(Vec::new())).unwrap();
+        let decoded = decode_answer(Kind::Update, &none).unwrap().message;
+        assert!(matches!(decoded, Answer::Records(records) if records.is_empty()));
+    }
+
     #[test]
     fn a_list_has_each_node_once_and_in_its_place() {
         for names in [[1, 1], [2, 1]] {

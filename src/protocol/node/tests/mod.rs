@@ -10,6 +10,7 @@ mod records;
 mod relay;
 mod requests;
 mod seeds;
+mod suspicion;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -31,8 +32,8 @@ use crate::protocol::verdict::Reason;
 use crate::protocol::verified::{Authentic, Verified};
 use crate::protocol::view::{BUCKETS, BucketSet, NO_BUCKET, ViewHash};
 use crate::protocol::wire::{
-    Answer, Data, Header, Hello, HelloAnswer, HelloProof, KnownNode, Peers, PeersAnswer, Ping,
-    Pong, ProgramVersion, Refusal, Request, Text,
+    Answer, Data, Header, Hello, HelloAnswer, HelloProof, Here, KnownNode, Peers, PeersAnswer,
+    Ping, Pong, ProgramVersion, Push, Refusal, Request, Text,
 };
 
 /// The time between ticks, ms.
@@ -166,7 +167,8 @@ impl Other {
                 Outcome::Welcomed(signed((), self.key))
             }
             Request::Hello(_) => self.introduces(),
-            Request::Push(_) | Request::Pull(_) => Outcome::Nothing,
+            Request::Push(push) => self.is_here(push),
+            Request::Pull(_) => Outcome::Nothing,
             Request::Ping(_) => self.pong(us),
             Request::Peers(_) => {
                 let answer = PeersAnswer { buckets: BucketSet(0), nodes: Vec::new() };
@@ -174,6 +176,14 @@ impl Other {
             }
             Request::Data(_) => Outcome::Accepted(signed((), self.key)),
         }
+    }
+
+    fn is_here(&self, push: &Push) -> Outcome {
+        let Some(ask) = push.self_ask() else { return Outcome::Nothing };
+        let (node_id, challenge) = (ask.about.clone(), ask.challenge);
+        let here = Here { node_id, challenge, signature: [0; 64] };
+        let here = Verified::<Here>::check(here, &self.key, &Gullible(self.key));
+        Outcome::Here(here.unwrap())
     }
 
     fn pong(&self, us: &mut Us) -> Outcome {
@@ -201,6 +211,11 @@ impl Other {
 fn refuses(reason: Reason) -> Outcome {
     let text = Text::new("no");
     Outcome::Refused(Refusal { reason: reason.code(), text, number: 0, records: Vec::new() }, None)
+}
+
+/// An UPDATE without anything in it, to whom it may concern.
+fn nothing() -> CheckedPush {
+    CheckedPush::new(id("us"), Incarnation([0; 16]))
 }
 
 /// Our node.
