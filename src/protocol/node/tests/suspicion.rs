@@ -1,9 +1,9 @@
 //! Who gives no answer: who is asked, what is believed of it, and how much it costs.
 
 use super::*;
-use crate::protocol::node::Republish;
 use crate::protocol::doubt::{FIRST_ASKED, NEXT_ASKED};
 use crate::protocol::node::CheckedWord;
+use crate::protocol::node::Republish;
 use crate::protocol::report::{Event, PeerStatus};
 use crate::protocol::wire::{Ask, Here, Suspected, Word};
 
