@@ -3,6 +3,7 @@
 
 use super::address::Address;
 use super::doubt::Tell;
+use super::errand::Errands;
 use super::head::Fingerprint;
 use super::identity::{NodeId, Session};
 
@@ -74,13 +75,17 @@ pub enum Call {
         own: Option<Fingerprint>,
         /// Whether it carries it as a patch.
         partial: bool,
-        /// The records of others that it carries.
-        others: Vec<(NodeId, Fingerprint)>,
+        /// Whether it carries records of others that it lacks and can not ask for.
+        gives: bool,
+        /// What the peer is asked to pass on, and until when its answer is waited for.
+        errands: Errands,
     },
     /// UPDATE that asks for records.
     Pull {
         /// Whose.
         wishes: Vec<NodeId>,
+        /// Until when nobody else is asked for them, ms.
+        alone_until: u64,
     },
     /// UPDATE without records.
     Tell(Tell),

@@ -31,11 +31,6 @@ impl NodeId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// Its place on the ring of all nodes: nobody chooses whom it is next to.
-    pub fn ring(&self) -> u64 {
-        u64::from_be_bytes(Sha256::new(self.0.as_bytes()).finish_short())
-    }
 }
 
 impl fmt::Display for NodeId {
@@ -122,7 +117,7 @@ impl fmt::Debug for PublicKey {
 }
 
 /// Names one run of a node, new at each start: what was sent to an earlier run is worthless.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(pub [u8; 16]);
 
 impl fmt::Debug for Incarnation {

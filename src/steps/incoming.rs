@@ -97,11 +97,18 @@ enum What {
     /// Those of the owners of what would be news.
     Owners {
         records: Vec<Arc<Record>>,
-        patch: Option<(Arc<Patch>, Verified<Record>)>,
-        refused: Vec<RefusedPart>,
+        patches: Vec<(Arc<Patch>, Verified<Record>)>,
+        others: Others,
         /// Words that we wait for, each with the key of the node that it is about.
         awaited: Vec<(Word, PublicKey)>,
     },
+}
+
+/// What is known of a push without a look at a signature.
+struct Others {
+    /// Whose versions are held already.
+    held: Vec<NodeId>,
+    refused: Vec<RefusedPart>,
 }
 
 impl Arrived {
@@ -132,23 +139,32 @@ impl Arrived {
 }
 
 fn look_at_records(push: &Push, node: &Node) -> What {
-    let (mut records, mut refused) = (Vec::new(), Vec::new());
+    let (mut records, mut patches) = (Vec::new(), Vec::new());
+    let mut others = Others { held: Vec::new(), refused: Vec::new() };
     for record in &push.records {
         match node.judge(&record.head, &record.public_key) {
             Judgement::News => records.push(Arc::clone(record)),
-            judgement => refused.extend(RefusedPart::of(&record.head.node_id, judgement)),
+            judgement => others.note(&record.head.node_id, judgement),
         }
     }
-    let patch = push.patch.as_ref().and_then(|patch| match node.judge_patch(patch) {
-        Judgement::News => Some((Arc::clone(patch), node.base_of(patch)?)),
-        judgement => {
-            refused.extend(RefusedPart::of(&patch.head.node_id, judgement));
-            None
+    for patch in &push.patches {
+        match (node.judge_patch(patch), node.base_of(patch)) {
+            (Judgement::News, Some(base)) => patches.push((Arc::clone(patch), base)),
+            (judgement, _) => others.note(&patch.node_id, judgement),
         }
-    });
+    }
     let key_of = |word: &Word| Some((word.clone(), node.awaits(word)?));
     let awaited = push.words.iter().filter_map(key_of).collect();
-    What::Owners { records, patch, refused, awaited }
+    What::Owners { records, patches, others, awaited }
+}
+
+impl Others {
+    fn note(&mut self, owner: &NodeId, judgement: Judgement) {
+        if matches!(judgement, Judgement::Held) {
+            self.held.push(owner.clone());
+        }
+        self.refused.extend(RefusedPart::of(owner, judgement));
+    }
 }
 
 /// A request that was checked.
@@ -164,9 +180,9 @@ impl ToCheck {
         let answering = self.arrived.answering;
         let checked = match self.what {
             What::Caller(key) => check_caller(self.arrived, key, verifier),
-            What::Owners { records, patch, refused, awaited } => {
+            What::Owners { records, patches, others, awaited } => {
                 let words = check_words(awaited, verifier);
-                check_owners(self.arrived.message, records, patch, refused, words, verifier)
+                check_owners(self.arrived.message, records, patches, others, words, verifier)
             }
         };
         let refuse = |reason: Reason| Verdict::refuse(reason, reason.to_string());
@@ -219,25 +235,27 @@ fn check_words(awaited: Vec<(Word, PublicKey)>, verifier: &impl Verifier) -> Vec
 fn check_owners(
     message: Request,
     records: Vec<Arc<Record>>,
-    patch: Option<(Arc<Patch>, Verified<Record>)>,
-    refused: Vec<RefusedPart>,
+    patches: Vec<(Arc<Patch>, Verified<Record>)>,
+    others: Others,
     words: Vec<CheckedWord>,
     verifier: &impl Verifier,
 ) -> Result<Incoming, Reason> {
-    let Request::Push(Push { to, incarnation, asks, suspects, .. }) = message else {
+    let Request::Push(Push { to, incarnation, relays, asks, suspects, .. }) = message else {
         return Err(Reason::WrongType);
     };
-    let mut verified = Vec::with_capacity(records.len() + 1);
+    let mut verified = Vec::with_capacity(records.len() + patches.len());
     for record in records {
         verified.push(Verified::<Record>::check(record, verifier).ok_or(Reason::BadSignature)?);
     }
-    if let Some((patch, base)) = patch {
+    for (patch, base) in patches {
         // Only what its owner signed is worth the work of making it whole.
-        let patch = Verified::<Patch>::check(patch, verifier).ok_or(Reason::BadSignature)?;
+        let patch = Verified::<Patch>::check(patch, &base, verifier).ok_or(Reason::BadSignature)?;
         verified.push(base.patched(&patch)?);
     }
-    let records = verified;
-    Ok(Incoming::Push(CheckedPush { to, incarnation, records, refused, asks, words, suspects }))
+    let Others { held, refused } = others;
+    let (records, push) = (verified, CheckedPush::new(to, incarnation));
+    let push = CheckedPush { records, held, refused, relays, asks, words, suspects, ..push };
+    Ok(Incoming::Push(push))
 }
 
 impl Checked {
@@ -347,8 +365,10 @@ mod tests {
         records: Vec<Arc<Record>>,
         patch: Option<(Arc<Patch>, Verified<Record>)>,
     ) -> (Option<Reason>, usize) {
+        let others = Others { held: Vec::new(), refused: Vec::new() };
         let verifier = Counting::default();
-        let checked = check_owners(push(), records, patch, Vec::new(), Vec::new(), &verifier);
+        let patches = patch.into_iter().collect();
+        let checked = check_owners(push(), records, patches, others, Vec::new(), &verifier);
         (checked.err(), verifier.0.get())
     }
 
@@ -381,13 +401,8 @@ mod tests {
         let base = Verified::<Record>::check(record(1, false), &Counting::default()).unwrap();
         let patch = |is_forged: bool| {
             let change = Change::from([(Key::new("k").unwrap(), None)]);
-            let patch = Patch {
-                head: crate::protocol::head::Head { digest: [9; 32], ..base.head.clone() },
-                public_key: base.public_key,
-                base: base.fingerprint,
-                change,
-                signature: [u8::from(is_forged); 64],
-            };
+            let mut patch = Patch::new((base.fingerprint, &base.head.home), &base, change);
+            (patch.digest, patch.signature) = ([9; 32], [u8::from(is_forged); 64]);
             Some((Arc::new(patch), base.clone()))
         };
         assert_eq!(check(Vec::new(), patch(true)), (Some(Reason::BadSignature), 1));

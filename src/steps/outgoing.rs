@@ -255,6 +255,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::crypto::CryptoFault;
+    use crate::protocol::head::Home;
     use crate::protocol::identity::{Incarnation, Session, hex};
     use crate::protocol::node::{Now, Secret, Settings};
     use crate::protocol::record::Draft;
@@ -327,7 +328,7 @@ mod tests {
             session: Session([1; 16]),
             number: 1,
         };
-        outgoing(Request::Ping(Ping { header }))
+        outgoing(Request::Ping(Ping { header, view: [7; 16] }))
     }
 
     /// What an answer with this status and payload comes to.
@@ -373,7 +374,8 @@ mod tests {
     fn a_refusal_proves_a_later_version_of_ours_by_our_signature_alone() {
         let held = |owner: &str, signature: u8| {
             let (timestamp, left, digest) = (7, false, [3; 32]);
-            let held = Held { timestamp, left, digest, signature: [signature; 64] };
+            let home = Home::default();
+            let held = Held { timestamp, left, digest, home, signature: [signature; 64] };
             let record = RefusedRecord { node_id: id(owner), reason: 20, held: Some(held) };
             let (text, records) = (Text::new("stale"), vec![record]);
             wire::encode_refusal(&Refusal { reason: 20, text, number: 0, records }).unwrap()
@@ -398,6 +400,8 @@ mod tests {
             advertise: None,
             seeds: Vec::new(),
             tick_ms: 1_000,
+            mesh_max: crate::protocol::node::MESH_MAX,
+            relay_heads: crate::protocol::node::RELAY_HEADS,
             program: ProgramVersion::new("test"),
             alone: true,
             is_durable: true,

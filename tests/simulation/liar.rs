@@ -8,13 +8,14 @@ use std::sync::Arc;
 use dsn::protocol::address::Address;
 use dsn::protocol::crypto::{Place, Signed, Signer, TAG_BYTES, Tag, open, seal};
 use dsn::protocol::entries::{Change, Entries, Key, Value};
-use dsn::protocol::head::Version;
+use dsn::protocol::head::{Home, Version};
 use dsn::protocol::identity::{Incarnation, NodeId, PublicKey, Rank, Session, hex};
 use dsn::protocol::peer::{Known, Trust};
 use dsn::protocol::record::{Draft, Patch, Record};
+use dsn::protocol::view::BucketSet;
 use dsn::protocol::wire::{
-    self, Answer, Ask, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Listed,
-    Peers, PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request,
+    self, Answer, Ask, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Peers,
+    PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request,
     Suspected, Text, Twin, Wish, Word,
 };
 use dsn::steps::HttpAnswer;
@@ -229,7 +230,8 @@ impl World {
         };
         let entries: Entries = (0..keys).map(entry).collect();
         let left = self.random.u8(..) < 10;
-        let record = sign(Draft::new(owner, timestamp, left, Arc::new(entries)), &key);
+        let draft = Draft::new(owner, timestamp, left, Arc::new(entries)).at(self.any_home());
+        let record = sign(draft, &key);
         self.history.made(&record);
         let record = record.share();
         self.liars[liar].hear(Arc::clone(&record), &mut self.random);
@@ -295,12 +297,27 @@ impl World {
         list
     }
 
+    /// Where somebody may live: anywhere, also where an honest host does.
+    fn any_home(&mut self) -> Home {
+        let incarnation = Incarnation([self.random.u8(..); 16]);
+        let address = match self.random.u8(0..3) {
+            0 => None,
+            1 => Some(Address::new("10.9.9.9:8000").unwrap()),
+            _ => {
+                let host = self.any_host();
+                Some(Address::of(self.hosts[host].ip, PORT))
+            }
+        };
+        Home { incarnation, address }
+    }
+
     fn any_held(&mut self) -> Option<Held> {
         let timestamp = self.any_timestamp();
         self.random.bool().then_some(Held {
             timestamp,
             left: false,
             digest: [3; 32],
+            home: Home::default(),
             signature: [4; 64],
         })
     }
@@ -309,7 +326,7 @@ impl World {
         let number = if self.random.bool() { 0 } else { self.random.u64(..) };
         let mut ids: Vec<NodeId> = match (self.liars[liar].refused, request) {
             (Names::All, Request::Push(push)) => {
-                let patch = push.patch.iter().map(|patch| patch.head.node_id.clone());
+                let patch = push.patches.iter().map(|patch| patch.node_id.clone());
                 push.records.iter().map(|record| record.head.node_id.clone()).chain(patch).collect()
             }
             (Names::Any, _) => (0..self.random.usize(0..4)).map(|_| self.any_id()).collect(),
@@ -411,7 +428,7 @@ impl World {
             Request::Hello(_) if proof.is_some() && !lies => None,
             Request::Hello(_) => Some(self.liar_introduces(liar, &name, &mut key, caller, lies)),
             Request::Ping(_) => Some(self.liar_pongs(lies)),
-            Request::Peers(peers) => Some(self.liar_lists(peers, lies)),
+            Request::Peers(_) => Some(self.liar_lists(lies)),
             Request::Pull(pull) => {
                 let mut records = self.any_records(liar, 5);
                 if !lies {
@@ -507,31 +524,30 @@ impl World {
             let (address, public_key) = (self.any_address(), self.any_key());
             Twin { address, public_key }
         });
-        let mut view = [0; 32];
+        let mut view = [0; 16];
         if lies {
-            view = [self.random.u8(..); 32];
+            view = [self.random.u8(..); 16];
         }
         Answer::Ping(Pong { view, twin })
     }
 
-    fn liar_lists(&mut self, peers: &Peers, lies: bool) -> Answer {
+    fn liar_lists(&mut self, lies: bool) -> Answer {
         if !lies {
             // All the same as the caller holds.
-            return Answer::Peers(PeersAnswer { nodes: Vec::new(), wishes: Vec::new() });
+            let buckets = BucketSet(0);
+            return Answer::Peers(PeersAnswer { buckets, nodes: Vec::new() });
         }
         let nodes = self.any_list().into_iter().map(|(node_id, rank, version)| {
             let address = self.random.bool().then(|| self.any_address());
             KnownNode { node_id, address, rank, version }
         });
         let nodes = nodes.collect();
-        let mut wishes: Vec<NodeId> = match self.random.u8(0..3) {
-            0 => peers.held.iter().map(|listed| listed.node_id.clone()).collect(),
-            1 => (0..self.random.usize(0..5)).map(|_| self.any_id()).collect(),
-            _ => Vec::new(),
+        let buckets = match self.random.u8(0..3) {
+            0 => u32::MAX,
+            1 => self.random.u32(..),
+            _ => 0,
         };
-        wishes.sort();
-        wishes.dedup();
-        Answer::Peers(PeersAnswer { nodes, wishes })
+        Answer::Peers(PeersAnswer { buckets: BucketSet(buckets), nodes })
     }
 }
 
@@ -697,15 +713,16 @@ impl World {
 
     fn liar_push(&mut self, liar: usize, link: &Link) -> Request {
         let records = self.any_records(liar, 6);
-        let patch =
-            self.random.bool().then(|| self.any_patch(liar)).filter(|patch| {
-                records.iter().all(|record| record.head.node_id != patch.head.node_id)
-            });
+        let patch = self
+            .random
+            .bool()
+            .then(|| self.any_patch(liar))
+            .filter(|patch| records.iter().all(|record| record.head.node_id != patch.node_id));
         let incarnation = match self.random.u8(0..20) {
             0 => Incarnation([self.random.u8(..); 16]),
             _ => link.incarnation,
         };
-        let patch = patch.map(Arc::new);
+        let patches = patch.map(Arc::new).into_iter().collect();
         let mut suspects: Vec<Suspected> = (0..self.random.usize(0..4))
             .map(|_| {
                 let node_id = self.any_id();
@@ -728,19 +745,23 @@ impl World {
         });
         let words = words.collect();
         let push = Push::new(link.to.clone(), incarnation);
-        Request::Push(Push { records, patch, asks, words, suspects, ..push })
+        Request::Push(Push { records, patches, asks, words, suspects, ..push })
     }
 
     fn any_patch(&mut self, liar: usize) -> Patch {
         let record = self.any_record(liar);
-        let base = match self.random.u8(0..3) {
+        let base = self.any_record(liar);
+        let fingerprint = match self.random.u8(0..3) {
             0 => [self.random.u8(..); 16],
-            _ => self.any_record(liar).fingerprint,
+            _ => base.fingerprint,
         };
         let change = Change::from([(Key::new("lie0").unwrap(), None)]);
-        let (head, public_key, signature) =
-            (record.head.clone(), record.public_key, record.signature);
-        Patch { head, public_key, base, change, signature }
+        let mut patch = Patch::new((fingerprint, &base.head.home), &record, change);
+        if self.random.u8(0..4) == 0 {
+            // It says that it has not moved, or that it has.
+            patch.home = self.random.bool().then(|| self.any_home());
+        }
+        patch
     }
 
     fn liar_asks(&mut self, liar: usize, name: &NodeId, link: &Link) -> Request {
@@ -752,15 +773,11 @@ impl World {
             number: self.next_number(liar),
         };
         match self.random.u8(0..5) {
-            0 => Request::Ping(Ping { header }),
+            0 => Request::Ping(Ping { header, view: [self.random.u8(..); 16] }),
             1 => {
-                let held = self.any_list().into_iter().map(|(node_id, rank, version)| Listed {
-                    node_id,
-                    rank,
-                    version,
-                    is_missed: rank.0[0] % 2 == 0,
-                });
-                Request::Peers(Peers { header, held: held.collect() })
+                let mut any = || [self.random.u8(0..3); 16];
+                let buckets = Box::new(std::array::from_fn(|_| any()));
+                Request::Peers(Peers { header, buckets })
             }
             2 => {
                 let wishes = self.any_list().into_iter();

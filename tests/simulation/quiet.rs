@@ -380,9 +380,10 @@ fn sent_to(world: &mut World, liar: usize, ticks: u64) -> Vec<Traffic> {
     world.everyone().iter().map(sent).collect()
 }
 
-/// What is wished for takes nothing else along before its time.
+/// What it says that it lacks is not brought to it again and again, and takes nothing else along
+/// before its time.
 #[test]
-fn wishes_of_one_that_takes_nothing_bring_it_no_large_state() {
+fn lists_of_one_that_takes_nothing_bring_it_no_large_state() {
     for update in [Way::Silent, Way::Closed] {
         let mut world = network(70, 3);
         fill(&mut world, 0, 900 * 1024);

@@ -214,9 +214,9 @@ impl World {
 
     pub fn start(&mut self, host: usize) {
         let (now_ms, tick_ms) = (self.now_ms, self.tick_ms);
-        let own = self.hosts[host].start(now_ms, tick_ms, &mut self.random);
+        let (own, on_disk) = self.hosts[host].start(now_ms, tick_ms, &mut self.random);
         self.history.made(&own);
-        let started = self.history.started(host, own.head.timestamp);
+        let started = self.history.started(host, on_disk);
         self.check(started);
         self.say(|| format!("n{host} starts"));
         self.schedule(0, host, Event::Tick);
@@ -447,7 +447,7 @@ impl World {
         at.sent_bytes += sealed.body.len() as u64;
         at.hellos += u64::from(outgoing.request.kind() == Kind::Hello);
         if let Request::Push(push) = &outgoing.request {
-            self.patches += u64::from(push.patch.is_some());
+            self.patches += push.patches.len() as u64;
         }
         if twice {
             self.check(Err(format!("boundedness: two flights from n{host} to {:?}", job.target)));

@@ -1,7 +1,5 @@
 //! What comes back: what a call that ended means, one function for each kind of call.
 
-use std::collections::BTreeSet;
-
 use super::hello::not_allowed;
 use super::probing::is_doubtable;
 use super::{
@@ -9,11 +7,12 @@ use super::{
     give_up_doubtful, place_text,
 };
 use crate::protocol::address::Address;
+use crate::protocol::errand::Errands;
 use crate::protocol::fault::{Code, Fault};
 use crate::protocol::flight::{Call, Flight, Ticket};
 use crate::protocol::head::Fingerprint;
 use crate::protocol::identity::NodeId;
-use crate::protocol::pace::{AGAIN_MAX_MS, WAIT_MAX_MS};
+use crate::protocol::pace::WAIT_MAX_MS;
 use crate::protocol::peer::{Peer, Trust};
 use crate::protocol::report::PeerStatus;
 use crate::protocol::wire::HelloAnswer;
@@ -61,7 +60,10 @@ impl Node {
     ) {
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         let Some(done) = peer.flight.take_if(|current| current.id == flight) else { return };
-        let Flight { call: Some(call), address: Some(address), tries, .. } = done else { return };
+        let Flight { call: Some(mut call), address: Some(address), tries, .. } = done else {
+            return;
+        };
+        let was_pull = matches!(call, Call::Pull { .. });
         peer.was_answered = !matches!(outcome, Outcome::Failed(_));
         let outcome = other_key_next(outcome, &mut peer.network_key);
         if !matches!(outcome, Outcome::Failed(_)) {
@@ -72,6 +74,18 @@ impl Node {
             Outcome::Failed(_) => peer.unanswered.insert(call.kind()),
             _ => peer.unanswered.remove(&call.kind()),
         };
+        let errands = match &mut call {
+            Call::Push { errands, .. } => std::mem::take(errands),
+            _ => Errands::new(),
+        };
+        match &outcome {
+            Outcome::Nothing => {}
+            Outcome::Refused(refusal, _) => {
+                self.errands_refused(node_id, errands, refusal, now, actions);
+            }
+            _ => self.errands_failed(node_id, errands, now, actions),
+        }
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
         let ended = Ended { node_id, tries, address, now };
         match outcome {
             Outcome::Failed(why) => self.failed(&ended, &call, &why, actions),
@@ -82,6 +96,9 @@ impl Node {
                 peer.attempts.remove(&call.kind());
                 self.answered(&ended, call, outcome, elapsed_us, actions);
             }
+        }
+        if was_pull {
+            self.settle_wants(now, actions);
         }
     }
 
@@ -105,9 +122,9 @@ impl Node {
             (Call::Ping { waiting }, Outcome::Pong(pong)) if self.is_from(ended, pong.signer()) => {
                 self.succeeded(ended, actions);
                 let pong = pong.message();
-                let differs = pong.view != self.view.hash();
+                self.note_view(ended.node_id, pong.view, ended.now);
                 self.probing.health.note(false);
-                self.on_pong(ended, waiting, differs, elapsed_us, actions);
+                self.on_pong(ended, waiting, elapsed_us, actions);
                 if let Some(twin) = &pong.twin {
                     self.note_own_twin(ended.node_id, twin, ended.now);
                 }
@@ -128,22 +145,22 @@ impl Node {
                 }
                 actions.push(Action::Finish(ticket, Ok(elapsed_us)));
             }
-            (Call::Push { own, others, .. }, Outcome::Nothing) => {
-                self.on_taken(ended, own, others);
+            (Call::Push { own, gives, .. }, Outcome::Nothing) => self.on_taken(ended, own, gives),
+            (Call::Pull { .. }, Outcome::Records(records)) => {
+                let mut last = None;
+                for record in records {
+                    let node_id = record.head.node_id.clone();
+                    if matches!(self.take(record, ended.now, actions), Judgement::News) {
+                        last = last.max(Some(node_id));
+                    }
+                }
+                self.on_pulled(ended, last.as_ref());
             }
+            (Call::Pull { .. }, Outcome::Nothing) => self.on_pulled(ended, None),
             (Call::Tell(tell), Outcome::Nothing) => self.on_told(ended, &tell, None, actions),
             (Call::Tell(tell), Outcome::Here(here)) => {
                 self.on_told(ended, &tell, Some(&here), actions);
             }
-            (Call::Pull { wishes }, Outcome::Records(records)) => {
-                let news = |node: &mut Self, record, actions: &mut Vec<Action>| {
-                    matches!(node.take(record, ended.now, actions), Judgement::News)
-                };
-                let taken: Vec<bool> =
-                    records.into_iter().map(|record| news(self, record, actions)).collect();
-                self.on_pulled(ended, &wishes, taken.contains(&true));
-            }
-            (Call::Pull { wishes }, Outcome::Nothing) => self.on_pulled(ended, &wishes, false),
             (call, _) => {
                 let why = "it gave an answer that makes no sense";
                 self.failed_for_now(ended, &call, why, actions);
@@ -276,7 +293,7 @@ impl Node {
             return false;
         }
         self.pin(node_id, answer.public_key, now, actions);
-        self.seen_at = answer.seen.with_port(self.settings.port);
+        self.note_seen_from(&answer.seen, now, actions);
         let wait = self.wait(now);
         if let Some(peer) = self.peers.get_mut(node_id) {
             peer.begin_session(answer.incarnation, answer.session, wait);
@@ -317,7 +334,6 @@ impl Node {
         &mut self,
         ended: &Ended<'_>,
         waiting: Option<Ticket>,
-        differs: bool,
         elapsed_us: u64,
         actions: &mut Vec<Action>,
     ) {
@@ -325,11 +341,6 @@ impl Node {
         // This alone says that all is well: what answers other calls, and not the one that comes
         // behind each HELLO, is not called anew at once for ever.
         peer.contact.succeeded();
-        if differs {
-            peer.owed.peers = true;
-        } else {
-            peer.exchange.succeeded();
-        }
         if let Some(ticket) = waiting.filter(|ticket| peer.owed.pings.contains(ticket)) {
             peer.owed.pings.retain(|other| *other != ticket);
             actions.push(Action::Finish(ticket, Ok(elapsed_us)));
@@ -337,12 +348,7 @@ impl Node {
     }
 
     /// An UPDATE was taken: the peer holds what was in it.
-    pub(super) fn on_taken(
-        &mut self,
-        ended: &Ended<'_>,
-        own: Option<Fingerprint>,
-        others: Vec<(NodeId, Fingerprint)>,
-    ) {
+    pub(super) fn on_taken(&mut self, ended: &Ended<'_>, own: Option<Fingerprint>, gives: bool) {
         let wait = self.wait(ended.now);
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         peer.push.succeeded();
@@ -350,27 +356,23 @@ impl Node {
             peer.note_brought(own, wait);
             peer.link.own.held = Some(own);
         }
-        if !others.is_empty() {
-            // There may be more that it lacks.
-            peer.exchange.succeeded();
-            peer.owed.peers |= peer.owed.send.is_empty();
-            self.note_given(ended.node_id, others);
-        }
+        // Whether that was all that it lacked is seen by its view.
+        peer.owed.ping |= gives && peer.owed.send.is_empty();
     }
 
-    /// Wishes were answered. What was not given is not there, or did not fit.
-    pub(super) fn on_pulled(&mut self, ended: &Ended<'_>, wishes: &[NodeId], anything: bool) {
-        let held: BTreeSet<&NodeId> = wishes.iter().collect();
+    /// Wishes were answered, the last of those that brought something new being this one's. What
+    /// was left out before that is not there; what comes behind it may not have fitted.
+    pub(super) fn on_pulled(&mut self, ended: &Ended<'_>, last: Option<&NodeId>) {
         let wait = self.wait(ended.now);
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
-        if anything {
+        if let Some(last) = last {
             peer.exchange.succeeded();
             peer.pull.succeeded();
             // It brought something new: that request was none too many.
             peer.upkeep = peer.upkeep.saturating_sub(1);
-            peer.owed.want.retain(|wanted| !held.contains(wanted));
+            peer.owed.want.retain(|wanted, _| wanted > last);
             if peer.owed.want.is_empty() {
-                peer.owed.peers = true;
+                peer.has_all();
             }
         } else {
             peer.owed.want.clear();
@@ -409,9 +411,8 @@ impl Node {
         give_up_doubtful(node_id, peer, actions);
         let was_reached = peer.place.proved() == Some(&ended.address);
         let was_in_vain = match call {
-            Call::Push { own, others, .. } => {
-                own.is_some() && peer.push.is_failing()
-                    || !others.is_empty() && peer.give.is_failing()
+            Call::Push { own, gives, .. } => {
+                own.is_some() && peer.push.is_failing() || *gives && peer.give.is_failing()
             }
             Call::Pull { .. } => peer.pull.is_failing(),
             Call::Peers => peer.exchange.is_failing(),
@@ -459,15 +460,16 @@ impl Node {
         peer.contact.came_to_nothing(wait, WAIT_MAX_MS);
         match call {
             Call::Hello { address } => peer.place.tried_in_vain(address),
-            Call::Push { own, others, .. } => {
+            Call::Push { own, gives, .. } => {
+                peer.owed.errands.clear();
                 // It may be large, and who answers all else would get it again and again.
                 if let Some(own) = own {
                     peer.push.came_to_nothing(wait, WAIT_MAX_MS);
                     peer.note_brought(*own, wait);
                 }
-                if !others.is_empty() {
-                    peer.give.forgive(wait.now_ms, AGAIN_MAX_MS);
-                    peer.give.came_to_nothing(wait, AGAIN_MAX_MS);
+                if *gives {
+                    // Its next list says what it lacks still.
+                    peer.owed.send.clear();
                 }
             }
             Call::Pull { .. } => peer.pull.came_to_nothing(wait, WAIT_MAX_MS),

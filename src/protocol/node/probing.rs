@@ -5,11 +5,10 @@ use crate::protocol::doubt::{Accuser, Health, Times};
 use crate::protocol::identity::NodeId;
 use crate::protocol::peer::Peer;
 use crate::protocol::report::PeerStatus;
+use crate::protocol::ring::position;
 
 use super::suspicion::Favour;
 
-/// With so many peers each of them is probed in turn; with more of them the fingers are.
-const MESH_MAX: usize = 32;
 /// Up to so many peers, one that was heard a moment ago needs no probe.
 const SMALL_MESH: usize = 4;
 /// A peer was not heard for so many ticks, and can't be called: others are asked.
@@ -150,7 +149,7 @@ impl Node {
     fn next_probe(&mut self, now: Now) -> Option<NodeId> {
         let to_successor = std::mem::replace(&mut self.probing.to_successor, false);
         self.probing.to_successor = !to_successor;
-        let own = self.settings.node_id.ring();
+        let own = position(&self.settings.node_id);
         let is_small = self.peers.len() <= SMALL_MESH;
         let enough = self.settings.tick_ms / 2;
         let callable = |peer: &Peer| {
@@ -168,7 +167,7 @@ impl Node {
         ring.sort_unstable();
         let chosen = if to_successor {
             ring.first()
-        } else if self.peers.len() <= MESH_MAX {
+        } else if self.is_mesh() {
             ring.iter().max_by_key(|(_, _, silence)| *silence)
         } else {
             // One place after us, then two, four, eight.
@@ -183,6 +182,7 @@ impl Node {
     /// Calls without an answer so far, and peers that can't be called and are silent.
     fn doubt_the_late(&mut self, now: Now, actions: &mut Vec<Action>) {
         let (times, silent_ms) = (self.times(), SILENT_TICKS * self.settings.tick_ms);
+        let is_mesh = self.is_mesh();
         let is_late = |peer: &Peer| {
             let flight = peer.flight.as_ref().filter(|flight| flight.call.is_some());
             peer.is_reached()
@@ -190,8 +190,9 @@ impl Node {
                 && flight.is_some_and(|it| now.mono_ms.saturating_sub(it.began) >= times.answer)
         };
         let is_silent = |peer: &Peer| {
-            peer.unsure_for(now.mono_ms) > silent_ms
-                && (peer.contact.is_failing() || !peer.link.connected || !peer.is_reached())
+            // In a large network most are never called from here.
+            let is_apart = is_mesh && (!peer.link.connected || !peer.is_reached());
+            peer.unsure_for(now.mono_ms) > silent_ms && (peer.contact.is_failing() || is_apart)
         };
         let doubtful = |peer: &Peer| is_doubtable(peer) && (is_late(peer) || is_silent(peer));
         let late = self.peers.iter().filter(|(_, peer)| doubtful(peer));

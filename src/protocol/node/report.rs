@@ -47,7 +47,7 @@ impl Node {
         Status {
             node_id: self.settings.node_id.clone(),
             listen: listen.into(),
-            advertise: self.settings.advertise.clone().or_else(|| self.seen_at.clone()),
+            advertise: self.home.address.clone(),
             version,
             protocol: PROTOCOL_VERSION,
             uptime: since(self.started_ms, now),

@@ -2,7 +2,7 @@
 //! is there.
 
 use super::probing::{is_doubtable, is_suspectable};
-use super::{Action, Node, Now, RETRY_DELAY_MS, TRIES, give_up};
+use super::{Action, Node, Now, RETRY_DELAY_MS, Republish, TRIES, give_up};
 use crate::protocol::doubt::{
     Accused, Accuser, Asked, Doubt, FIRST_ASKED, LAST_ASKED, NEXT_ASKED, Tell,
 };
@@ -285,19 +285,22 @@ impl Node {
         self.clear(node_id);
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         peer.watch.vouched_at = Some(now.mono_ms);
-        if peer.status == PeerStatus::Suspect {
+        if matches!(peer.status, PeerStatus::Suspect | PeerStatus::Lost) {
             peer.status = PeerStatus::Alive;
             actions.push(Action::Tell(Event::Joined { node_id: node_id.clone() }));
         }
     }
 
-    /// A newer version of a peer was taken: it refutes what stood against an older one. Who is
-    /// lost is tried soon, but what it said before it was lost does not bring it back.
+    /// A newer version of a peer was taken: it refutes what stood against an older one. Where all
+    /// are called directly who is lost is tried soon instead: what it said before it was lost does
+    /// not bring it back.
     pub(super) fn refuted(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
+        let is_mesh = self.is_mesh();
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         let Some(accused) = &peer.watch.accused else { return };
         let is_newer = peer.version().fingerprint != accused.fingerprint;
-        if is_suspectable(peer) && is_newer {
+        let is_gone = peer.status == PeerStatus::Lost && is_mesh;
+        if is_newer && !is_gone && peer.status != PeerStatus::Left {
             self.vouch(node_id, now, actions);
         } else if peer.status == PeerStatus::Lost {
             peer.contact.hurry(now.mono_ms);
@@ -339,8 +342,7 @@ impl Node {
             return;
         }
         self.probing.refuted_at = Some(now.mono_ms);
-        self.timestamp_floor = self.timestamp_floor.max(self.own.head.timestamp);
-        self.is_behind = true;
+        self.behind = self.behind.max(Some(Republish::Unwritten));
         actions.push(Action::WakeDisk);
     }
 }
@@ -444,7 +446,7 @@ impl Node {
     /// as its answer has one signature.
     pub(super) fn make_tell(&mut self, node_id: &NodeId) -> Option<(Call, Request)> {
         let peer = self.peers.get_mut(node_id)?;
-        let incarnation = peer.link.incarnation?;
+        let incarnation = peer.run()?;
         let owed = std::mem::take(&mut peer.owed.tell);
         let (mut now, mut later) = (Tell::default(), Tell::default());
         for ask in owed.asks {

@@ -1,17 +1,21 @@
 //! The tick: who has fallen silent, who is asked whether it is there, who is tried again.
 
+use super::compare::is_missed;
 use super::suspicion::lose;
 use super::{Action, Node, Now, Urgency};
+use crate::protocol::peer::Peer;
 use crate::protocol::report::PeerStatus;
 
 /// After this many ticks without a word a peer that does not answer is lost.
 const LOST_TICKS: u64 = 4;
-/// At every tick of this number one peer is asked for its list, whatever its view: addresses
-/// spread this way.
-const PEERS_TICKS: u64 = 10;
-/// The same while somebody is missed: perhaps others know where it is now.
-const PEERS_TICKS_MISSED: u64 = 2;
-/// How long a node is looked for in this way, ms.
+/// Most peers whose views differed that get a PING at a tick for that: each of them may be the one
+/// that holds what is lacking, and what one of them has goes on from here.
+const DIFFERING_MAX: usize = 4;
+/// While somebody is missed, one peer is asked at every tick of this number where it is.
+const HINTS_TICKS: u64 = 10;
+/// The same where somebody was heard of late.
+const HINTS_TICKS_FIRST: u64 = 2;
+/// How long that is, ms.
 const MISSED_MS: u64 = 5 * 60 * 1000;
 
 impl Node {
@@ -34,15 +38,18 @@ impl Node {
             }
             self.choose_pings(now);
             self.choose_exchange(now);
+            self.choose_hints(now);
             self.grant_tries(now);
             self.conflicts.age(now.mono_ms);
             self.age_notices(now);
+            self.drop_old_changes(now);
             self.knock_at_forgotten(now, &mut actions);
-            if self.is_behind {
+            if self.republish().is_some() {
                 // The disk did not take it when it was asked first.
                 actions.push(Action::WakeDisk);
             }
         }
+        self.hedge_late(now, &mut actions);
         self.look_around(now, &mut actions);
         self.poke_all(now, &mut actions);
         self.try_seeds(now, &mut actions);
@@ -54,7 +61,8 @@ impl Node {
         let attempts = self.peers.iter().flat_map(|(_, peer)| peer.attempts.values());
         let retries = attempts.map(|attempt| attempt.at).filter(|at| *at > now.mono_ms);
         let seeds = self.seeds.iter().filter_map(super::Seed::wake_at);
-        retries.chain(seeds).fold(self.tick_at.min(self.look_around_at(now)), u64::min)
+        let first = self.tick_at.min(self.look_around_at(now)).min(self.hedge_at);
+        retries.chain(seeds).fold(first, u64::min)
     }
 
     /// Who was never heard in this run, or not since it came back, and gives no answer, is lost.
@@ -72,19 +80,35 @@ impl Node {
         }
     }
 
+    /// Some of those whose views differed are asked for theirs once more: if it still differs, lists
+    /// follow.
     fn choose_exchange(&mut self, now: Now) {
-        let is_missed = |status| matches!(status, PeerStatus::Suspect | PeerStatus::Lost);
-        let missed = self
-            .peers
-            .iter()
-            .any(|(_, peer)| is_missed(peer.status) && peer.silence(now.mono_ms) < MISSED_MS);
-        if !self.ticks.is_multiple_of(if missed { PEERS_TICKS_MISSED } else { PEERS_TICKS }) {
+        let random = &mut self.random;
+        let differs = |peer: &Peer| {
+            peer.status == PeerStatus::Alive
+                && peer.grace_until.is_some_and(|until| now.mono_ms >= until)
+                && peer.exchange.is_due(now.mono_ms)
+        };
+        let mut differing: Vec<&mut Peer> =
+            self.peers.iter_mut().map(|(_, peer)| peer).filter(|peer| differs(peer)).collect();
+        random.shuffle(&mut differing);
+        for peer in differing.into_iter().take(DIFFERING_MAX) {
+            peer.owed.ping = true;
+        }
+    }
+
+    /// Others may know where those are that are missed.
+    fn choose_hints(&mut self, now: Now) {
+        let missed = self.peers.iter().filter(|(_, peer)| is_missed(peer));
+        let Some(silence) = missed.map(|(_, peer)| peer.silence(now.mono_ms)).min() else { return };
+        let ticks = if silence < MISSED_MS { HINTS_TICKS_FIRST } else { HINTS_TICKS };
+        if !self.ticks.is_multiple_of(ticks) {
             return;
         }
         let random = &mut self.random;
         let alive = self.peers.iter_mut().filter(|(_, peer)| peer.status == PeerStatus::Alive);
         if let Some((_, peer)) = random.choice(alive.collect::<Vec<_>>()) {
-            peer.owed.peers = true;
+            peer.owed.hints = true;
         }
     }
 }

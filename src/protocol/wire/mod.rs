@@ -20,8 +20,13 @@ pub const LISTED_MAX: usize = PEERS_MAX + 1;
 /// Most records in one UPDATE or in its answer, and most wishes: the signature of each is checked
 /// by one worker, a few ms each on a board without fast arithmetic.
 pub const RECORDS_MAX: usize = 64;
-/// Most records that a refusal names: all that can be pushed, and a partial one.
-pub const REFUSED_MAX: usize = RECORDS_MAX + 1;
+/// Most records in one push: as many whole ones as in an answer, and a partial one; or more partial
+/// ones in their place.
+pub const PUSHED_MAX: usize = RECORDS_MAX + 1;
+/// Most records that a refusal names: all that can be pushed.
+pub const REFUSED_MAX: usize = PUSHED_MAX;
+/// Most stretches that a push asks to be passed on to: both rings of half of the records.
+pub const RELAYS_MAX: usize = RECORDS_MAX;
 
 /// Most asks in one UPDATE: each of them is a request for who gets it.
 pub const ASKS_MAX: usize = 8;
@@ -145,11 +150,7 @@ pub fn decode_request(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Request>
             }
             Request::Hello(hello)
         }
-        Kind::Peers => {
-            let (header, Bounded(held)) = decode::<(_, Bounded<Listed, LISTED_MAX>)>(signed)?;
-            check_order(&held, |listed| listed.node_id.as_str())?;
-            Request::Peers(Peers { header, held })
-        }
+        Kind::Peers => Request::Peers(decode(signed)?),
         Kind::Ping => Request::Ping(decode(signed)?),
         Kind::Data => {
             let (header, id, data): (Header, u64, &[u8]) = decode(signed)?;
@@ -166,15 +167,17 @@ pub fn decode_request(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Request>
 fn decode_update(payload: &[u8]) -> Result<Decoded<'_, Request>, Reason> {
     match payload.first() {
         Some(&PUSH) => {
-            type Raw<'a> = Bounded<RawRecord<'a>, REFUSED_MAX>;
+            type Raw<'a> = Bounded<RawRecord<'a>, PUSHED_MAX>;
+            type Relays = Bounded<Relay, RELAYS_MAX>;
             type Asked = (Bounded<Ask, ASKS_MAX>, Bounded<Word, WORDS_MAX>);
             type Accused = Bounded<Suspected, SUSPECTS_MAX>;
-            let (_form, to, incarnation, Bounded(raw), asked, Bounded(suspects)) =
-                decode::<(u8, _, _, Raw<'_>, Asked, Accused)>(payload)?;
+            let (_form, to, incarnation, Bounded(raw), Bounded(relays), asked, Bounded(suspects)) =
+                decode::<(u8, _, _, Raw<'_>, Relays, Asked, Accused)>(payload)?;
             let (Bounded(asks), Bounded(words)) = asked;
+            check_order(&relays, |relay| (relay.owner.as_str(), relay.ring))?;
             check_order(&suspects, |suspected| suspected.node_id.as_str())?;
-            let (records, patch) = typed_records(raw)?;
-            let push = Push { to, incarnation, records, patch, asks, words, suspects };
+            let (records, patches) = typed_records(raw)?;
+            let push = Push { to, incarnation, records, patches, relays, asks, words, suspects };
             let message = Request::Push(push);
             Ok(Decoded { message, signed: payload, signature: [0; SIGNATURE_BYTES] })
         }
@@ -205,11 +208,9 @@ pub fn decode_answer(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Answer>, 
     let message = match kind {
         Kind::Hello => Answer::Hello(decode(signed)?),
         Kind::Peers => {
-            let (Bounded(nodes), Bounded(wishes)) =
-                decode::<(Bounded<KnownNode, LISTED_MAX>, Bounded<_, RECORDS_MAX>)>(signed)?;
+            let (buckets, Bounded(nodes)) = decode::<(_, Bounded<KnownNode, LISTED_MAX>)>(signed)?;
             check_order(&nodes, |known| known.node_id.as_str())?;
-            check_order(&wishes, super::identity::NodeId::as_str)?;
-            Answer::Peers(PeersAnswer { nodes, wishes })
+            Answer::Peers(PeersAnswer { buckets, nodes })
         }
         Kind::Ping => Answer::Ping(decode(signed)?),
         Kind::Data if signed.is_empty() => Answer::Data,
@@ -249,7 +250,10 @@ fn split_signature(payload: &[u8]) -> Result<(&[u8], Signature), Reason> {
 }
 
 /// One way to write a list: sorted, each name once.
-fn check_order<T>(list: &[T], name: impl Fn(&T) -> &str) -> Result<(), Reason> {
+fn check_order<'a, T, N: PartialOrd + 'a>(
+    list: &'a [T],
+    name: impl Fn(&'a T) -> N,
+) -> Result<(), Reason> {
     let is_sorted = list.is_sorted_by(|left, right| name(left) < name(right));
     if is_sorted { Ok(()) } else { Err(Reason::Malformed) }
 }
@@ -258,11 +262,10 @@ impl Encode for Push {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         self.to.encode(encoder)?;
         self.incarnation.encode(encoder)?;
-        let count = self.records.len() + usize::from(self.patch.is_some());
-        codec::length(count).encode(encoder)?;
+        codec::length(self.records.len() + self.patches.len()).encode(encoder)?;
         self.records.iter().try_for_each(|record| record.encode(encoder))?;
-        self.patch.iter().try_for_each(|patch| patch.encode(encoder))?;
-        (&self.asks, &self.words, &self.suspects).encode(encoder)
+        self.patches.iter().try_for_each(|patch| patch.encode(encoder))?;
+        (&self.relays, &self.asks, &self.words, &self.suspects).encode(encoder)
     }
 }
 
@@ -278,6 +281,7 @@ impl Encode for Data {
 mod tests {
     use super::super::head::Version;
     use super::super::identity::{Incarnation, NodeId, Rank, Session};
+    use super::super::view::BucketSet;
     use super::*;
 
     fn header() -> Header {
@@ -297,13 +301,16 @@ mod tests {
     }
 
     fn lists(names: impl Iterator<Item = usize>) -> Option<Reason> {
-        let held = names.map(|number| Listed {
+        let nodes = names.map(|number| KnownNode {
             node_id: NodeId::new(&format!("n{number:04}")).unwrap(),
+            address: None,
             rank: Rank::default(),
             version: Version::default(),
-            is_missed: false,
         });
-        refused(Kind::Peers, &Request::Peers(Peers { header: header(), held: held.collect() }))
+        let answer = PeersAnswer { buckets: BucketSet(1), nodes: nodes.collect() };
+        let mut payload = encode_answer(&Answer::Peers(answer)).unwrap();
+        payload.extend_from_slice(&[0; SIGNATURE_BYTES]);
+        decode_answer(Kind::Peers, &payload).err()
     }
 
     fn wishes(names: impl Iterator<Item = usize>) -> Option<Reason> {

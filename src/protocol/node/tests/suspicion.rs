@@ -4,6 +4,7 @@ use super::*;
 use crate::protocol::doubt::{FIRST_ASKED, NEXT_ASKED};
 use crate::protocol::node::CheckedWord;
 use crate::protocol::report::{Event, PeerStatus};
+use crate::protocol::ring::position;
 use crate::protocol::wire::{Ask, Here, Suspected, Word};
 
 const THIRD_MS: u64 = TICK_MS / 3;
@@ -246,18 +247,18 @@ fn who_is_accused_makes_a_newer_version_now_and_then() {
     let by = &others[0];
     let suspects = vec![Suspected { node_id: id("us"), fingerprint: [7; 16] }];
     pushed(&mut us, by, CheckedPush { suspects, ..nothing() });
-    assert!(!us.node.take_disk_wishes().republish, "that is another version");
+    assert!(us.node.take_disk_wishes().republish.is_none(), "that is another version");
     let first = accusation(&us);
     pushed(&mut us, by, first);
-    assert!(us.node.take_disk_wishes().republish);
+    assert!(us.node.take_disk_wishes().republish.is_some());
     us.sets("again");
     let next = accusation(&us);
     pushed(&mut us, by, next);
-    assert!(!us.node.take_disk_wishes().republish, "not at once");
+    assert!(us.node.take_disk_wishes().republish.is_none(), "not at once");
     us.wait(TICK_MS / 2);
     let next = accusation(&us);
     pushed(&mut us, by, next);
-    assert!(us.node.take_disk_wishes().republish);
+    assert!(us.node.take_disk_wishes().republish.is_some());
 }
 
 /// What a helper is told to try, and what it says.
@@ -342,8 +343,8 @@ fn asks_of_others_are_few_at_a_time_and_end() {
 fn one_probe_goes_out_each_third_of_a_tick() {
     let (mut us, others, last) = connected(9);
     let all: Vec<Other> = others.iter().cloned().chain([last]).collect();
-    let own = id("us").ring();
-    let next = all.iter().min_by_key(|other| other.id.ring().wrapping_sub(own)).unwrap();
+    let own = position(&id("us"));
+    let next = all.iter().min_by_key(|other| position(&other.id).wrapping_sub(own)).unwrap();
     let (mut to_next, mut to_others) = (0, std::collections::BTreeMap::new());
     us.jobs.clear();
     for _ in 0..600 {
