@@ -31,11 +31,6 @@ impl NodeId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// Its place on the ring of all nodes: nobody chooses whom it is next to.
-    pub fn ring(&self) -> u64 {
-        u64::from_be_bytes(Sha256::new(self.0.as_bytes()).finish_short())
-    }
 }
 
 impl fmt::Display for NodeId {

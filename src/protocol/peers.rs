@@ -7,6 +7,7 @@ use super::flight::Call;
 use super::identity::NodeId;
 use super::peer::{Peer, Trust};
 use super::report::PeerStatus;
+use super::ring::position;
 use super::{PEERS_MAX, RETENTION_MS};
 
 /// How long a node that was never reached has to be known and heard until it goes after those that
@@ -94,7 +95,7 @@ impl PeerTable {
     /// Takes a new peer; the caller has made room.
     pub fn insert(&mut self, node_id: NodeId, mut peer: Peer) {
         debug_assert!(self.0.len() < PEERS_MAX, "room was made");
-        peer.ring = node_id.ring();
+        peer.ring = position(&node_id);
         self.0.insert(node_id, peer);
     }
 

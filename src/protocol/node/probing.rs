@@ -5,6 +5,7 @@ use crate::protocol::doubt::{Accuser, Health, Times};
 use crate::protocol::identity::NodeId;
 use crate::protocol::peer::Peer;
 use crate::protocol::report::PeerStatus;
+use crate::protocol::ring::position;
 
 use super::suspicion::Favour;
 
@@ -147,7 +148,7 @@ impl Node {
     fn next_probe(&mut self, now: Now) -> Option<NodeId> {
         let to_successor = std::mem::replace(&mut self.probing.to_successor, false);
         self.probing.to_successor = !to_successor;
-        let own = self.settings.node_id.ring();
+        let own = position(&self.settings.node_id);
         let is_small = self.peers.len() <= SMALL_MESH;
         let enough = self.settings.tick_ms / 2;
         let is_mesh = self.is_mesh();
@@ -185,9 +186,10 @@ impl Node {
                 && flight.is_some_and(|it| now.mono_ms.saturating_sub(it.began) >= times.answer)
         };
         let is_silent = |peer: &Peer| {
-            peer.unsure_for(now.mono_ms) > silent_ms
-                && (is_mesh || peer.is_acquaintance)
-                && (peer.contact.is_failing() || !peer.link.connected || !peer.is_reached())
+            // In a large network most are never called from here.
+            let is_linked = is_mesh || peer.is_acquaintance;
+            let is_apart = is_linked && (!peer.link.connected || !peer.is_reached());
+            peer.unsure_for(now.mono_ms) > silent_ms && (peer.contact.is_failing() || is_apart)
         };
         let doubtful = |peer: &Peer| is_doubtable(peer) && (is_late(peer) || is_silent(peer));
         let late = self.peers.iter().filter(|(_, peer)| doubtful(peer));

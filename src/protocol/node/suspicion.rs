@@ -300,21 +300,23 @@ impl Node {
         self.clear(node_id);
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         peer.watch.vouched_at = Some(now.mono_ms);
-        if peer.status == PeerStatus::Suspect {
+        if matches!(peer.status, PeerStatus::Suspect | PeerStatus::Lost) {
             peer.status = PeerStatus::Alive;
             actions.push(Action::Tell(Event::Joined { node_id: node_id.clone() }));
         }
         self.note_in_view(node_id);
     }
 
-    /// A newer version of a peer was taken: it refutes what stood against an older one. Who is
-    /// lost is tried soon, but what it said before it was lost does not bring it back.
+    /// A newer version of a peer was taken: it refutes what stood against an older one. Where all
+    /// are called directly who is lost is tried soon instead: what it said before it was lost does
+    /// not bring it back.
     pub(super) fn refuted(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
         let is_mesh = self.is_mesh();
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         let Some(accused) = &peer.watch.accused else { return };
         let is_newer = peer.version().fingerprint != accused.fingerprint;
-        if is_suspectable(peer) && is_newer {
+        let is_gone = peer.status == PeerStatus::Lost && is_mesh;
+        if is_newer && !is_gone && peer.status != PeerStatus::Left {
             self.vouch(node_id, now, actions);
         } else if peer.status == PeerStatus::Lost && is_newer && !is_mesh {
             // Most nodes never hear it themselves.

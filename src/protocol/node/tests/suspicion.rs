@@ -5,6 +5,7 @@ use crate::protocol::doubt::{FIRST_ASKED, NEXT_ASKED};
 use crate::protocol::node::CheckedWord;
 use crate::protocol::node::Republish;
 use crate::protocol::report::{Event, PeerStatus};
+use crate::protocol::ring::position;
 use crate::protocol::wire::{Ask, Here, Suspected, Word};
 
 const THIRD_MS: u64 = TICK_MS / 3;
@@ -343,8 +344,8 @@ fn asks_of_others_are_few_at_a_time_and_end() {
 fn one_probe_goes_out_each_third_of_a_tick() {
     let (mut us, others, last) = connected(9);
     let all: Vec<Other> = others.iter().cloned().chain([last]).collect();
-    let own = id("us").ring();
-    let next = all.iter().min_by_key(|other| other.id.ring().wrapping_sub(own)).unwrap();
+    let own = position(&id("us"));
+    let next = all.iter().min_by_key(|other| position(&other.id).wrapping_sub(own)).unwrap();
     let (mut to_next, mut to_others) = (0, std::collections::BTreeMap::new());
     us.jobs.clear();
     for _ in 0..600 {
