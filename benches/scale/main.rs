@@ -20,13 +20,18 @@
 mod crowd;
 #[path = "../../tests/scale/figures.rs"]
 mod figures;
+#[path = "../load/plot.rs"]
+mod plot;
+#[path = "../load/rows.rs"]
+mod rows;
 mod table;
 
 use std::time::Instant;
 
 use crowd::Crowd;
 use figures::{End, quantile};
-use table::{Goal, Table};
+use rows::Goal;
+use table::Table;
 
 /// What is asked for.
 pub(crate) struct Options {
@@ -56,13 +61,8 @@ const FIGURES: [(&str, Measure); 9] = [
 ];
 
 fn main() {
-    let mut options = Options {
-        sizes: vec![16, 64, 256],
-        hours: 0.25,
-        seed: 1,
-        sets: 20,
-        victims: 3,
-    };
+    let mut options =
+        Options { sizes: vec![16, 64, 256], hours: 0.25, seed: 1, sets: 20, victims: 3 };
     let mut wanted = Vec::new();
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(argument) = arguments.next() {
@@ -203,16 +203,44 @@ fn hangs(table: &mut Table, options: &Options, size: usize) {
     let at = [10, 500, 1000, 2000, 4000, 8000];
     let sets = figures::many_end(&mut crowd, End::Hung, count, &at);
     let goal = size_goal(size, &[(256, 350.0)]);
-    table.add("a third hangs: set to the living, p99", size, 0.0, quantile(&sets.times, 990), "ms", goal);
-    table.add("a third hangs: set to the living, max", size, 0.0, quantile(&sets.times, 1000), "ms", Goal::None);
+    table.add(
+        "a third hangs: set to the living, p99",
+        size,
+        0.0,
+        quantile(&sets.times, 990),
+        "ms",
+        goal,
+    );
+    table.add(
+        "a third hangs: set to the living, max",
+        size,
+        0.0,
+        quantile(&sets.times, 1000),
+        "ms",
+        Goal::None,
+    );
 }
 
 fn half(table: &mut Table, options: &Options, size: usize) {
     let mut crowd = Crowd::primed(size, 0, options.seed);
     let at = [10, 500, 1000, 2000, 4000, 8000];
     let sets = figures::many_end(&mut crowd, End::Killed, size / 2, &at);
-    table.add("half is gone: set to the living, p99", size, 0.0, quantile(&sets.times, 990), "ms", Goal::None);
-    table.add("half is gone: set to the living, max", size, 0.0, quantile(&sets.times, 1000), "ms", Goal::None);
+    table.add(
+        "half is gone: set to the living, p99",
+        size,
+        0.0,
+        quantile(&sets.times, 990),
+        "ms",
+        Goal::None,
+    );
+    table.add(
+        "half is gone: set to the living, max",
+        size,
+        0.0,
+        quantile(&sets.times, 1000),
+        "ms",
+        Goal::None,
+    );
 }
 
 fn split(table: &mut Table, options: &Options, size: usize) {

@@ -721,9 +721,9 @@ impl Crowd {
         // What was missing a moment ago mostly is still: all are looked at only when nothing is.
         let count = self.hosts.len();
         let first = self.missed_at.get();
-        let missing = (first..count).chain(0..first).find(|host| {
-            self.is_running(*host) && !self.is_met(*host)
-        });
+        let missing = (first..count)
+            .chain(0..first)
+            .find(|host| self.is_running(*host) && !self.is_met(*host));
         self.missed_at.set(missing.unwrap_or(0));
         missing.is_none()
     }
@@ -735,7 +735,8 @@ impl Crowd {
         for host in (0..count).filter(|host| self.is_running(*host)) {
             for other in (0..count).filter(|other| self.is_running(*other) && *other != host) {
                 let is_alive = self.seen(host, other) == Seen::Alive;
-                let holds = self.held[host * count + other] >= self.hosts[other].kept.head.timestamp;
+                let holds =
+                    self.held[host * count + other] >= self.hosts[other].kept.head.timestamp;
                 unseen += usize::from(!is_alive);
                 unheld += usize::from(!holds);
                 if !(is_alive && holds) && first.is_none() {
