@@ -20,6 +20,8 @@
 mod crowd;
 #[path = "../../tests/scale/figures.rs"]
 mod figures;
+#[path = "../../tests/scale/host.rs"]
+mod host;
 #[path = "../load/plot.rs"]
 mod plot;
 #[path = "../load/rows.rs"]
@@ -164,9 +166,10 @@ fn add_sets(table: &mut Table, sets: &figures::Sets, size: usize, loss: f64) {
 fn mistakes(table: &mut Table, options: &Options, size: usize) {
     let mut crowd = Crowd::primed(size, 0, options.seed);
     crowd.loss = 50_000;
-    let found = figures::mistakes(&mut crowd, options.hours);
-    let day = |count: u64| count as f64 * 24.0 / found.hours;
-    let unit = format!("/day, of {} h", found.hours);
+    let found = figures::mistakes(&mut crowd, (options.hours * 3600.0) as u64);
+    let hours = found.seconds as f64 / 3600.0;
+    let day = |count: u64| count as f64 * 24.0 / hours;
+    let unit = format!("/day, of {hours:.2} h");
     let few = if size >= 1000 { Goal::AtMost(10.0) } else { Goal::None };
     table.add("false suspects, events", size, 5.0, day(found.suspects), &unit, Goal::None);
     table.add("false suspects, nodes", size, 5.0, day(found.suspicions), &unit, few);

@@ -5,20 +5,19 @@
 
 use std::cell::Cell;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::{BinaryHeap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use dsn::driver::JOBS_MAX;
-use dsn::protocol::address::Address;
-use dsn::protocol::crypto::{CryptoFault, ENVELOPE_BYTES, NetworkKeys, Signed, Signer, Tag};
-use dsn::protocol::crypto::{TAG_BYTES, Verifier};
-use dsn::protocol::entries::{Change, Entries, Key, Value};
+use dsn::protocol::crypto::{ENVELOPE_BYTES, NetworkKeys, TAG_BYTES, Tag};
+use dsn::protocol::entries::{Change, Key, Value};
 use dsn::protocol::identity::{NodeId, PublicKey, SIGNATURE_BYTES};
-use dsn::protocol::node::{Action, Class, Job, Node, Now, Outcome, Outgoing, Secret, Settings};
-use dsn::protocol::node::{Reply, Verdict};
+use dsn::protocol::node::{
+    Action, Class, Job, Node, Now, Outcome, Reply, Secret, Settings, Verdict,
+};
 use dsn::protocol::peer::{Known, KnownPeer, Pin, Trust};
-use dsn::protocol::record::{Draft, Record, Signature};
+use dsn::protocol::record::{Draft, Record};
 use dsn::protocol::report::Event as Told;
 use dsn::protocol::verified::Verified;
 use dsn::protocol::wire::{self, Answer, Kind, ProgramVersion, Push, RECORDS_MAX, Request};
@@ -26,9 +25,10 @@ use dsn::runtime::senders_max;
 use dsn::steps::{Arrived, HttpAnswer, Looked, Returned};
 use zeroize::Zeroizing;
 
-const PORT: u16 = 8000;
-/// The time of day when a simulation begins, microseconds since 1970.
-const EPOCH_US: u64 = 1_767_225_600_000_000;
+use super::host::{Back, Believes, Call, Doing, EPOCH_US, KEYS, Letter, PORT, Signs, Work};
+pub use super::host::{Costs, Host, Traffic};
+use super::host::{address_of, ip_of, key_of, number_at, place_of};
+
 /// How long a try waits for its answer (`src/client.rs`).
 const TRY_US: u64 = 5_000_000;
 /// After how long a connection is reset whose request got lost.
@@ -40,80 +40,6 @@ const REQUEST_HEAD_BYTES: u64 = 70;
 const ANSWER_HEAD_BYTES: u64 = 45;
 /// The name of the header with the seal, its colon, space and end of line.
 const SEAL_HEAD_BYTES: u64 = 12;
-/// Entries of each node.
-const KEYS: usize = 10;
-
-/// A signature that costs nothing, and fits all.
-struct Signs(PublicKey);
-
-impl Signer for Signs {
-    fn public_key(&self) -> PublicKey {
-        self.0
-    }
-
-    fn sign(&self, _: Signed<'_>) -> Result<Signature, CryptoFault> {
-        Ok([0; SIGNATURE_BYTES])
-    }
-}
-
-struct Believes;
-
-impl Verifier for Believes {
-    fn verify(&self, _: &PublicKey, _: Signed<'_>, _: &Signature) -> bool {
-        true
-    }
-}
-
-/// What things take, microseconds.
-#[derive(Clone, Copy, Debug)]
-pub struct Costs {
-    /// One way through the network: from, and to below.
-    pub delay: (u64, u64),
-    /// CPU for a request that is sent.
-    pub send: u64,
-    /// CPU for one that is received.
-    pub receive: u64,
-}
-
-impl Costs {
-    /// Those of the study (docs/benchmarks.md): a LAN with Wi-Fi in it, and small boards.
-    pub const REAL: Self = Self { delay: (1_000, 20_000), send: 1_000, receive: 500 };
-    /// Nothing costs anything: for what is only to be made, and not measured.
-    pub const NONE: Self = Self { delay: (1, 2), send: 0, receive: 0 };
-}
-
-/// What was sent.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct Traffic {
-    pub requests: u64,
-    /// Of requests and answers.
-    pub bytes: u64,
-    pub hellos: u64,
-    pub lists: u64,
-    pub list_bytes: u64,
-    pub pushes: u64,
-    pub push_bytes: u64,
-    pub pulls: u64,
-    pub pings: u64,
-}
-
-impl Traffic {
-    /// What came to it since.
-    pub fn since(&self, before: &Self) -> Self {
-        Self {
-            requests: self.requests - before.requests,
-            bytes: self.bytes - before.bytes,
-            hellos: self.hellos - before.hellos,
-            lists: self.lists - before.lists,
-            list_bytes: self.list_bytes - before.list_bytes,
-            pushes: self.pushes - before.pushes,
-            push_bytes: self.push_bytes - before.push_bytes,
-            pulls: self.pulls - before.pulls,
-            pings: self.pings - before.pings,
-        }
-    }
-}
-
 /// How one node sees another one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Seen {
@@ -122,43 +48,6 @@ pub enum Seen {
     Suspect,
     Lost,
     Left,
-}
-
-/// A request under way.
-struct Call {
-    job: Job,
-    outgoing: Outgoing,
-    tag: Tag,
-    began_us: u64,
-}
-
-/// A request as it travels.
-struct Letter {
-    from: usize,
-    from_run: u32,
-    flight: u64,
-    tag: Tag,
-    request: Request,
-}
-
-/// What comes back.
-enum Back {
-    Http(HttpAnswer),
-    /// Records are shared, not copied.
-    Records(Vec<Arc<Record>>),
-    Failed(&'static str),
-}
-
-/// What waits for the CPU of a host.
-enum Work {
-    Send(Job),
-    Receive(Box<Letter>),
-}
-
-/// What the CPU of a host is busy with.
-enum Doing {
-    Send(u64),
-    Receive(Box<Letter>),
 }
 
 enum Event {
@@ -200,32 +89,6 @@ impl Ord for Entry {
     }
 }
 
-/// One host with one node.
-pub struct Host {
-    pub node_id: NodeId,
-    key: PublicKey,
-    /// The own record as it is on disk.
-    kept: Draft,
-    known: Vec<KnownPeer>,
-    pub node: Option<Node>,
-    run: u32,
-    is_hung: bool,
-    /// Hosts of different sides do not hear each other.
-    pub side: u32,
-    wake_us: u64,
-    disk_waits: bool,
-    work: VecDeque<Work>,
-    doing: Option<Doing>,
-    queues: [VecDeque<Job>; Class::ALL.len()],
-    busy: [usize; Class::ALL.len()],
-    open: HashMap<u64, Call>,
-    pub sent: Traffic,
-}
-
-fn place_of(class: Class) -> usize {
-    Class::ALL.iter().position(|other| *other == class).unwrap()
-}
-
 /// Who has a change, and when it came there.
 pub struct Watch {
     pub owner: usize,
@@ -240,7 +103,7 @@ pub struct Crowd {
     pub random: fastrand::Rng,
     pub hosts: Vec<Host>,
     pub costs: Costs,
-    /// Requests and answers that get lost, in a million.
+    /// Requests that get lost, in a million; and of the answers to the others as many.
     pub loss: u32,
     /// `dsn::Config::tick`.
     pub tick_ms: u64,
@@ -271,63 +134,10 @@ pub struct Crowd {
     missed_at: Cell<usize>,
 }
 
-fn ip_of(number: usize) -> IpAddr {
-    let [_, a, b, c] = u32::try_from(number).unwrap().to_be_bytes();
-    IpAddr::V4(Ipv4Addr::new(10, a, b, c))
-}
-
-fn address_of(number: usize) -> Address {
-    Address::of(ip_of(number), PORT)
-}
-
-fn number_at(address: &Address) -> Option<usize> {
-    let address: SocketAddr = address.as_str().parse().ok()?;
-    let IpAddr::V4(ip) = address.ip() else { return None };
-    let [_, a, b, c] = ip.octets();
-    Some(u32::from_be_bytes([0, a, b, c]) as usize)
-}
-
-fn key_of(number: usize) -> PublicKey {
-    let mut bytes = [7; 65];
-    bytes[..8].copy_from_slice(&(number as u64).to_le_bytes());
-    PublicKey(bytes)
-}
-
-fn entries_of(number: usize) -> Arc<Entries> {
-    let entry = |at: usize| {
-        let value = Value::new(format!("{number:08}").as_bytes()).unwrap();
-        (Key::new(&format!("key-{at:02}")).unwrap(), value)
-    };
-    Arc::new((0..KEYS).map(entry).collect())
-}
-
 impl Crowd {
     /// So many hosts on which nothing runs yet.
     pub fn new(count: usize, seed: u64) -> Self {
-        let host = |number: usize| {
-            let node_id = NodeId::new(&format!("node-{number:04}")).unwrap();
-            let timestamp = EPOCH_US - 1_000_000_000 + number as u64;
-            let kept = Draft::new(node_id.clone(), timestamp, false, entries_of(number));
-            Host {
-                node_id,
-                key: key_of(number),
-                kept,
-                known: Vec::new(),
-                node: None,
-                run: 0,
-                is_hung: false,
-                side: 0,
-                wake_us: 0,
-                disk_waits: false,
-                work: VecDeque::new(),
-                doing: None,
-                queues: Default::default(),
-                busy: Default::default(),
-                open: HashMap::new(),
-                sent: Traffic::default(),
-            }
-        };
-        let hosts: Vec<Host> = (0..count).map(host).collect();
+        let hosts: Vec<Host> = (0..count).map(Host::new).collect();
         let index = hosts.iter().enumerate().map(|(at, host)| (host.node_id.clone(), at)).collect();
         Self {
             now_us: 1_000_000,
@@ -806,24 +616,8 @@ impl Crowd {
         let bytes = wire::encode_request(request).unwrap().len() + ENVELOPE_BYTES;
         let signature = if request.is_signed() { SIGNATURE_BYTES } else { 0 };
         let bytes = (bytes + signature) as u64 + REQUEST_HEAD_BYTES;
-        for traffic in [&mut self.traffic, &mut self.hosts[host].sent] {
-            traffic.requests += 1;
-            traffic.bytes += bytes;
-            match request.kind() {
-                Kind::Hello => traffic.hellos += 1,
-                Kind::Peers => {
-                    traffic.lists += 1;
-                    traffic.list_bytes += bytes;
-                }
-                Kind::Update if request.is_signed() => traffic.pulls += 1,
-                Kind::Update => {
-                    traffic.pushes += 1;
-                    traffic.push_bytes += bytes;
-                }
-                Kind::Ping => traffic.pings += 1,
-                Kind::Data => {}
-            }
-        }
+        self.traffic.count(request, bytes);
+        self.hosts[host].sent.count(request, bytes);
     }
 
     /// The network does to a request what it does.

@@ -10,6 +10,9 @@ const CHANGE_MAX: u64 = 10 * SECOND;
 /// How long is listened after a change is everywhere: lists that it caused travel then.
 const AFTER: u64 = 4 * SECOND;
 
+/// How long is listened to what travels anyway: every tenth tick has lists.
+const LISTEN: u64 = 30 * SECOND;
+
 /// The value that so many of a thousand are at or below (nearest rank); nothing of nothing.
 pub fn quantile(values: &[f64], per_mille: usize) -> f64 {
     let mut sorted = values.to_vec();
@@ -57,11 +60,11 @@ fn choose(crowd: &mut Crowd) -> usize {
 /// So many nodes change a key, one after the other, while all goes on as ever.
 pub fn sets(crowd: &mut Crowd, count: usize) -> Sets {
     let mut sets = Sets::default();
-    let idle = traffic_of(crowd, 10 * SECOND);
+    let idle = traffic_of(crowd, LISTEN);
     for _ in 0..count {
         let pause = crowd.random.u64(0..3 * SECOND);
         crowd.run_for(pause);
-        set(crowd, &mut sets, idle.lists as f64 / (10 * SECOND) as f64);
+        set(crowd, &mut sets, idle.lists as f64 / LISTEN as f64);
     }
     sets
 }
@@ -149,7 +152,7 @@ pub fn detection(crowd: &mut Crowd, end: End, count: usize) -> Vec<f64> {
 /// What was said by mistake of nodes that were there all the time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Mistakes {
-    pub hours: f64,
+    pub seconds: u64,
     pub suspects: u64,
     pub losts: u64,
     /// The same, counted once however many nodes say it.
@@ -157,12 +160,12 @@ pub struct Mistakes {
     pub losses: u64,
 }
 
-/// Runs for so many hours.
-pub fn mistakes(crowd: &mut Crowd, hours: f64) -> Mistakes {
+/// Runs for so long, and listens.
+pub fn mistakes(crowd: &mut Crowd, seconds: u64) -> Mistakes {
     crowd.forget_counts();
-    crowd.run_for((hours * 3600.0) as u64 * SECOND);
+    crowd.run_for(seconds * SECOND);
     Mistakes {
-        hours,
+        seconds,
         suspects: crowd.false_suspects,
         losts: crowd.false_losts,
         suspicions: crowd.suspicions,

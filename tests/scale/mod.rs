@@ -9,6 +9,8 @@
 mod crowd;
 #[allow(dead_code, reason = "benches/scale uses all of it")]
 mod figures;
+#[allow(dead_code, reason = "benches/scale uses all of it")]
+mod host;
 
 use crowd::Crowd;
 use figures::{End, quantile};
