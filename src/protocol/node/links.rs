@@ -7,6 +7,7 @@ use crate::protocol::head::Fingerprint;
 use crate::protocol::identity::NodeId;
 use crate::protocol::peer::Peer;
 use crate::protocol::report::{Event, PeerStatus};
+use crate::protocol::ring::position;
 use crate::protocol::wire::KnownNode;
 
 /// How many nodes behind it on the ring a node keeps links with, beside the fingers: where one of
@@ -38,7 +39,7 @@ impl Node {
         if self.is_mesh() {
             return;
         }
-        let own = self.settings.node_id.ring();
+        let own = position(&self.settings.node_id);
         let mut ring: Vec<(u64, &NodeId)> = self
             .peers
             .iter()
