@@ -1,6 +1,6 @@
-//! Anti-entropy: views that differ, and then lists of what differs, put beside each other. Who lacks
-//! something pulls it, by its own rules. Nobody is sent what it did not ask for, but by its owner;
-//! and where it can't ask.
+//! Anti-entropy: views that differ, and then lists of what differs, put beside each other. Who
+//! lacks something pulls it, by its own rules. Nobody is sent what it did not ask for, but by its
+//! owner; and where it can't ask.
 
 use std::collections::BTreeMap;
 

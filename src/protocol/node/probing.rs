@@ -22,7 +22,7 @@ const UNCALLED_TICKS: u64 = 2;
 pub(super) struct Probing {
     pub(super) health: Health,
     /// When the next probe is due, ms.
-    at: u64,
+    pub(super) at: u64,
     /// Whether the next one goes to the successor on the ring.
     to_successor: bool,
     /// The place on the ring of the finger that was probed last.

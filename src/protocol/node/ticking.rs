@@ -83,6 +83,9 @@ impl Node {
     /// Some of those whose views differed are asked for theirs once more: if it still differs, lists
     /// follow.
     fn choose_exchange(&mut self, now: Now) {
+        if self.own.head.left {
+            return;
+        }
         let random = &mut self.random;
         let differs = |peer: &Peer| {
             peer.status == PeerStatus::Alive

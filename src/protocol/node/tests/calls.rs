@@ -254,6 +254,8 @@ fn who_leaves_asks_nobody_any_more() {
     let (mut us, others) = connected(1);
     let mut goodbye = Other::new("us", OUR_KEY).goodbye(us.node.own().head.timestamp + 1);
     std::mem::swap(&mut us.node.own, &mut goodbye);
+    // Not even one whose view differs.
+    us.node.peers.get_mut(&others[0].id).unwrap().grace_until = Some(0);
     for _ in 0..20 {
         us.tick();
         us.answer_all(&others[0], |request| {

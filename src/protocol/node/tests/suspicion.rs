@@ -3,6 +3,7 @@
 use super::*;
 use crate::protocol::doubt::{FIRST_ASKED, NEXT_ASKED};
 use crate::protocol::node::CheckedWord;
+use crate::protocol::node::Republish;
 use crate::protocol::report::{Event, PeerStatus};
 use crate::protocol::ring::position;
 use crate::protocol::wire::{Ask, Here, Suspected, Word};
@@ -244,13 +245,14 @@ fn who_is_accused_makes_a_newer_version_now_and_then() {
         let suspects = vec![Suspected { node_id: id("us"), fingerprint }];
         CheckedPush { suspects, ..nothing() }
     };
+    us.sets("at home");
     let by = &others[0];
     let suspects = vec![Suspected { node_id: id("us"), fingerprint: [7; 16] }];
     pushed(&mut us, by, CheckedPush { suspects, ..nothing() });
     assert!(us.node.take_disk_wishes().republish.is_none(), "that is another version");
     let first = accusation(&us);
     pushed(&mut us, by, first);
-    assert!(us.node.take_disk_wishes().republish.is_some());
+    assert_eq!(us.node.take_disk_wishes().republish, Some(Republish::Unwritten));
     us.sets("again");
     let next = accusation(&us);
     pushed(&mut us, by, next);
@@ -258,7 +260,7 @@ fn who_is_accused_makes_a_newer_version_now_and_then() {
     us.wait(TICK_MS / 2);
     let next = accusation(&us);
     pushed(&mut us, by, next);
-    assert!(us.node.take_disk_wishes().republish.is_some());
+    assert_eq!(us.node.take_disk_wishes().republish, Some(Republish::Unwritten));
 }
 
 /// What a helper is told to try, and what it says.
