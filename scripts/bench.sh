@@ -4,12 +4,20 @@
 #   scripts/bench.sh                  all of it: about ten minutes
 #   scripts/bench.sh FIGURE…          some of it, then the table of all that was measured so far
 #   scripts/bench.sh --quick          under a minute, to see that the benches still run
+#   scripts/bench.sh scale [OPTION…] [FIGURE…]   many nodes: a few minutes
 #
 # Figures: updates messages propagation python start memory durable idle growth, and parts (what
 # signatures, envelopes and messages cost by themselves). What they mean: docs/benchmarks.md.
 #
 # Measured is the static binary, which is what scripts/cross.sh ships, wherever it can be built; else the
 # one of `cargo build --release`, which is said. DSN_TEST_BIN names another one.
+#
+# `scale` measures networks of many nodes: 16, 64 and 256 with the real rules in a modelled network, and
+# 16 to 100 real processes, side by side with another binary where DSN_BASE_BIN names one. Its figures are
+# primed mistakes join join-loss late hangs split restart half processes, and table, which measures
+# nothing; its options --sizes 16,64,… (DSN_BENCH_SIZES has those of processes), --hours H (of virtual
+# time, for mistakes), --sets N, --victims N, --seed N, and --long: 1 000 nodes as well, and 24 hours.
+# Results are kept in target/bench/scale.json, those that are measured again take the place of old ones.
 #
 # The comparison with the Python package needs python3 with venv, and its registry or a mirror; the
 # package goes into a temporary folder. Without them it is left out, and that is said.
@@ -38,6 +46,45 @@ end() {
 trap end EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+
+# Many nodes: what is left of the arguments goes to the bench itself.
+measure_scale() {
+    processes=yes rules=yes names= options=
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --sizes | --hours | --seed | --sets | --victims)
+                [ $# -gt 1 ] || fail "$1 needs a value" 2
+                options="$options $1 $2"
+                shift
+                ;;
+            --long) options="$options $1" ;;
+            processes) names="$names $1" ;;
+            *)
+                names="$names $1"
+                options="$options $1"
+                ;;
+        esac
+        shift
+    done
+    case $names in
+        '') ;;
+        ' processes') rules= ;;
+        *' processes'*) ;;
+        *) processes= ;;
+    esac
+    if [ -n "$processes" ]; then
+        cargo bench --locked --bench load -- processes
+    fi
+    [ -n "$rules" ] || options=table
+    # shellcheck disable=SC2086 # a list of words
+    cargo bench --locked --profile scale --bench scale -- $options
+}
+
+if [ "${1-}" = scale ]; then
+    shift
+    measure_scale "$@"
+    exit 0
+fi
 
 quick=
 parts=

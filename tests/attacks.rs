@@ -269,7 +269,7 @@ fn a_member_can_say_nothing_for_others() {
 fn known(node_id: &str, address: &str, timestamp: u64) -> KnownNode {
     let version = Version { timestamp, fingerprint: [timestamp.to_le_bytes()[0]; 16] };
     let (node_id, address) = (id(node_id), Address::new(address).ok());
-    KnownNode { node_id, address, rank: Rank([1; 8]), version }
+    KnownNode { node_id, address, rank: Rank([1; 8]), version, is_lost: false }
 }
 
 #[test]

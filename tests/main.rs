@@ -27,6 +27,7 @@ mod network;
 mod notify;
 mod pages;
 mod port;
+mod scale;
 mod scripts;
 mod simulation;
 mod sizing;

@@ -367,7 +367,8 @@ fn literals(text: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn no_test_has_a_port_or_a_folder_of_its_own() {
     // Hosts of their own, made of namespaces or of nothing.
-    let elsewhere = ["tests/support/namespaces.rs", "tests/simulation/host.rs"];
+    let elsewhere =
+        ["tests/support/namespaces.rs", "tests/simulation/host.rs", "tests/scale/host.rs"];
     // Nobody but root listens below; tests name such ports where nobody is to listen.
     let first_free = 1024;
     let folders = ["/tmp", "/var", "/home", "/run", "/srv", "/root", "~/"];

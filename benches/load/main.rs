@@ -22,6 +22,7 @@ mod members;
 mod messages;
 mod network;
 mod plot;
+mod processes;
 mod propagate;
 mod python;
 mod rows;
@@ -53,7 +54,7 @@ const QUICK: Scale =
 type Measure = fn(&Scale);
 
 /// All parts in the order of the table.
-const FIGURES: [(&str, Measure); 10] = [
+const FIGURES: [(&str, Measure); 11] = [
     ("updates", messages::updates),
     ("messages", messages::messages),
     ("propagation", propagate::propagation),
@@ -63,6 +64,7 @@ const FIGURES: [(&str, Measure); 10] = [
     ("durable", host::durable),
     ("idle", propagate::idle),
     ("growth", propagate::growth),
+    ("processes", processes::processes),
     ("table", |_| rows::print_table(&FIGURES.map(|(name, _)| name))),
 ];
 
@@ -91,7 +93,7 @@ fn main() {
     rows::keep_apart(quick);
     let scale = if quick { &QUICK } else { &FULL };
     for (name, measure) in FIGURES {
-        if wanted.is_empty() || wanted.contains(&name) {
+        if wanted.is_empty() && name != "processes" || wanted.contains(&name) {
             measure(scale);
         }
     }

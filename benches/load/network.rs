@@ -2,14 +2,14 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
 use super::members::VALUE;
 use super::meter::Meter;
-use crate::support::process::{Process, dsn};
+use crate::support::process::{Process, binary, dsn_of};
 use crate::support::{PATIENCE, Place4Nodes, eventually};
 
 /// A kept connection to the control socket of a node.
@@ -85,23 +85,31 @@ impl Member {
 pub(crate) struct Network {
     pub(crate) nodes: Vec<Member>,
     pub(crate) place: Place4Nodes,
+    binary: PathBuf,
 }
 
 impl Network {
     /// Starts so many, with meters in front of them or without.
     pub(crate) fn start(count: usize, metered: bool) -> Self {
-        let mut network = Self { nodes: Vec::new(), place: Place4Nodes::new() };
+        let mut network = Self::spawn(&binary(), count, metered);
+        network.settle();
+        network
+    }
+
+    /// Starts so many of this binary, and does not wait until they know each other.
+    pub(crate) fn spawn(binary: &Path, count: usize, metered: bool) -> Self {
+        let (place, binary) = (Place4Nodes::new(), binary.to_owned());
+        let mut network = Self { nodes: Vec::new(), place, binary };
         for number in 0..count {
             network.add(&format!("n{number}"), metered);
         }
-        network.settle();
         network
     }
 
     /// Starts one more, which knows the first one.
     pub(crate) fn add(&mut self, id: &str, metered: bool) {
         let meter = metered.then(Meter::bind);
-        let mut command = dsn();
+        let mut command = dsn_of(&self.binary);
         command.current_dir(self.place.path());
         command.args(["run", "--node-id", id, "--listen", "127.0.0.1:0"]);
         if let Some(meter) = &meter {

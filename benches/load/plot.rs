@@ -1,4 +1,4 @@
-//! Plots of figure 7 as SVG, made of the results and of nothing else.
+//! Plots as SVG, made of the results and of nothing else.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -13,13 +13,13 @@ const LEFT: f64 = 76.0;
 const RIGHT: f64 = 40.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 46.0;
-const COLOURS: [&str; 2] = ["#1b6ca8", "#c8553d"];
+const COLOURS: [&str; 3] = ["#1b6ca8", "#c8553d", "#6b8e23"];
 
 /// One panel: the field over keys or nodes, both axes logarithmic.
-struct Panel {
-    title: &'static str,
+pub(crate) struct Panel {
+    pub(crate) title: &'static str,
     /// Fields of the points, and what they are called.
-    lines: &'static [(&'static str, &'static str)],
+    pub(crate) lines: &'static [(&'static str, &'static str)],
 }
 
 const PANELS: [Panel; 5] = [
@@ -30,26 +30,33 @@ const PANELS: [Panel; 5] = [
     Panel { title: "memory of a node, MB", lines: &[("rss_mb", "all"), ("own_mb", "its own")] },
 ];
 
-/// Writes `docs/plots/*.svg` where there are results.
+/// Writes the plots of figure 7 where there are results.
 pub(crate) fn write() {
     let Some(points) = load("growth-points") else { return };
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/plots");
-    std::fs::create_dir_all(&folder).unwrap();
     for (field, what) in [("keys", "keys of a node, in 3 nodes"), ("nodes", "nodes of 10 keys")] {
-        let path = folder.join(format!("growth-{field}.svg"));
-        std::fs::write(&path, picture(points[field].as_array().unwrap(), field, what)).unwrap();
-        println!("plotted {}", path.display());
+        let points = points[field].as_array().unwrap();
+        keep(&format!("growth-{field}"), &picture(&PANELS, points, field, what));
     }
 }
 
-fn picture(points: &[Value], field: &str, what: &str) -> String {
-    let height = HEIGHT * PANELS.len() as f64;
+/// Writes `docs/plots/NAME.svg`.
+pub(crate) fn keep(name: &str, picture: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/plots");
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join(format!("{name}.svg"));
+    std::fs::write(&path, picture).unwrap();
+    println!("plotted {}", path.display());
+}
+
+/// All panels, one below the other, over one field of the points.
+pub(crate) fn picture(panels: &[Panel], points: &[Value], field: &str, what: &str) -> String {
+    let height = HEIGHT * panels.len() as f64;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"white\"/>\n"
     );
-    for (at, panel) in PANELS.iter().enumerate() {
+    for (at, panel) in panels.iter().enumerate() {
         writeln!(svg, "<g transform=\"translate(0 {})\">", HEIGHT * at as f64).unwrap();
         draw(&mut svg, panel, points, field, what);
         svg += "</g>\n";
@@ -73,11 +80,14 @@ impl Axis {
     }
 }
 
-fn values(points: &[Value], field: &str) -> Vec<f64> {
+fn values(points: &[&Value], field: &str) -> Vec<f64> {
     points.iter().map(|point| point[field].as_f64().unwrap()).collect()
 }
 
 fn draw(svg: &mut String, panel: &Panel, points: &[Value], field: &str, what: &str) {
+    // What was not measured at all sizes has fewer of them.
+    let is_there = |point: &&Value| panel.lines.iter().all(|(name, _)| point[name].is_number());
+    let points: &[&Value] = &points.iter().filter(is_there).collect::<Vec<_>>();
     let all: Vec<f64> = panel
         .lines
         .iter()

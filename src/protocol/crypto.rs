@@ -156,6 +156,11 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// What stands for an envelope that nobody sealed, with nothing in it.
+    pub fn unsealed(kind: u8, tag: Tag) -> Self {
+        Self { kind, tag, key: 0, text: Vec::new() }
+    }
+
     /// The payload.
     pub fn payload(&self) -> &[u8] {
         self.text.get(NONCE_BYTES + 1..).unwrap_or_default()

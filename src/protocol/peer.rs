@@ -77,8 +77,8 @@ pub struct Peer {
     pub record: Option<Verified<Record>>,
     /// Since when its entries are held here, ms.
     pub record_since: Option<u64>,
-    /// In which rings that version was passed on by us.
-    pub passed: BTreeSet<Ring>,
+    /// In which rings that version was passed on by us, and in which that it is accused.
+    pub passed: BTreeSet<(Ring, bool)>,
     /// What patches that are passed on are made of, and since when, ms; nothing where none was of late.
     pub changes: Option<(Box<Changes>, u64)>,
     /// What was dropped of it and may not come back.
@@ -122,6 +122,8 @@ pub struct Peer {
     pub give: Pace,
     /// What it was brought of others since its last list.
     pub given: BTreeMap<NodeId, Fingerprint>,
+    /// Whether a link is kept with it, in a large network.
+    pub is_acquaintance: bool,
     /// Requests since the own last tick that nobody asked for and that came to nothing new.
     pub upkeep: u32,
     /// Whether an address that never answered may be tried for it now.
@@ -218,6 +220,7 @@ impl Peer {
             pull: Pace::default(),
             give: Pace::default(),
             given: BTreeMap::new(),
+            is_acquaintance: false,
             upkeep: 0,
             may_try: false,
             network_key: 0,

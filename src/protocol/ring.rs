@@ -62,6 +62,11 @@ impl Stretch {
         Self { after: node_id.clone(), through: node_id.clone() }
     }
 
+    /// Whether it is the whole ring.
+    pub fn is_all(&self) -> bool {
+        self.after == self.through
+    }
+
     /// Whether it has the node.
     pub fn has(&self, ring: Ring, node_id: &NodeId) -> bool {
         let (after, through) = (ring.spot(&self.after), ring.spot(&self.through));

@@ -8,7 +8,7 @@ use super::{Nonce, StepFault};
 use crate::protocol::crypto::{
     NetworkKeys, Opened, Place, Signed, Signer, Tag, Verifier, open, seal,
 };
-use crate::protocol::identity::{NodeId, PublicKey, hex};
+use crate::protocol::identity::{NodeId, PublicKey, SIGNATURE_BYTES, hex};
 use crate::protocol::node::{
     Action, CheckedPush, CheckedWord, Incoming, Judgement, Node, Now, RefusedPart, Reply, Verdict,
 };
@@ -112,6 +112,15 @@ struct Others {
 }
 
 impl Arrived {
+    /// A message that no bytes carried: for a simulator of so many nodes that it has no time to
+    /// seal and sign what they say, and no memory for a copy of each record in each of them.
+    pub fn unsealed(message: Request, tag: Tag) -> Self {
+        let kind = message.kind();
+        let answering = Answering { kind, tag, key: 0 };
+        let opened = Opened::unsealed(kind.byte(), tag);
+        Self { answering, message, opened, signed_bytes: 0, signature: [0; SIGNATURE_BYTES] }
+    }
+
     /// Second step, under the lock: which signatures have to be checked, and what can be said
     /// without.
     pub fn look(self, node: &Node) -> Looked {

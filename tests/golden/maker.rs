@@ -216,6 +216,7 @@ impl Maker {
             address: address.map(|text| Address::new(text).unwrap()),
             rank,
             version,
+            is_lost: false,
         };
         let nodes = vec![
             known("beta", Some("beta.local:8000"), of_beta, version),

@@ -172,7 +172,7 @@ fn addressee(request: &Request) -> Option<NodeId> {
 /// All buckets differ, and nothing is held in them, not even of the caller.
 fn nothing_held(caller: &NodeId) -> PeersAnswer {
     let (node_id, rank, version) = (caller.clone(), Rank::default(), Version::default());
-    let known = KnownNode { node_id, address: None, rank, version };
+    let known = KnownNode { node_id, address: None, rank, version, is_lost: false };
     PeersAnswer { buckets: BucketSet(u32::MAX), nodes: vec![known] }
 }
 
@@ -263,7 +263,7 @@ impl Guise {
         let known = |record: &Arc<Record>| {
             let node_id = record.head.node_id.clone();
             let (rank, version) = (record.public_key.rank_for(&node_id), record.version());
-            KnownNode { node_id, address: None, rank, version }
+            KnownNode { node_id, address: None, rank, version, is_lost: false }
         };
         let listed = self.records().filter(|record| buckets.has(&record.head.node_id));
         let mut nodes: Vec<KnownNode> = listed.map(known).collect();

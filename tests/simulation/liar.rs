@@ -539,7 +539,8 @@ impl World {
         }
         let nodes = self.any_list().into_iter().map(|(node_id, rank, version)| {
             let address = self.random.bool().then(|| self.any_address());
-            KnownNode { node_id, address, rank, version }
+            let is_lost = self.random.bool();
+            KnownNode { node_id, address, rank, version, is_lost }
         });
         let nodes = nodes.collect();
         let buckets = match self.random.u8(0..3) {

@@ -310,6 +310,7 @@ impl Knowledge {
                     address: it.address,
                     rank: it.rank,
                     version: it.version,
+                    is_lost: false,
                 };
                 let nodes = self.claims(&mut rng).into_iter().map(known).collect();
                 let buckets = BucketSet(rng.u32(..));

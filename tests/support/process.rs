@@ -45,7 +45,12 @@ pub fn binary() -> PathBuf {
 /// The binary with an environment that names no node. A node that is told nothing else takes a free
 /// port of loopback: the default one belongs to whatever runs on this host.
 pub fn dsn() -> Command {
-    let mut command = Command::new(binary());
+    dsn_of(&binary())
+}
+
+/// The same of another binary.
+pub fn dsn_of(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
     for (name, _) in std::env::vars() {
         if name.starts_with("DSN_") || name == "RUST_LOG" {
             command.env_remove(name);

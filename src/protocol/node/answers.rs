@@ -145,7 +145,9 @@ impl Node {
                 }
                 actions.push(Action::Finish(ticket, Ok(elapsed_us)));
             }
-            (Call::Push { own, gives, .. }, Outcome::Nothing) => self.on_taken(ended, own, gives),
+            (Call::Push { own, gives, .. }, Outcome::Nothing) => {
+                self.on_taken(ended, own, gives, actions);
+            }
             (Call::Pull { .. }, Outcome::Records(records)) => {
                 let mut last = None;
                 for record in records {
@@ -348,7 +350,13 @@ impl Node {
     }
 
     /// An UPDATE was taken: the peer holds what was in it.
-    pub(super) fn on_taken(&mut self, ended: &Ended<'_>, own: Option<Fingerprint>, gives: bool) {
+    pub(super) fn on_taken(
+        &mut self,
+        ended: &Ended<'_>,
+        own: Option<Fingerprint>,
+        gives: bool,
+        actions: &mut Vec<Action>,
+    ) {
         let wait = self.wait(ended.now);
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         peer.push.succeeded();
@@ -356,6 +364,13 @@ impl Node {
             peer.note_brought(own, wait);
             peer.link.own.held = Some(own);
         }
+        let home = peer.record.as_ref().and_then(|record| record.head.home.address.as_ref());
+        if home == Some(&ended.address) {
+            // Its record says with its signature that it lives there, and somebody of the network
+            // answers there as that run of it.
+            self.prove_address(ended, actions);
+        }
+        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         // Whether that was all that it lacked is seen by its view.
         peer.owed.ping |= gives && peer.owed.send.is_empty();
     }

@@ -17,7 +17,7 @@ use crate::protocol::ring::{Ring, Stretch};
 use crate::protocol::verified::Verified;
 use crate::protocol::wire::{
     Data, Header, Hello, HelloProof, PUSHED_MAX, Peers, Ping, Pull, Push, RECORDS_MAX, RELAYS_MAX,
-    Relay, Request, Wish,
+    Relay, Request, SUSPECTS_MAX, Suspected, Wish,
 };
 
 /// Most bytes of records in one UPDATE beyond its first: a larger batch would hold up the rest.
@@ -147,15 +147,21 @@ impl Node {
         let waits = peer.attempts.get(&CallKind::Tell).is_some_and(|it| it.had_second_chance);
         let tell =
             !peer.owed.tell.is_empty() && may_be_told(peer) && (peer.link.connected || !waits);
+        // A version needs no link: the record of the peer says which run it is for.
+        let brings = !peer.owed.errands.is_empty()
+            && peer.run().is_some()
+            && !matches!(peer.status, PeerStatus::Left | PeerStatus::Lost);
         if !peer.link.connected {
-            let may = may_contact && peer.status != PeerStatus::Left;
-            let dues = [(tell, CallKind::Tell), (may, CallKind::Hello)];
+            let may = may_contact && peer.status != PeerStatus::Left && self.is_linked(peer);
+            let dues = [(tell, CallKind::Tell), (brings, CallKind::Push), (may, CallKind::Hello)];
             return dues.into_iter().filter_map(|(is_due, due)| is_due.then_some(due)).collect();
         }
         let owed = &peer.owed;
         if !peer.is_reached() {
             // The answer to a PING is signed: it proves the address.
-            return if may_contact { vec![CallKind::Ping] } else { Vec::new() };
+            let dues =
+                [(tell, CallKind::Tell), (brings, CallKind::Push), (may_contact, CallKind::Ping)];
+            return dues.into_iter().filter_map(|(is_due, due)| is_due.then_some(due)).collect();
         }
         let peers = (owed.peers || owed.hints) && peer.exchange.is_due(now.mono_ms);
         let is_proved = peer.is_session_proved(now.mono_ms);
@@ -219,11 +225,12 @@ impl Node {
         let is_upkeep = !asked_by_people && !brings_news && due != CallKind::Tell;
         peer.upkeep += u32::from(is_upkeep);
         peer.owed.data_was_last = due == CallKind::Data;
-        peer.may_try = false;
         let address = match &call {
             Call::Hello { address } => address.clone(),
+            Call::Push { .. } | Call::Tell(_) => peer.address_to_try()?.clone(),
             _ => peer.place.address()?.clone(),
         };
+        peer.may_try = false;
         let signer = match &call {
             // That it is there may be signed with a key that others told, too.
             Call::Tell(_) => peer.pin.map(|pin| pin.key),
@@ -343,11 +350,16 @@ impl Node {
         let gives = gives_others(peer);
         let send = if gives { std::mem::take(&mut peer.owed.send) } else { BTreeSet::new() };
         let held = peer.link.own.held;
-        let waiting = std::mem::take(&mut peer.owed.errands);
+        let mut waiting = std::mem::take(&mut peer.owed.errands);
         let mut load = Load::default();
-        let carries_own = carries_own || waiting.contains_key(&self.settings.node_id);
+        let me = self.settings.node_id.clone();
+        if carries_own && held.is_none() && !waiting.contains_key(&me) {
+            let introduction = self.introduction(now).map(|errand| (me.clone(), errand));
+            waiting.extend(introduction);
+        }
+        let carries_own = carries_own || waiting.contains_key(&me);
         if carries_own {
-            let base = held.or(waiting.get(&self.settings.node_id).and_then(|errand| errand.base));
+            let base = held.or(waiting.get(&me).and_then(|errand| errand.base));
             let patch = base.and_then(|base| self.own_changes.patch(base, &own));
             load.take(&own, patch);
         }
@@ -380,8 +392,10 @@ impl Node {
         });
         let relays = relays.collect();
         let own = carries_own.then_some(own.fingerprint);
-        let (records, patches) = load.into_parts();
-        let push = Push { records, patches, relays, ..Push::new(node_id.clone(), incarnation) };
+        let (records, patches) = load.sorted();
+        let suspects = load.suspects;
+        let push = Push::new(node_id.clone(), incarnation);
+        let push = Push { records, patches, relays, suspects, ..push };
         Some((Call::Push { own, partial, gives, errands }, Request::Push(push)))
     }
 
@@ -397,12 +411,24 @@ impl Node {
         for (owner, mut errand) in waiting {
             let is_me = self.is_me(&owner);
             let Some(record) = self.record_of(&owner).cloned() else { continue };
+            let has_room = relays + errand.stretches.len() <= RELAYS_MAX;
+            if self.peers.get(&owner).is_some_and(Peer::is_accused) {
+                // Who does not hold that version gets it by what views say.
+                if has_room && load.suspects.len() < SUSPECTS_MAX {
+                    relays += errand.stretches.len();
+                    let (node_id, fingerprint) = (owner.clone(), record.fingerprint);
+                    load.suspects.push(Suspected { node_id, fingerprint });
+                    taken.insert(owner, errand);
+                } else {
+                    left.insert(owner, errand);
+                }
+                continue;
+            }
             let changes = self.peers.get_mut(&owner).and_then(|peer| peer.changes.as_mut());
             let patch = errand.base.zip(changes);
             let patch = patch.and_then(|(base, (changes, _))| changes.patch(base, &record));
             // Without one it is sent whole.
             errand.base = if is_me { own_base } else { patch.as_ref().map(|patch| patch.base) };
-            let has_room = relays + errand.stretches.len() <= RELAYS_MAX;
             if has_room && (is_me || load.take(&record, patch)) {
                 relays += errand.stretches.len();
                 taken.insert(owner, errand);
@@ -447,6 +473,8 @@ fn gives_others(peer: &Peer) -> bool {
 struct Load {
     batch: Batch,
     patches: Vec<Arc<Patch>>,
+    /// In the order of their ids.
+    suspects: Vec<Suspected>,
 }
 
 impl Load {
@@ -471,8 +499,9 @@ impl Load {
     }
 
     /// Both in the order of their owners.
-    fn into_parts(self) -> (Vec<Arc<Record>>, Vec<Arc<Patch>>) {
-        let (mut records, mut patches) = (self.batch.records, self.patches);
+    fn sorted(&mut self) -> (Vec<Arc<Record>>, Vec<Arc<Patch>>) {
+        let mut records = std::mem::take(&mut self.batch.records);
+        let mut patches = std::mem::take(&mut self.patches);
         records.sort_unstable_by(|left, right| left.head.node_id.cmp(&right.head.node_id));
         patches.sort_unstable_by(|left, right| left.node_id.cmp(&right.node_id));
         (records, patches)

@@ -95,7 +95,9 @@ impl Node {
         let known = |node_id: &NodeId| {
             let (rank, version) = self.listed_of(node_id);
             let address = self.address_for(&peers.header.from, node_id);
-            KnownNode { node_id: node_id.clone(), address, rank, version }
+            let peer = self.peers.get(node_id);
+            let is_lost = peer.is_some_and(|peer| peer.status == PeerStatus::Lost);
+            KnownNode { node_id: node_id.clone(), address, rank, version, is_lost }
         };
         PeersAnswer { buckets, nodes: listed.into_iter().map(known).collect() }
     }
@@ -134,6 +136,7 @@ impl Node {
         let lacking = self.lacking(node_id, &answer);
         let wait = self.wait(now);
         let mut follows = !wanted.is_empty();
+        self.compare_lost(&answer.nodes, now, actions);
         if let Some(peer) = self.peers.get_mut(node_id) {
             peer.owed.want = wanted;
             peer.note_lacking(lacking, wait);

@@ -12,6 +12,7 @@ mod graves;
 mod hello;
 mod home;
 mod inbox;
+mod links;
 mod present;
 mod probing;
 mod records;
@@ -32,7 +33,7 @@ use super::changes::Changes;
 use super::fault::{Code, Fault};
 use super::flight::{Flight, Ticket};
 use super::hash::Hash;
-use super::head::Home;
+use super::head::{Fingerprint, Home};
 use super::identity::NodeId;
 use super::pace::Wait;
 use super::peer::{Known, KnownPeer, Peer, Trust};
@@ -82,6 +83,10 @@ pub struct Node {
     own_changes: Changes,
     /// When the first of those that were asked to pass something on is late, ms.
     hedge_at: u64,
+    /// The own version that somebody brings to all that we do not know.
+    introduced: Option<Fingerprint>,
+    /// Who is lost by the last list that came: those that are not known yet do not count as there.
+    said_lost: BTreeSet<NodeId>,
     /// The highest timestamp that is proved to have been issued by us, kept here or not.
     timestamp_floor: u64,
     /// Whether a version above that one has to be made, and is not yet.
@@ -150,6 +155,8 @@ impl Node {
             own_since: None,
             own_changes: Changes::of_own(),
             hedge_at: u64::MAX,
+            introduced: None,
+            said_lost: BTreeSet::new(),
             catch_ups: 0,
             is_restored: false,
             peers: PeerTable::default(),

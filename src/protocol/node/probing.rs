@@ -25,8 +25,6 @@ pub(super) struct Probing {
     pub(super) at: u64,
     /// Whether the next one goes to the successor on the ring.
     to_successor: bool,
-    /// The place on the ring of the finger that was probed last.
-    finger: u32,
     /// When all this was looked at last, ms.
     looked_at: u64,
     /// When anybody answered or called last, ms.
@@ -49,7 +47,6 @@ impl Probing {
             health: Health::default(),
             at: now_ms,
             to_successor: true,
-            finger: 0,
             looked_at: now_ms,
             word_at: now_ms,
             called_at: now_ms,
@@ -134,10 +131,12 @@ impl Node {
         }
         let uncalled = now.mono_ms.saturating_sub(self.probing.called_at);
         let calls_all = uncalled > UNCALLED_TICKS * self.settings.tick_ms;
+        let is_mesh = self.is_mesh();
+        let is_linked = |peer: &Peer| is_mesh || peer.is_acquaintance;
         for (_, peer) in self.peers.iter_mut() {
             let is_due = match peer.status {
                 PeerStatus::Suspect => true,
-                PeerStatus::Alive => calls_all && peer.is_reached(),
+                PeerStatus::Alive => calls_all && peer.is_reached() && is_linked(peer),
                 PeerStatus::Lost | PeerStatus::Left => false,
             };
             peer.owed.ping |= is_due;
@@ -152,8 +151,10 @@ impl Node {
         let own = position(&self.settings.node_id);
         let is_small = self.peers.len() <= SMALL_MESH;
         let enough = self.settings.tick_ms / 2;
+        let is_mesh = self.is_mesh();
         let callable = |peer: &Peer| {
             peer.status == PeerStatus::Alive
+                && (is_mesh || peer.is_acquaintance)
                 && peer.is_reached()
                 && peer.flight.is_none()
                 && !(is_small && peer.silence(now.mono_ms) < enough)
@@ -167,22 +168,17 @@ impl Node {
         ring.sort_unstable();
         let chosen = if to_successor {
             ring.first()
-        } else if self.is_mesh() {
-            ring.iter().max_by_key(|(_, _, silence)| *silence)
         } else {
-            // One place after us, then two, four, eight.
-            let last = usize::BITS - (ring.len().max(1) - 1).leading_zeros();
-            self.probing.finger =
-                if self.probing.finger >= last { 0 } else { self.probing.finger + 1 };
-            ring.get((1 << self.probing.finger).min(ring.len()).saturating_sub(1))
+            // Those that links are kept with, be it all or a few.
+            ring.iter().max_by_key(|(_, _, silence)| *silence)
         };
         chosen.map(|(_, node_id, _)| (*node_id).clone())
     }
 
     /// Calls without an answer so far, and peers that can't be called and are silent.
     fn doubt_the_late(&mut self, now: Now, actions: &mut Vec<Action>) {
-        let (times, silent_ms) = (self.times(), SILENT_TICKS * self.settings.tick_ms);
         let is_mesh = self.is_mesh();
+        let (times, silent_ms) = (self.times(), SILENT_TICKS * self.settings.tick_ms);
         let is_late = |peer: &Peer| {
             let flight = peer.flight.as_ref().filter(|flight| flight.call.is_some());
             peer.is_reached()
@@ -191,7 +187,8 @@ impl Node {
         };
         let is_silent = |peer: &Peer| {
             // In a large network most are never called from here.
-            let is_apart = is_mesh && (!peer.link.connected || !peer.is_reached());
+            let is_linked = is_mesh || peer.is_acquaintance;
+            let is_apart = is_linked && (!peer.link.connected || !peer.is_reached());
             peer.unsure_for(now.mono_ms) > silent_ms && (peer.contact.is_failing() || is_apart)
         };
         let doubtful = |peer: &Peer| is_doubtable(peer) && (is_late(peer) || is_silent(peer));

@@ -172,7 +172,6 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&node_id) else { return };
         let Head { timestamp, left, digest, home, .. } = record.head.clone();
         let new = Arc::clone(&record.entries);
-        self.view.note(&node_id, Some(record.fingerprint));
         let old = peer.record.replace(record);
         peer.passed.clear();
         if let Some((old, new)) = old.as_ref().zip(peer.record.clone()).filter(|_| !is_mesh) {
@@ -191,10 +190,10 @@ impl Node {
             peer.status = PeerStatus::Left;
             peer.link.connected = false;
             // What this run still says does not bring it back.
-            peer.link.left = peer.link.incarnation;
+            peer.link.left = peer.run();
             give_up(&node_id, peer, "it left the network", actions);
-            actions.push(Action::Tell(Event::Left { node_id }));
-            return;
+            actions.push(Action::Tell(Event::Left { node_id: node_id.clone() }));
+            return self.note_in_view(&node_id);
         }
         if !left && peer.status == PeerStatus::Left {
             peer.status = PeerStatus::Suspect;
@@ -204,8 +203,14 @@ impl Node {
             peer.contact.hurry(now.mono_ms);
         }
         if let Some(address) = home.address.filter(|_| !left) {
+            if !is_mesh && !peer.link.connected {
+                // Nobody else may ever say where it is.
+                peer.place.add_hint(&address);
+            }
             self.take_hint(&node_id, &address, now, actions);
         }
+        self.believe(&node_id, actions);
+        self.note_in_view(&node_id);
     }
 
     pub(super) fn drop_record(
@@ -275,6 +280,7 @@ impl Node {
         }
         peer.grace_until = Some(now.mono_ms);
         actions.push(Action::Tell(Event::Joined { node_id: node_id.clone() }));
+        self.note_in_view(node_id);
         if was == PeerStatus::Lost {
             self.hurry_lost_peers(now);
         }

@@ -135,7 +135,7 @@ impl Node {
         let reason = of_own.map(|record| record.reason);
         // Where none is named, all of it was refused.
         let own_is_taken = own.is_some() && reason.is_none() && !refusal.records.is_empty();
-        self.on_taken(ended, own.filter(|_| own_is_taken), gives);
+        self.on_taken(ended, own.filter(|_| own_is_taken), gives, actions);
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         if let Some(own) = own.filter(|_| !own_is_taken) {
             if partial && reason == Some(Reason::LacksBase.code()) {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Action, Node, Now};
 use crate::protocol::changes::Changes;
+use crate::protocol::doubt::Accuser;
 use crate::protocol::errand::{Errand, Errands};
 use crate::protocol::flight::Call;
 use crate::protocol::head::Fingerprint;
@@ -45,31 +46,60 @@ struct Way<'a> {
 }
 
 impl Node {
-    /// Whether there are so few peers that a change goes to each of them directly.
-    pub(super) fn is_mesh(&self) -> bool {
-        self.peers.len() <= self.settings.mesh_max
-    }
-
     /// Brings the own version to the heads of all stretches.
     pub(super) fn spread_own(&mut self, base: Fingerprint, now: Now, actions: &mut Vec<Action>) {
         let owner = self.settings.node_id.clone();
         let own = self.own.fingerprint;
+        self.introduced = Some(own);
         for (_, peer) in self.peers.iter_mut().filter(|(_, peer)| can_be_brought(peer)) {
             peer.link.own.told = Some(own);
         }
-        let rings: &[Ring] = if is_large(&self.own) { &[Ring::Names] } else { &Ring::ALL };
-        for ring in rings {
+        for ring in rings_for(&self.own) {
             let way = Way { owner: &owner, ring: *ring, base: Some(base), is_root: true };
             self.hand_out(&way, &Stretch::around(&owner), now, actions);
         }
+    }
+
+    /// Brings an accusation to all others in both rings; the accused gets it by itself.
+    pub(super) fn spread_accusation(
+        &mut self,
+        accused: &NodeId,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let all = Stretch::around(&self.settings.node_id);
+        for ring in Ring::ALL {
+            if let Some(peer) = self.peers.get_mut(accused) {
+                peer.passed.insert((ring, true));
+            }
+            let way = Way { owner: accused, ring, base: None, is_root: true };
+            self.hand_out(&way, &all, now, actions);
+        }
+    }
+
+    /// The own version, of which nobody knows who is met first: whoever knows more brings it to all
+    /// others. Nothing where somebody does already.
+    pub(super) fn introduction(&mut self, now: Now) -> Option<Errand> {
+        let own = self.own.fingerprint;
+        if self.introduced.replace(own) == Some(own) {
+            return None;
+        }
+        let all = Stretch::around(&self.settings.node_id);
+        let stretches = rings_for(&self.own).iter().map(|ring| (*ring, all.clone())).collect();
+        self.hedge_at = self.hedge_at.min(now.mono_ms + HEDGE_MS);
+        Some(Errand { stretches, base: None, hedge_at: now.mono_ms + HEDGE_MS })
     }
 
     /// Somebody asks to bring a version that is held here to others. Each is passed on once in each
     /// ring, whoever asks, so nobody makes a storm of it.
     pub(super) fn pass_on(&mut self, relay: &Relay, now: Now, actions: &mut Vec<Action>) {
         let is_here = relay.stretch.has(relay.ring, &self.settings.node_id);
-        let Some(peer) = self.peers.get_mut(&relay.owner).filter(|_| is_here) else { return };
-        if peer.record.is_none() || !peer.passed.insert(relay.ring) {
+        // Where all know each other, a newcomer meets them by itself.
+        let is_needless = relay.stretch.is_all() && self.is_mesh();
+        let is_good = is_here && !is_needless;
+        let Some(peer) = self.peers.get_mut(&relay.owner).filter(|_| is_good) else { return };
+        let is_accused = peer.is_accused();
+        if peer.record.is_none() || !peer.passed.insert((relay.ring, is_accused)) {
             return;
         }
         let base = peer.changes.as_ref().and_then(|(changes, _)| changes.last_base());
@@ -202,6 +232,10 @@ impl Node {
     ) {
         for (owner, mut errand) in errands {
             let stretches = std::mem::take(&mut errand.stretches);
+            if self.is_me(&owner) && stretches.values().any(Stretch::is_all) {
+                // The next one that is met introduces us.
+                self.introduced = None;
+            }
             self.go_around(head, &owner, errand.base, stretches, now, actions);
             self.give_errand(head, &owner, errand, actions);
         }
@@ -282,6 +316,13 @@ impl Node {
 }
 
 impl Peer {
+    /// Whether its present version is accused in the eyes of all, not of this node alone.
+    pub(super) fn is_accused(&self) -> bool {
+        self.watch.accused.as_ref().is_some_and(|accused| {
+            accused.by != Accuser::Silent && accused.fingerprint == self.version().fingerprint
+        })
+    }
+
     /// Another version of its state takes the place of an older one.
     pub(super) fn note_step(&mut self, old: &Record, new: &Record, now: Now) {
         let (changes, at) =
@@ -291,11 +332,12 @@ impl Peer {
     }
 }
 
-/// Whether a version can be brought to a peer by somebody who only passes it on.
+/// Whether a version can be brought to a peer: its record, or itself, says which run it is, and
+/// where.
 fn can_be_brought(peer: &Peer) -> bool {
     matches!(peer.status, PeerStatus::Alive | PeerStatus::Suspect)
-        && peer.link.connected
-        && peer.is_reached()
+        && peer.run().is_some()
+        && peer.place.shown().is_some()
 }
 
 /// Whether a call that is refused so is made again.
@@ -315,10 +357,15 @@ fn is_healthy(peer: &Peer, now: Now) -> bool {
     let is_late = peer.flight.as_ref().is_some_and(|flight| {
         flight.call.is_some() && now.mono_ms.saturating_sub(flight.began) >= HEDGE_MS
     });
-    peer.status == PeerStatus::Alive && peer.unanswered.is_empty() && !is_late
+    let is_well = peer.watch.doubt.is_none() && !peer.contact.is_failing();
+    peer.status == PeerStatus::Alive && is_well && peer.unanswered.is_empty() && !is_late
 }
 
 /// A large record goes to each node once, a small one twice.
+fn rings_for(record: &Record) -> &'static [Ring] {
+    if is_large(record) { &[Ring::Names] } else { &Ring::ALL }
+}
+
 fn is_large(record: &Record) -> bool {
     record.entries.bytes() > LARGE_BYTES
 }

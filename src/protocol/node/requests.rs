@@ -309,15 +309,22 @@ impl Node {
             }
             refused.extend(RefusedPart::of(&owner, judgement));
         }
+        held.extend(push.suspects.iter().filter(|it| self.holds(it)).map(|it| it.node_id.clone()));
+        self.on_words(push.words, now, actions);
+        self.on_suspects(push.suspects, now, actions);
         for relay in push.relays.iter().filter(|relay| held.contains(&relay.owner)) {
             self.pass_on(relay, now, actions);
         }
-        self.on_words(push.words, now, actions);
-        self.on_suspects(push.suspects, now, actions);
         let challenge = self.on_asks(push.asks, now, actions);
         let here = challenge.map(|it| Verdict::Here(self.settings.node_id.clone(), it));
         let verdict = refuse_parts(refused).or(here).unwrap_or(Verdict::Nothing);
         Reply { verdict, caller: proved }
+    }
+
+    /// Whether just the version is held here that somebody accuses.
+    fn holds(&self, suspected: &Suspected) -> bool {
+        let peer = self.peers.get(&suspected.node_id);
+        peer.is_some_and(|peer| peer.version().fingerprint == suspected.fingerprint)
     }
 
     /// Whether a node has answered on the host that somebody calls from.

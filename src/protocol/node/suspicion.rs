@@ -44,10 +44,12 @@ pub enum CheckedWord {
 impl Node {
     /// A call to a peer came to nothing.
     pub(super) fn probe_failed(&mut self, ended: &Ended<'_>, actions: &mut Vec<Action>) {
-        let (node_id, now) = (ended.node_id, ended.now);
+        let (node_id, now, is_mesh) = (ended.node_id, ended.now, self.is_mesh());
         let Some(peer) = self.peers.get_mut(node_id) else { return };
-        // Where it never answered it was not there before either.
-        if peer.place.proved() != Some(&ended.address) {
+        // Where it never answered it was not there before either; in a large network others know.
+        let lives_there = peer.record.as_ref().and_then(|it| it.head.home.address.as_ref());
+        let is_there = lives_there.filter(|_| !is_mesh) == Some(&ended.address);
+        if peer.place.proved() != Some(&ended.address) && !is_there {
             return;
         }
         // One that could not be called before is in doubt when it is silent, too.
@@ -240,6 +242,10 @@ impl Node {
     /// Tells all others, and the accused.
     fn spread_suspect(&mut self, accused: &NodeId, now: Now, actions: &mut Vec<Action>) {
         let held = self.peers.get(accused).is_some_and(|peer| peer.record.is_some());
+        if held && !self.is_mesh() {
+            self.tell_accused(accused, now, actions);
+            return self.spread_accusation(accused, now, actions);
+        }
         for node_id in self.peers.ids() {
             let Some(peer) = self.peers.get_mut(&node_id).filter(|_| held) else { continue };
             let hears = peer.status == PeerStatus::Alive && peer.link.connected;
@@ -247,6 +253,14 @@ impl Node {
                 peer.owed.tell.suspects.insert(accused.clone());
                 self.poke(&node_id, now, actions);
             }
+        }
+    }
+
+    /// The accused has to hear of it, or it can't show that it is there.
+    fn tell_accused(&mut self, accused: &NodeId, now: Now, actions: &mut Vec<Action>) {
+        if let Some(peer) = self.peers.get_mut(accused) {
+            peer.owed.tell.suspects.insert(accused.clone());
+            self.poke(accused, now, actions);
         }
     }
 
@@ -258,6 +272,7 @@ impl Node {
         };
         if now.mono_ms >= accused.until {
             lose(node_id, peer, actions);
+            self.note_in_view(node_id);
         } else if now.mono_ms >= accused.shown_at && peer.status == PeerStatus::Alive {
             let is_near = peer.link.connected && accused.by != Accuser::Silent;
             peer.status = PeerStatus::Suspect;
@@ -289,6 +304,7 @@ impl Node {
             peer.status = PeerStatus::Alive;
             actions.push(Action::Tell(Event::Joined { node_id: node_id.clone() }));
         }
+        self.note_in_view(node_id);
     }
 
     /// A newer version of a peer was taken: it refutes what stood against an older one. Where all
@@ -301,6 +317,10 @@ impl Node {
         let is_newer = peer.version().fingerprint != accused.fingerprint;
         let is_gone = peer.status == PeerStatus::Lost && is_mesh;
         if is_newer && !is_gone && peer.status != PeerStatus::Left {
+            self.vouch(node_id, now, actions);
+        } else if peer.status == PeerStatus::Lost && is_newer && !is_mesh {
+            // Most nodes never hear it themselves.
+            peer.status = PeerStatus::Suspect;
             self.vouch(node_id, now, actions);
         } else if peer.status == PeerStatus::Lost {
             peer.contact.hurry(now.mono_ms);
@@ -330,6 +350,11 @@ impl Node {
             let is_free = peer.status == PeerStatus::Alive && peer.watch.accused.is_none();
             if is_free && is_known && !too_soon {
                 self.suspect(&node_id, Accuser::Others, Vec::new(), now, actions);
+                let is_known = self.peers.get(&node_id).is_some_and(|peer| peer.link.connected);
+                if is_known && !self.is_mesh() {
+                    // Who accuses it can't reach it; perhaps we can.
+                    self.tell_accused(&node_id, now, actions);
+                }
             }
         }
     }
@@ -570,7 +595,7 @@ impl Node {
 
 /// Whether what is owed to a peer beside records may go to it, be it connected or not.
 pub(super) fn may_be_told(peer: &Peer) -> bool {
-    peer.status != PeerStatus::Left && peer.is_reached() && peer.link.incarnation.is_some()
+    peer.status != PeerStatus::Left && peer.run().is_some()
 }
 
 /// Nothing showed in time that the peer is there.

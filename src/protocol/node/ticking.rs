@@ -36,6 +36,8 @@ impl Node {
             if self.graves.age(now.mono_ms) {
                 self.want_saved(Urgency::Late, &mut actions);
             }
+            self.look_at_hearsay(&mut actions);
+            self.choose_acquaintances();
             self.choose_pings(now);
             self.choose_exchange(now);
             self.choose_hints(now);
@@ -109,7 +111,8 @@ impl Node {
             return;
         }
         let random = &mut self.random;
-        let alive = self.peers.iter_mut().filter(|(_, peer)| peer.status == PeerStatus::Alive);
+        let can_say = |peer: &Peer| peer.status == PeerStatus::Alive && peer.link.connected;
+        let alive = self.peers.iter_mut().filter(|(_, peer)| can_say(peer));
         if let Some((_, peer)) = random.choice(alive.collect::<Vec<_>>()) {
             peer.owed.hints = true;
         }

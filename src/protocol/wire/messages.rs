@@ -153,6 +153,8 @@ pub struct KnownNode {
     pub rank: Rank,
     /// The version held.
     pub version: Version,
+    /// Whether it is lost in the eyes of who says this.
+    pub is_lost: bool,
 }
 
 /// UPDATE that brings records.

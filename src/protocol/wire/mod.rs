@@ -306,6 +306,7 @@ mod tests {
             address: None,
             rank: Rank::default(),
             version: Version::default(),
+            is_lost: false,
         });
         let answer = PeersAnswer { buckets: BucketSet(1), nodes: nodes.collect() };
         let mut payload = encode_answer(&Answer::Peers(answer)).unwrap();

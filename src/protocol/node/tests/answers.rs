@@ -259,6 +259,7 @@ fn what_was_taken_and_is_missing_again_is_brought_ever_more_rarely() {
             address: None,
             rank: key(OUR_KEY).rank_for(us.node.node_id()),
             version: crate::protocol::head::Version::default(),
+            is_lost: false,
         };
         us.answer_all(&other, |request| {
             pushes.set(pushes.get() + usize::from(is_push(request)));

@@ -204,7 +204,7 @@ impl Other {
     fn known(&self, timestamp: u64, value: &str) -> KnownNode {
         let version = self.record(timestamp, value).version();
         let (node_id, rank) = (self.id.clone(), self.key.rank_for(&self.id));
-        KnownNode { node_id, address: None, rank, version }
+        KnownNode { node_id, address: None, rank, version, is_lost: false }
     }
 }
 
@@ -451,7 +451,7 @@ impl Us {
     fn wishes_for(&mut self, record: &Record) -> bool {
         let node_id = record.head.node_id.clone();
         let (rank, version) = (record.public_key.rank_for(&node_id), record.version());
-        let known = KnownNode { node_id, address: None, rank, version };
+        let known = KnownNode { node_id, address: None, rank, version, is_lost: false };
         let answer = PeersAnswer { buckets: BucketSet(0), nodes: vec![known] };
         self.node.compare(&id("says"), answer, self.now, &mut Vec::new())
     }

@@ -75,6 +75,7 @@ fn what_others_say_of_a_forgotten_node_does_not_bring_it_back() {
         address: Some(victim.place()),
         rank: victim.key.rank_for(&victim.id),
         version: victim.record(5, "five").version(),
+        is_lost: false,
     };
     let answer = PeersAnswer { buckets: BucketSet(0), nodes: vec![known] };
     let follows = us.node.compare(&third.id, answer, us.now, &mut Vec::new());

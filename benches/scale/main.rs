@@ -1,0 +1,257 @@
+//! The figures of many nodes: real rules in a modelled network, and real processes.
+//!
+//! `cargo bench --bench scale -- [--sizes 16,64] [--hours H] [--seed S] [--long] [FIGURE…]`;
+//! without a figure all of them. `scripts/bench.sh scale` says more.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    dead_code,
+    unreachable_pub,
+    reason = "a bench prints what it measured, and one that can't measure fails by panicking; \
+              modules are shared with tests"
+)]
+
+#[path = "../../tests/scale/crowd.rs"]
+mod crowd;
+#[path = "../../tests/scale/figures.rs"]
+mod figures;
+#[path = "../../tests/scale/host.rs"]
+mod host;
+#[path = "../load/plot.rs"]
+mod plot;
+#[path = "../load/rows.rs"]
+mod rows;
+mod table;
+
+use std::time::Instant;
+
+use crowd::Crowd;
+use figures::{End, quantile};
+use rows::Goal;
+use table::Table;
+
+/// What is asked for.
+pub(crate) struct Options {
+    sizes: Vec<usize>,
+    hours: f64,
+    seed: u64,
+    sets: usize,
+    victims: usize,
+}
+
+/// Lost tries, in a million, with the words for it.
+const LOSS: [(u32, &str); 2] = [(10_000, "1 %"), (50_000, "5 %")];
+
+type Measure = fn(&mut Table, &Options, usize);
+
+/// The figures, each measured for each size.
+const FIGURES: [(&str, Measure); 9] = [
+    ("primed", primed),
+    ("mistakes", mistakes),
+    ("join", join),
+    ("join-loss", join_loss),
+    ("late", late),
+    ("hangs", hangs),
+    ("split", split),
+    ("restart", restart),
+    ("half", half),
+];
+
+fn main() {
+    let mut options =
+        Options { sizes: vec![16, 64, 256], hours: 0.25, seed: 1, sets: 20, victims: 3 };
+    let mut wanted = Vec::new();
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    while let Some(argument) = arguments.next() {
+        let mut next = || arguments.next().expect("a value behind it");
+        match argument.as_str() {
+            "--sizes" => {
+                options.sizes = next().split(',').map(|size| size.parse().unwrap()).collect();
+            }
+            "--hours" => options.hours = next().parse().unwrap(),
+            "--seed" => options.seed = next().parse().unwrap(),
+            "--sets" => options.sets = next().parse().unwrap(),
+            "--victims" => options.victims = next().parse().unwrap(),
+            "--long" => {
+                options.sizes = vec![16, 64, 256, 1000];
+                options.hours = 24.0;
+            }
+            name if FIGURES.iter().any(|(figure, _)| *figure == name) || name == "table" => {
+                wanted.push(name.to_owned());
+            }
+            strange => {
+                let names = FIGURES.map(|(name, _)| name).join(", ");
+                eprintln!("scale: {strange} is no option, and none of the figures: {names}, table");
+                std::process::exit(2);
+            }
+        }
+    }
+    let mut table = Table::load();
+    for size in options.sizes.clone() {
+        for (name, measure) in FIGURES {
+            if wanted.is_empty() || wanted.iter().any(|it| it == name) {
+                let began = Instant::now();
+                measure(&mut table, &options, size);
+                println!("   ({name}, {size} nodes: {:.1} s)", began.elapsed().as_secs_f64());
+                table.save();
+            }
+        }
+    }
+    table.print();
+}
+
+fn size_goal(size: usize, goals: &[(usize, f64)]) -> Goal {
+    goals.iter().find(|(at, _)| *at == size).map_or(Goal::None, |(_, most)| Goal::AtMost(*most))
+}
+
+/// What one network does that has met long ago.
+fn primed(table: &mut Table, options: &Options, size: usize) {
+    let before = table::rss_mb();
+    let mut crowd = Crowd::primed(size, 0, options.seed);
+    let each = (table::rss_mb() - before) / size as f64;
+    table.add("memory of a node, records shared", size, 0.0, each, "MB", Goal::None);
+    let seconds = if size >= 1000 { 30 } else { 120 };
+    let (requests, bytes) = figures::idle(&mut crowd, seconds);
+    table.add("idle: requests a node", size, 0.0, requests, "/s", Goal::AtMost(1.1));
+    table.add("idle: bytes a node", size, 0.0, bytes, "B/s", Goal::AtMost(500.0));
+    add_sets(table, &figures::sets(&mut crowd, options.sets), size, 0.0);
+    let ends = [(End::Killed, "killed", 5.0), (End::Hung, "hung", 10.0), (End::Cut, "cut", 10.0)];
+    for (end, what, most) in ends {
+        let times = figures::detection(&mut crowd, end, options.victims);
+        let (p50, max) = (quantile(&times, 500), quantile(&times, 1000));
+        table.add(&format!("{what}, lost at all: p50"), size, 0.0, p50, "s", Goal::None);
+        table.add(&format!("{what}, lost at all: max"), size, 0.0, max, "s", Goal::AtMost(most));
+    }
+    for (loss, _) in LOSS {
+        crowd.loss = loss;
+        add_sets(table, &figures::sets(&mut crowd, options.sets), size, f64::from(loss) / 1e4);
+    }
+}
+
+fn add_sets(table: &mut Table, sets: &figures::Sets, size: usize, loss: f64) {
+    let times = &sets.times;
+    let mean = figures::Sets::mean;
+    let p99 = if loss == 0.0 {
+        size_goal(size, &[(16, 34.0), (64, 60.0), (256, 70.0), (1000, 100.0)])
+    } else {
+        Goal::None
+    };
+    table.add("set to all: p50", size, loss, quantile(times, 500), "ms", Goal::None);
+    table.add("set to all: p99", size, loss, quantile(times, 990), "ms", p99);
+    let most = if loss == 0.0 { Goal::None } else { Goal::AtMost(5000.0) };
+    table.add("set to all: max", size, loss, quantile(times, 1000), "ms", most);
+    let share = if loss == 0.0 { Goal::None } else { Goal::AtLeast(99.9) };
+    table.add("set: nodes reached within 1 s", size, loss, sets.share_within(1000.0), "%", share);
+    let owner = match (loss, size) {
+        (_, ..256) => Goal::None,
+        (0.0, _) => Goal::AtMost(16.0),
+        _ => Goal::AtMost(40.0),
+    };
+    let by_owner = quantile(&sets.by_owner, 1000);
+    table.add("set: UPDATEs of the owner, max", size, loss, by_owner, "", owner);
+    let pushes = mean(&sets.pushes);
+    let most = if loss == 0.0 { Goal::AtMost(2.2 * size as f64) } else { Goal::None };
+    table.add("set: UPDATEs of all, mean", size, loss, pushes, "", most);
+    let bytes = mean(&sets.push_bytes) / pushes;
+    table.add("set: bytes of an UPDATE with its answer", size, loss, bytes, "", Goal::None);
+    let lists = if loss == 0.0 { Goal::AtMost(4.0) } else { Goal::None };
+    table.add("set: lists, mean", size, loss, mean(&sets.lists), "", lists);
+}
+
+fn mistakes(table: &mut Table, options: &Options, size: usize) {
+    let mut crowd = Crowd::primed(size, 0, options.seed);
+    crowd.loss = 50_000;
+    let found = figures::mistakes(&mut crowd, (options.hours * 3600.0) as u64);
+    let hours = found.seconds as f64 / 3600.0;
+    let day = |count: u64| count as f64 * 24.0 / hours;
+    let unit = format!("/day, of {hours:.2} h");
+    let few = if size >= 1000 { Goal::AtMost(10.0) } else { Goal::None };
+    table.add("false suspects, events", size, 5.0, day(found.suspects), &unit, Goal::None);
+    table.add("false suspects, nodes", size, 5.0, day(found.suspicions), &unit, few);
+    table.add("false losts, events", size, 5.0, day(found.losts), &unit, Goal::AtMost(0.0));
+    table.add("false losts, nodes", size, 5.0, day(found.losses), &unit, Goal::AtMost(0.0));
+}
+
+fn join(table: &mut Table, options: &Options, size: usize) {
+    let (time, traffic, _) = figures::join(size, 0, options.seed, 60);
+    let goal = size_goal(size, &[(256, 2.0), (1000, 5.0)]);
+    table.add("all join at once", size, 0.0, time, "s", goal);
+    let requests = traffic.requests as f64;
+    table.add("all join at once: requests", size, 0.0, requests, "", Goal::None);
+    table.add("all join at once: traffic", size, 0.0, traffic.bytes as f64 / 1e6, "MB", Goal::None);
+}
+
+fn join_loss(table: &mut Table, options: &Options, size: usize) {
+    let (time, ..) = figures::join(size, 50_000, options.seed, 120);
+    table.add("all join at once", size, 5.0, time, "s", Goal::AtMost(15.0));
+}
+
+fn late(table: &mut Table, options: &Options, size: usize) {
+    let mut crowd = Crowd::primed(size, 1, options.seed);
+    let (time, requests) = figures::late(&mut crowd, size - 1);
+    let at_most = |most| if size >= 1000 { Goal::AtMost(most) } else { Goal::None };
+    table.add("one joins late", size, 0.0, time, "s", at_most(1.0));
+    table.add("one joins late: requests of all", size, 0.0, requests, "", at_most(2500.0));
+}
+
+/// More hang than there are senders, somewhere.
+fn hangs(table: &mut Table, options: &Options, size: usize) {
+    let mut crowd = Crowd::primed(size, 0, options.seed);
+    let count = size * 90 / 256;
+    let at = [10, 500, 1000, 2000, 4000, 8000];
+    let sets = figures::many_end(&mut crowd, End::Hung, count, &at);
+    let goal = size_goal(size, &[(256, 350.0)]);
+    table.add(
+        "a third hangs: set to the living, p99",
+        size,
+        0.0,
+        quantile(&sets.times, 990),
+        "ms",
+        goal,
+    );
+    table.add(
+        "a third hangs: set to the living, max",
+        size,
+        0.0,
+        quantile(&sets.times, 1000),
+        "ms",
+        Goal::None,
+    );
+}
+
+fn half(table: &mut Table, options: &Options, size: usize) {
+    let mut crowd = Crowd::primed(size, 0, options.seed);
+    let at = [10, 500, 1000, 2000, 4000, 8000];
+    let sets = figures::many_end(&mut crowd, End::Killed, size / 2, &at);
+    table.add(
+        "half is gone: set to the living, p99",
+        size,
+        0.0,
+        quantile(&sets.times, 990),
+        "ms",
+        Goal::None,
+    );
+    table.add(
+        "half is gone: set to the living, max",
+        size,
+        0.0,
+        quantile(&sets.times, 1000),
+        "ms",
+        Goal::None,
+    );
+}
+
+fn split(table: &mut Table, options: &Options, size: usize) {
+    let mut crowd = Crowd::primed(size, 0, options.seed);
+    table.add("two halves are one again", size, 0.0, figures::split(&mut crowd), "s", Goal::None);
+}
+
+fn restart(table: &mut Table, options: &Options, size: usize) {
+    let mut crowd = Crowd::primed(size, 0, options.seed);
+    table.add("all start again at once", size, 0.0, figures::restart(&mut crowd), "s", Goal::None);
+}

@@ -1,0 +1,89 @@
+//! What a network of many nodes promises, with the real rules in a modelled network: changes come
+//! quickly whatever gets lost, nodes that go are missed soon, those that are there are not, and all
+//! that goes on does not grow with their number. `benches/scale` measures the same more thoroughly.
+//!
+//! `SCALE_NODES=1000 cargo test --release scale::` takes so many nodes, `SCALE_SEEDS=n` so many
+//! histories.
+
+#[allow(dead_code, reason = "benches/scale uses all of it")]
+mod crowd;
+#[allow(dead_code, reason = "benches/scale uses all of it")]
+mod figures;
+#[allow(dead_code, reason = "benches/scale uses all of it")]
+mod host;
+
+use crowd::Crowd;
+use figures::{End, quantile};
+
+/// Nodes and histories in the normal suite.
+const NODES: usize = 256;
+const SEEDS: u64 = 2;
+/// Changes, and nodes that end, in each history.
+const CHANGES: usize = 3;
+/// Lost tries, in a million.
+const LOSS: u32 = 50_000;
+
+/// What has to hold.
+struct Bounds {
+    change_p99_ms: f64,
+    /// Share of the nodes that have a change within a second, whatever gets lost, %.
+    change_within_1_s: f64,
+    updates_a_node: f64,
+    idle_requests: f64,
+    killed_s: f64,
+    hung_s: f64,
+}
+
+/// Each is to come down to the goals of docs/benchmarks.md.
+const BOUNDS: Bounds = Bounds {
+    change_p99_ms: 400.0,
+    change_within_1_s: 99.0,
+    updates_a_node: 2.2,
+    idle_requests: 15.0,
+    killed_s: 20.0,
+    hung_s: 25.0,
+};
+
+fn number_of(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+#[test]
+fn many_nodes_are_as_quick_and_as_quiet_as_few() {
+    let nodes = number_of("SCALE_NODES").map_or(NODES, |nodes| usize::try_from(nodes).unwrap());
+    let seeds = number_of("SCALE_SEEDS").unwrap_or(SEEDS);
+    std::thread::scope(|scope| {
+        for seed in 0..seeds {
+            scope.spawn(move || check(nodes, seed));
+        }
+    });
+}
+
+fn check(nodes: usize, seed: u64) {
+    let what = format!("{nodes} nodes, seed {seed}");
+    let mut crowd = Crowd::primed(nodes, 0, seed);
+    let (requests, bytes) = figures::idle(&mut crowd, 12);
+    eprintln!("{what}: idle {requests:.2} requests/s and {bytes:.0} bytes/s a node");
+    assert!(requests <= BOUNDS.idle_requests, "{what}: {requests} requests/s of an idle node");
+
+    let sets = figures::sets(&mut crowd, CHANGES);
+    let (p99, pushes) = (quantile(&sets.times, 990), quantile(&sets.pushes, 1000));
+    eprintln!("{what}: change p99 {p99:.0} ms, {pushes} UPDATEs, lists {:?}", sets.lists);
+    assert!(p99 <= BOUNDS.change_p99_ms, "{what}: a change takes {p99} ms");
+    assert!(pushes <= BOUNDS.updates_a_node * nodes as f64, "{what}: {pushes} UPDATEs");
+
+    for (end, most) in [(End::Killed, BOUNDS.killed_s), (End::Hung, BOUNDS.hung_s)] {
+        let times = figures::detection(&mut crowd, end, 1);
+        eprintln!("{what}: {end:?} is lost after {times:?} s");
+        assert!(times.iter().all(|time| *time <= most), "{what}: {end:?}: {times:?}");
+    }
+    assert!(crowd.is_whole(), "{what}: {}", crowd.lack());
+
+    crowd.loss = LOSS;
+    let sets = figures::sets(&mut crowd, CHANGES);
+    let share = sets.share_within(1000.0);
+    eprintln!("{what}: with loss {share:.2} % have a change within 1 s");
+    assert!(share >= BOUNDS.change_within_1_s, "{what}: {share} % within a second");
+    let max = quantile(&sets.times, 1000);
+    assert!(max.is_finite(), "{what}: a change does not come everywhere");
+}
