@@ -189,6 +189,7 @@ fn who_is_cut_off_accuses_nobody() {
 fn who_hung_begins_anew() {
     let (mut us, others, silent) = connected(6);
     in_doubt(&mut us, &others, &silent);
+    live(&mut us, THIRD_MS, &others, &silent);
     us.wait(60_000);
     let (_, actions) = us.node.on_tick(us.now);
     let says = |action: &Action| matches!(action, Action::Tell(Event::Suspect { .. }));
