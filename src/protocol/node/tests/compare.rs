@@ -91,6 +91,8 @@ fn some_of_those_whose_views_differ_are_asked_again_at_a_tick() {
         // Heard just now: else it would get a PING for that.
         us.node.peers.get_mut(&other.id).unwrap().heard_at = Some(us.now.mono_ms + 2 * TICK_MS);
     }
+    // Nobody is probed meanwhile.
+    us.node.probing.at = u64::MAX;
     us.tick();
     let owed = us.node.peers.iter().filter(|(_, peer)| peer.flight.is_some()).count();
     assert_eq!(owed, 4);
