@@ -122,6 +122,8 @@ pub struct Node {
 
 /// Most messages that wait to be sent to one peer.
 pub const OWED_DATA_MAX: usize = 16;
+/// How long one try may take, ms: from the name to the last byte of the answer.
+pub const TRY_LIMIT_MS: u64 = 5_000;
 /// Tries of a request: the first and two more.
 pub const TRIES: u32 = 3;
 /// Time between tries, ms.
