@@ -23,10 +23,13 @@ impl Node {
         self.peers.len() <= self.settings.mesh_max
     }
 
-    /// Whether HELLO goes to a peer that nobody here has a message for.
+    /// Whether a link is kept with a peer, or is to be made: it is one of the few, it said HELLO
+    /// here, or people have a message for it.
     pub(super) fn is_linked(&self, peer: &Peer) -> bool {
         let is_asked_for = !peer.owed.data.is_empty() || !peer.owed.pings.is_empty();
-        self.is_mesh() || peer.is_acquaintance || peer.link.was_introduced || is_asked_for
+        let has_begun = peer.link.called_at.is_some() || peer.link.was_introduced;
+        let has_begun = has_begun || peer.link.connected;
+        self.is_mesh() || peer.is_acquaintance || has_begun || is_asked_for
     }
 
     /// Whether there is anything to call a peer for.
