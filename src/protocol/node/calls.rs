@@ -188,7 +188,10 @@ impl Node {
     /// Whether the own record is due to the peer.
     fn brings_own(&self, peer: &Peer, now: Now) -> bool {
         let (own, at_peer) = (Some(self.own.fingerprint), &peer.link.own);
-        at_peer.lacks(self.own.fingerprint)
+        // A version that says where we live is about to be made: one is enough.
+        let is_settled = self.own.head.home == self.home || self.own.head.left;
+        is_settled
+            && at_peer.lacks(self.own.fingerprint)
             && peer.push.is_due(now.mono_ms)
             && (at_peer.sent != own || peer.upkeep < UPKEEP_MAX)
             && (at_peer.brought != own || peer.again.is_due(now.mono_ms))

@@ -84,6 +84,8 @@ pub struct Node {
     own_changes: Changes,
     /// When the first of those that were asked to pass something on is late, ms.
     hedge_at: u64,
+    /// How many peers were met, or said something.
+    members: usize,
     /// The own version that somebody brings to all that we do not know.
     introduced: Option<Fingerprint>,
     /// Who is lost by the last list that came: those that are not known yet do not count as there.
@@ -161,6 +163,7 @@ impl Node {
             own_changes: Changes::of_own(),
             hedge_at: u64::MAX,
             introduced: None,
+            members: 0,
             said_lost: BTreeSet::new(),
             catch_ups: 0,
             is_restored: false,
@@ -185,6 +188,7 @@ impl Node {
         for known in known {
             node.remember(known, now);
         }
+        node.count_members();
         node
     }
 

@@ -17,12 +17,10 @@ use crate::protocol::wire::{Ask, Suspected};
 impl Node {
     /// A call to a peer came to nothing.
     pub(super) fn probe_failed(&mut self, ended: &Ended<'_>, actions: &mut Vec<Action>) {
-        let (node_id, now, is_mesh) = (ended.node_id, ended.now, self.is_mesh());
+        let (node_id, now) = (ended.node_id, ended.now);
         let Some(peer) = self.peers.get_mut(node_id) else { return };
-        // Where it never answered it was not there before either; in a large network others know.
-        let lives_there = peer.record.as_ref().and_then(|it| it.head.home.address.as_ref());
-        let is_there = lives_there.filter(|_| !is_mesh) == Some(&ended.address);
-        if peer.place.proved() != Some(&ended.address) && !is_there {
+        // Where it never answered it was not there before either.
+        if peer.place.proved() != Some(&ended.address) {
             return;
         }
         // One that could not be called before is in doubt when it is silent, too.
