@@ -575,8 +575,10 @@ impl World {
         self.perform(receiver, actions);
         if is_replay {
             self.replays += 1;
-            if before != Some(self.visible(receiver, with_states)) {
-                self.check(Err(format!("secrecy: a replayed {kind} changed n{receiver}")));
+            let (was, is) = (before.unwrap_or_default(), self.visible(receiver, with_states));
+            if was != is {
+                let what = format!("secrecy: a replayed {kind} changed n{receiver}:\n{was}\n{is}");
+                self.check(Err(what));
             }
             if answer.caller.is_some() {
                 self.check(Err(format!("secrecy: n{receiver} trusts a replayed {kind}")));
@@ -627,8 +629,9 @@ impl World {
             .peers(self.now(host))
             .into_iter()
             .map(|peer| {
-                let timestamp = with_states.then_some(peer.timestamp);
-                (peer.node_id, peer.status, peer.address, timestamp, peer.public_key)
+                // A version says where its owner lives, too.
+                let of_state = with_states.then_some((peer.timestamp, peer.address));
+                (peer.node_id, peer.status, of_state, peer.public_key)
             })
             .collect();
         let wrong = node.faults(self.now(host));

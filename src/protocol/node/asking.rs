@@ -216,8 +216,8 @@ impl Node {
             return self.tell_failed(ended, tell, false, actions);
         }
         (attempt.tries, attempt.at) = (ended.tries, ended.now.mono_ms);
+        // HELLO comes when it may: who refuses each of these is not called the sooner for it.
         peer.link.connected = false;
-        peer.contact.hurry(ended.now.mono_ms);
         peer.owed.tell.asks.extend(tell.asks.iter().cloned());
         peer.owed.tell.words.extend(tell.words.iter().cloned());
         peer.owed.tell.suspects.extend(tell.suspects.iter().cloned());

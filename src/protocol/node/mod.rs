@@ -115,6 +115,8 @@ pub struct Node {
     tries: Tries,
     /// Own probes, and what others asked for.
     probing: Probing,
+    /// When those that are lost were hurried last, ms.
+    hurried_at: Option<u64>,
     flights: u64,
     tickets: Ticket,
     started_ms: u64,
@@ -176,6 +178,7 @@ impl Node {
             random: fastrand::Rng::with_seed(random),
             tries: Tries::default(),
             probing: Probing::new(now.mono_ms),
+            hurried_at: None,
             flights: 0,
             tickets: 0,
             started_ms: now.mono_ms,

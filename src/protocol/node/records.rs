@@ -17,6 +17,9 @@ use crate::protocol::{PEERS_MAX, RETENTION_MS};
 
 use super::hello::{TWIN_ADVICE, not_listed};
 
+/// How often those that are lost are tried soon as another one is back, ms: a network that heals
+/// does so once.
+const HURRY_EVERY_MS: u64 = 10_000;
 /// Most later versions of the own record that peers may show in one run. More means that somebody
 /// else goes on writing it, and answering each with a still later one would never end.
 const CATCH_UPS_MAX: u32 = 16;
@@ -290,6 +293,12 @@ impl Node {
     /// Where one lost peer is back a partition may have ended: the others are tried soon, spread
     /// over a tick.
     fn hurry_lost_peers(&mut self, now: Now) {
+        // Two that take each HELLO, and are lost again, do not hurry each other for ever.
+        let was_just_now = |at: u64| now.mono_ms.saturating_sub(at) < HURRY_EVERY_MS;
+        if self.hurried_at.is_some_and(was_just_now) {
+            return;
+        }
+        self.hurried_at = Some(now.mono_ms);
         let tick_ms = self.settings.tick_ms.max(1);
         let random = &mut self.random;
         for (_, peer) in self.peers.iter_mut() {
