@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::head::Fingerprint;
 use super::identity::NodeId;
-use super::ring::{Ring, Stretch};
+use super::rings::{Ring, Stretch};
 
 /// What a peer is to be brought, by the owners of the versions; the newest is sent, however often
 /// it was to be.

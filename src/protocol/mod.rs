@@ -26,7 +26,7 @@ pub mod peer;
 pub mod peers;
 pub mod record;
 pub mod report;
-pub mod ring;
+pub mod rings;
 pub mod verdict;
 pub mod verified;
 pub mod view;

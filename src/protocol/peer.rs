@@ -18,7 +18,7 @@ use super::link::{Link, OwnAtPeer};
 use super::pace::{AGAIN_MAX_MS, Pace, Wait};
 use super::record::Record;
 use super::report::PeerStatus;
-use super::ring::Ring;
+use super::rings::Ring;
 use super::verified::Verified;
 use super::whereabouts::Whereabouts;
 

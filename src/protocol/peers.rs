@@ -7,7 +7,7 @@ use super::flight::Call;
 use super::identity::NodeId;
 use super::peer::{Peer, Trust};
 use super::report::PeerStatus;
-use super::ring::position;
+use super::rings::position;
 use super::{PEERS_MAX, RETENTION_MS};
 
 /// How long a node that was never reached has to be known and heard until it goes after those that

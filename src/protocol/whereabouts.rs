@@ -121,6 +121,11 @@ impl Whereabouts {
         self.move_to(address);
     }
 
+    /// It says itself, through others, that it is there now.
+    pub fn settle(&mut self, address: &Address) {
+        self.move_to(address.clone());
+    }
+
     /// It answered there with its signature. Says whether that is news.
     pub fn prove(&mut self, address: &Address, advertise: Option<Address>) -> bool {
         self.advertise = advertise;

@@ -7,7 +7,7 @@ use crate::protocol::head::Fingerprint;
 use crate::protocol::identity::NodeId;
 use crate::protocol::peer::Peer;
 use crate::protocol::report::{Event, PeerStatus};
-use crate::protocol::ring::position;
+use crate::protocol::rings::position;
 use crate::protocol::wire::KnownNode;
 
 /// How many nodes behind it on the ring a node keeps links with, beside the fingers: where one of

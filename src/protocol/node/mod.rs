@@ -14,6 +14,8 @@ mod hello;
 mod home;
 mod inbox;
 mod links;
+mod load;
+mod meeting;
 mod present;
 mod probing;
 mod records;

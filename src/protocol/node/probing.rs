@@ -5,7 +5,7 @@ use crate::protocol::doubt::{Accuser, Favour, Health, Times};
 use crate::protocol::identity::NodeId;
 use crate::protocol::peer::Peer;
 use crate::protocol::report::PeerStatus;
-use crate::protocol::ring::position;
+use crate::protocol::rings::position;
 
 /// Up to so many peers, one that was heard a moment ago needs no probe.
 const SMALL_MESH: usize = 4;

@@ -176,6 +176,8 @@ impl Node {
         let Head { timestamp, left, digest, home, .. } = record.head.clone();
         let new = Arc::clone(&record.entries);
         let old = peer.record.replace(record);
+        let lived_at = old.as_ref().and_then(|old| old.head.home.address.as_ref());
+        let has_moved = lived_at != home.address.as_ref();
         peer.passed.clear();
         self.members += usize::from(old.is_none());
         if let Some((old, new)) = old.as_ref().zip(peer.record.clone()).filter(|_| !is_mesh) {
@@ -207,9 +209,9 @@ impl Node {
             peer.contact.hurry(now.mono_ms);
         }
         if let Some(address) = home.address.filter(|_| !left) {
-            if !is_mesh && !peer.link.connected {
-                // Nobody else may ever say where it is.
-                peer.place.add_hint(&address);
+            if has_moved && !peer.link.connected {
+                // Nobody else may ever say where it is; and where it was it is no more.
+                peer.place.settle(&address);
             }
             self.take_hint(&node_id, &address, now, actions);
         }

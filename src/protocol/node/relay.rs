@@ -15,7 +15,7 @@ use crate::protocol::identity::NodeId;
 use crate::protocol::peer::Peer;
 use crate::protocol::record::Record;
 use crate::protocol::report::PeerStatus;
-use crate::protocol::ring::{Ring, Stretch};
+use crate::protocol::rings::{Ring, Stretch};
 use crate::protocol::verdict::Reason;
 use crate::protocol::wire::{Refusal, Relay};
 

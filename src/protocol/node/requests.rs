@@ -15,7 +15,7 @@ use crate::protocol::wire::{
     Text, Twin,
 };
 
-use super::calls::Batch;
+use super::load::Batch;
 
 /// An UPDATE that brings records, after each was looked at: what would be news is verified, what
 /// was not verified can be answered, never applied.

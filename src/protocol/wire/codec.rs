@@ -13,7 +13,7 @@ use crate::protocol::head::{Fingerprint, Home, Version};
 use crate::protocol::identity::{
     Incarnation, NodeId, PUBLIC_KEY_BYTES, PublicKey, RANK_BYTES, Rank, Session,
 };
-use crate::protocol::ring::Ring;
+use crate::protocol::rings::Ring;
 use crate::protocol::verdict::Reason;
 use crate::protocol::view::BucketSet;
 

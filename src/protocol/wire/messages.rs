@@ -7,7 +7,7 @@ use crate::protocol::address::Address;
 use crate::protocol::head::{Fingerprint, Head, Home, Version};
 use crate::protocol::identity::{Incarnation, NodeId, PublicKey, Rank, Session};
 use crate::protocol::record::{Patch, Record, Signature, SignedHead};
-use crate::protocol::ring::{Ring, Stretch};
+use crate::protocol::rings::{Ring, Stretch};
 use crate::protocol::view::{BucketSet, Buckets, ViewHash};
 
 /// Longest text of a refusal, bytes.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::protocol::ring::{Ring, Stretch};
+use crate::protocol::rings::{Ring, Stretch};
 use crate::protocol::wire::{Push, RefusedRecord, Relay};
 
 /// One node with so many peers, which cuts each ring into four parts.

@@ -5,7 +5,7 @@ use crate::protocol::doubt::{FIRST_ASKED, NEXT_ASKED};
 use crate::protocol::node::CheckedWord;
 use crate::protocol::node::Republish;
 use crate::protocol::report::{Event, PeerStatus};
-use crate::protocol::ring::position;
+use crate::protocol::rings::position;
 use crate::protocol::wire::{Ask, Here, Suspected, Word};
 
 const THIRD_MS: u64 = TICK_MS / 3;
