@@ -7,7 +7,8 @@ use crate::config::SyncRule;
 use crate::journal::{Commit, Disk, Journal};
 use crate::protocol::crypto::CryptoFault;
 use crate::protocol::entries::Change;
-use crate::protocol::node::{DiskWishes, Urgency};
+use crate::protocol::head::Home;
+use crate::protocol::node::{DiskWishes, Republish, Urgency};
 use crate::protocol::pace::Budget;
 use crate::protocol::peer::KnownPeer;
 use crate::protocol::record::{Draft, Record};
@@ -58,11 +59,13 @@ pub enum Kept {
 pub trait Core {
     /// The own record.
     fn own(&self) -> Verified<Record>;
+    /// Where the node lives: what the next version says.
+    fn home(&self) -> Home;
     /// The timestamp of the next version after `last`.
     fn next_timestamp(&self, last: u64) -> Option<u64>;
     /// Signs a version.
     fn sign(&self, draft: Draft) -> Result<Verified<Record>, CryptoFault>;
-    /// Publishes a version that is on disk by now.
+    /// Publishes a version, the entries of which are on disk by now.
     fn publish(&self, record: Verified<Record>);
     /// What the node wants of the disk.
     fn wishes(&self) -> DiskWishes;
@@ -143,13 +146,17 @@ impl<D: Disk> Keeper<D> {
 
     /// Asks the node what it wants, and does what is due by now.
     pub fn look(&mut self, now_ms: u64, core: &impl Core) {
-        let republish = self.ask(now_ms, core);
+        let wish = self.ask(now_ms, core);
         let shares = self.rule == SyncRule::Shared && self.journal.is_some();
-        let has_work = !self.held.is_empty() || republish;
+        let has_work = !self.held.is_empty() || wish == Some(Republish::Written);
         if has_work && shares && now_ms < self.shared_from {
             self.held_due = Some(self.shared_from);
         } else if has_work {
             self.work_off(now_ms, core);
+        }
+        // A change that was just made says it, too.
+        if wish == Some(Republish::Unwritten) && self.ask(now_ms, core) == wish {
+            renew(core);
         }
         let is_due = |due: Option<u64>| due.is_some_and(|due| due <= now_ms);
         if is_due(self.peers_due) {
@@ -164,8 +171,8 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Asks the node what it wants. It says each wish once, so the peers are noted here, whoever
-    /// asks; gives whether it wants a new version.
-    fn ask(&mut self, now_ms: u64, core: &impl Core) -> bool {
+    /// asks; gives whether it wants a new version of the same entries.
+    fn ask(&mut self, now_ms: u64, core: &impl Core) -> Option<Republish> {
         let wishes = core.wishes();
         if let Some(urgency) = wishes.save_peers {
             let wait = match urgency {
@@ -203,26 +210,29 @@ impl<D: Disk> Keeper<D> {
             self.set(sets, now_ms, core);
         }
         // Whatever was set is above all that peers hold already.
-        if self.ask(now_ms, core) && self.repair_due.is_none() {
+        if self.ask(now_ms, core) == Some(Republish::Written) && self.repair_due.is_none() {
             self.republish(now_ms, core);
         }
     }
 
     /// Makes a version for each change, writes all with one sync, publishes the last, tells.
     fn set(&mut self, sets: Vec<SetJob>, now_ms: u64, core: &impl Core) {
-        let mut last = core.own().draft();
+        let mut last = core.own().draft().at(core.home());
+        // What changes nothing is in the version on disk; others may have seen a later one of it.
+        let kept = self.journal.as_ref().map(Journal::timestamp);
+        let mut version = kept.unwrap_or(last.head.timestamp);
         let mut commits = Vec::new();
         let mut results = Vec::new();
         for SetJob { change, left, reply } in &sets {
             let next = next_version(&last, change, *left, core);
             let result = match next {
                 Err(refused) => Err(refused),
-                Ok(None) => Ok(last.head.timestamp),
+                Ok(None) => Ok(version),
                 Ok(Some(next)) => {
                     last = next;
-                    let timestamp = last.head.timestamp;
-                    commits.push(Commit { change, timestamp, left: *left });
-                    Ok(timestamp)
+                    version = last.head.timestamp;
+                    commits.push(Commit { change, timestamp: version, left: *left });
+                    Ok(version)
                 }
             };
             results.push((reply, result));
@@ -308,13 +318,12 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
-    /// The same entries under a later timestamp.
+    /// The same entries under a later timestamp, on disk.
     fn republish(&mut self, now_ms: u64, core: &impl Core) {
-        let own = core.own();
-        let Some(timestamp) = core.next_timestamp(own.head.timestamp) else { return };
-        let (change, left) = (Change::new(), own.head.left);
+        let Some(next) = same_again(core) else { return };
+        let (change, timestamp, left) = (Change::new(), next.head.timestamp, next.head.left);
         let commit = Commit { change: &change, timestamp, left };
-        if self.write(&[commit], own.draft().again(timestamp), now_ms, core).is_ok() {
+        if self.write(&[commit], next, now_ms, core).is_ok() {
             log::info!("peers held a later version of the own state; it goes on from there");
         }
     }
@@ -334,6 +343,23 @@ impl<D: Disk> Keeper<D> {
         let saved = core.save_peers(&core.known_peers());
         self.peers_due = saved.is_err().then_some(now_ms + SAVE_RETRY_MS);
         core.note_disk(Kept::Peers, saved.err());
+    }
+}
+
+/// The same entries under a later timestamp, as the node lives now; nothing where none is left.
+fn same_again(core: &impl Core) -> Option<Draft> {
+    let own = core.own();
+    let timestamp = core.next_timestamp(own.head.timestamp)?;
+    Some(own.draft().again(timestamp).at(core.home()))
+}
+
+/// The same without a write: its entries are on disk already.
+fn renew(core: &impl Core) {
+    let Some(next) = same_again(core) else { return };
+    match core.sign(next) {
+        Ok(record) => core.publish(record),
+        // It is wished for again at the next tick.
+        Err(fault) => log::warn!("a version of the own state could not be signed: {fault}"),
     }
 }
 
@@ -380,7 +406,10 @@ mod tests {
 
     struct FakeCore {
         own: RefCell<Verified<Record>>,
-        wishes: Cell<DiskWishes>,
+        home: RefCell<Home>,
+        save_peers: Cell<Option<Urgency>>,
+        /// Stays until a version is published.
+        republish: Cell<Option<Republish>>,
         saves: Cell<u32>,
         fails: Cell<bool>,
     }
@@ -390,20 +419,26 @@ mod tests {
             let draft = Draft::new(NodeId::new("a").unwrap(), 1, false, Arc::default());
             Self {
                 own: RefCell::new(Verified::sign(draft, &Hand).unwrap()),
-                wishes: Cell::default(),
+                home: RefCell::default(),
+                save_peers: Cell::default(),
+                republish: Cell::default(),
                 saves: Cell::new(0),
                 fails: Cell::new(false),
             }
         }
 
         fn wants_saved(&self, urgency: Urgency) {
-            self.wishes.set(DiskWishes { save_peers: Some(urgency), republish: false });
+            self.save_peers.set(Some(urgency));
         }
     }
 
     impl Core for FakeCore {
         fn own(&self) -> Verified<Record> {
             self.own.borrow().clone()
+        }
+
+        fn home(&self) -> Home {
+            self.home.borrow().clone()
         }
 
         fn next_timestamp(&self, last: u64) -> Option<u64> {
@@ -416,10 +451,11 @@ mod tests {
 
         fn publish(&self, record: Verified<Record>) {
             *self.own.borrow_mut() = record;
+            self.republish.set(None);
         }
 
         fn wishes(&self) -> DiskWishes {
-            self.wishes.take()
+            DiskWishes { republish: self.republish.get(), save_peers: self.save_peers.take() }
         }
 
         fn known_peers(&self) -> Vec<KnownPeer> {
@@ -491,6 +527,57 @@ mod tests {
         assert_eq!(keeper.due(), Some(1_000 + SAVE_SOON_MS));
         keeper.look(1_000 + SAVE_SOON_MS, &core);
         assert_eq!((core.saves.get(), keeper.due()), (1, None));
+    }
+
+    /// Where a node lives is in no file: a card is not written to for it.
+    #[test]
+    fn a_version_with_what_is_on_disk_is_not_written() {
+        let (core, folder) = (FakeCore::new(), tempfile::tempdir().unwrap());
+        let (journal, _) = Journal::open(folder.path(), true).unwrap();
+        let mut keeper = Keeper::new(Some(journal), SyncRule::Shared, None, 0, &core);
+        let (change, answer) = job("k", false);
+        keeper.take(vec![change], 0, &core);
+        assert_eq!(answer.try_recv().unwrap(), Ok(2));
+        let file = folder.path().join(crate::journal::FILE_NAME);
+        let before = std::fs::read(&file).unwrap();
+        let lives_in = |run: u8| {
+            let incarnation = crate::protocol::identity::Incarnation([run; 16]);
+            *core.home.borrow_mut() = Home { incarnation, address: None };
+            core.republish.set(Some(Republish::Unwritten));
+        };
+        for run in 1..50 {
+            lives_in(run);
+            keeper.look(1, &core);
+            assert_eq!(core.own().head.home, core.home(), "at once, whatever writes wait for");
+        }
+        assert_eq!(core.own().head.timestamp, 51);
+        assert_eq!(keeper.due(), None);
+        let (nothing, answer) = job("k", false);
+        keeper.take(vec![nothing], 1_000, &core);
+        assert_eq!(answer.try_recv().unwrap(), Ok(2), "the version that is on disk has it");
+        assert!(std::fs::read(&file).unwrap() == before);
+        // What is written says it, too, and is later than all that was not.
+        lives_in(50);
+        let (change, answer) = job("x", false);
+        keeper.take(vec![change], 2_000, &core);
+        assert_eq!(answer.try_recv().unwrap(), Ok(52));
+        assert_eq!((core.own().head.timestamp, core.own().head.home.clone()), (52, core.home()));
+    }
+
+    /// Others believe that it is gone, and its disk is full: it says that it is there all the same.
+    #[test]
+    fn a_disk_that_fails_keeps_no_node_from_saying_where_it_lives() {
+        let core = FakeCore::new();
+        let mut keeper = Keeper::<RealDisk>::new(
+            None,
+            SyncRule::Always,
+            Some("the disk is full".into()),
+            0,
+            &core,
+        );
+        core.republish.set(Some(Republish::Unwritten));
+        keeper.look(0, &core);
+        assert_eq!(core.own().head.timestamp, 2);
     }
 
     /// Whatever members do, a card is written to a few times a minute.

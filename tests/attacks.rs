@@ -15,6 +15,7 @@ use dsn::protocol::identity::{Incarnation, NodeId, Rank, hex};
 use dsn::protocol::record::{Draft, Record};
 use dsn::protocol::report::Refused;
 use dsn::protocol::verdict::Reason;
+use dsn::protocol::view::BucketSet;
 use dsn::protocol::wire::{self, Answer, Kind, KnownNode, PeersAnswer, Request, Wish};
 
 use crate::support::liar::{Forge, Liar, honest};
@@ -71,7 +72,7 @@ fn one_of_each(member: &mut Member) -> Vec<(Kind, Vec<u8>)> {
     let record = member.record(2_000_000, &[("k", "v")]);
     let requests = [
         member.hello(),
-        member.peers(Vec::new()),
+        member.peers(),
         member.ping(),
         member.data(1, b"data"),
         member.pull(vec![Wish { node_id: id("a"), version: Version::default() }]),
@@ -268,7 +269,7 @@ fn a_member_can_say_nothing_for_others() {
 fn known(node_id: &str, address: &str, timestamp: u64) -> KnownNode {
     let version = Version { timestamp, fingerprint: [timestamp.to_le_bytes()[0]; 16] };
     let (node_id, address) = (id(node_id), Address::new(address).ok());
-    KnownNode { node_id, address, rank: Rank([1; 8]), version }
+    KnownNode { node_id, address, rank: Rank([1; 8]), version, is_lost: false }
 }
 
 #[test]
@@ -295,7 +296,7 @@ fn a_list_of_lies_moves_nobody_and_stays_bounded() {
             ];
             let mut nodes: Vec<_> = named.into_iter().chain(crowd).collect();
             nodes.sort_by(|one, other| one.node_id.cmp(&other.node_id));
-            Some((200, Answer::Peers(PeersAnswer { nodes, wishes: Vec::new() })))
+            Some((200, Answer::Peers(PeersAnswer { buckets: BucketSet(u32::MAX), nodes })))
         }
         other => honest(member, other),
     };

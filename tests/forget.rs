@@ -47,7 +47,7 @@ fn recorded(node_id: &str, target: SocketAddr) -> (Member, Vec<(Kind, Vec<u8>)>)
         member.push(vec![member.record(5_000_000, &[("k", "old")])]),
         member.data(1, b"once"),
         member.ping(),
-        member.peers(Vec::new()),
+        member.peers(),
     ];
     for request in &requests {
         let (kind, envelope) = sealed(&member, request);

@@ -287,11 +287,16 @@ fn the_partial_record_of_the_vectors_is_made_of_the_whole_one() {
     };
     let base = push("update-request").records.pop().unwrap();
     let base = Verified::<Record>::check(base, &Ecdsa).unwrap();
-    let patch = push("update-request-partial").patch.unwrap();
-    let patch = Verified::<Patch>::check(patch, &Ecdsa).unwrap();
-    let made = base.patched(&patch).unwrap();
-    assert_eq!(made.entries.iter().count(), 1);
-    assert!(Verified::<Record>::check(made.share(), &Ecdsa).is_some());
+    for (name, entries, has_moved) in
+        [("update-request-partial", 1, false), ("update-request-moved", 2, true)]
+    {
+        let patch = push(name).patches.pop().unwrap();
+        let patch = Verified::<Patch>::check(patch, &base, &Ecdsa).unwrap();
+        let made = base.patched(&patch).unwrap();
+        assert_eq!(made.entries.iter().count(), entries);
+        assert_eq!(made.head.home != base.head.home, has_moved);
+        assert!(Verified::<Record>::check(made.share(), &Ecdsa).is_some());
+    }
 }
 
 /// The public keys in the vectors belong to the private keys beside them.

@@ -15,7 +15,8 @@ use dsn::protocol::identity::{Incarnation, Session};
 use dsn::protocol::record::{Draft, Patch, Record};
 use dsn::protocol::report::PeerStatus;
 use dsn::protocol::verdict::Reason;
-use dsn::protocol::wire::{Answer, Kind, Listed, Request, Wish};
+use dsn::protocol::view::{BUCKETS, BucketSet, Buckets, NO_BUCKET, View};
+use dsn::protocol::wire::{Answer, Kind, Request, Wish};
 
 fn address(node: &RunningNode) -> SocketAddr {
     node.listen().parse().unwrap()
@@ -258,18 +259,17 @@ fn ping_and_peers_are_answered_to_members_that_prove_themselves_only() {
     let mut member = Member::joined("m", address(&node));
     let ping = member.ping();
     assert_eq!(member.say(&ping).verdict(), (200, 0));
-    let peers = member.peers(Vec::new());
+    let peers = member.peers();
     match member.say(&peers) {
         Heard::Answer(Answer::Peers(answer)) => {
             let names: Vec<_> = answer.nodes.iter().map(|node| node.node_id.as_str()).collect();
             assert_eq!(names, ["a", "m"], "what the caller does not hold, be it its own");
-            assert_eq!(answer.wishes, Vec::new());
         }
         other => panic!("{other:?}"),
     }
     let mut refusals = vec![(ping, Reason::ReplayedNumber), (peers, Reason::ReplayedNumber)];
     let all: [fn(&mut Member) -> Request; 3] =
-        [Member::ping, |it| it.peers(Vec::new()), |it| it.pull(vec![wish("a")])];
+        [Member::ping, Member::peers, |it| it.pull(vec![wish("a")])];
     for make in all {
         let link = member.link.clone().unwrap();
         member.link.as_mut().unwrap().session = Session([7; 16]);
@@ -297,10 +297,10 @@ fn wish(name: &str) -> Wish {
     Wish { node_id: id(name), version: Version::default() }
 }
 
-/// PEERS compares what both hold: the answer names what the caller lacks or misses, and what the
-/// receiver lacks; nothing where both hold the same.
+/// PEERS compares what both hold, bucket by bucket: the answer lists all of those that differ;
+/// nothing where both hold the same.
 #[test]
-fn peers_tells_what_is_held_otherwise_and_wishes_for_the_rest() {
+fn peers_lists_the_buckets_that_differ() {
     let place = Place4Nodes::new();
     let node = place.start("a", &[]);
     node.set(key("k"), value("v")).unwrap();
@@ -312,37 +312,34 @@ fn peers_tells_what_is_held_otherwise_and_wishes_for_the_rest() {
         Heard::Answer(Answer::Records(records)) => records,
         other => panic!("{other:?}"),
     };
-    assert_eq!(records.len(), 2);
-    let listed = |record: &Record, is_missed| Listed {
-        node_id: record.head.node_id.clone(),
-        rank: record.public_key.rank_for(&record.head.node_id),
-        version: record.version(),
-        is_missed,
-    };
-    let own = member.record(600, &[]);
-    let none = Listed { version: Version::default(), ..listed(&own, false) };
-    let mut ask = |held: Vec<Listed>| {
-        let peers = member.peers(held);
+    let mut view = View::default();
+    for record in &records {
+        view.note(&record.head.node_id, Some(record.fingerprint));
+    }
+    let mut ask = |buckets: Buckets| {
+        let peers = member.peers_with(buckets);
         match member.say(&peers) {
             Heard::Answer(Answer::Peers(answer)) => answer,
             other => panic!("{other:?}"),
         }
     };
-    let [of_a, of_o] = [&records[0], &records[1]];
-    let same = ask(vec![listed(of_a, false), none.clone(), listed(of_o, false)]);
-    assert_eq!((same.nodes, same.wishes), (Vec::new(), Vec::new()));
-    let missed = ask(vec![listed(of_a, false), none.clone(), listed(of_o, true)]);
-    assert_eq!(missed.nodes.len(), 1, "where it is");
-    assert!(missed.nodes[0].address.is_some());
-    let more = ask(vec![listed(of_a, false), listed(&own, false), listed(of_o, false)]);
-    assert_eq!((more.nodes[0].version, more.nodes.len()), (Version::default(), 1));
-    assert_eq!(more.wishes, Vec::new(), "its own is pushed by itself");
-    let other = listed(&other.record_of(&id("p"), 7, &[]), false);
-    let more = ask(vec![listed(of_a, false), none.clone(), listed(of_o, false), other]);
-    assert_eq!((more.nodes, more.wishes), (Vec::new(), vec![id("p")]));
-    let less = ask(vec![none, listed(of_o, false)]);
-    assert_eq!(less.nodes.len(), 1);
-    assert_eq!(less.nodes[0].version, of_a.version());
+    let same = ask(view.buckets_without(std::iter::empty()));
+    assert_eq!((same.buckets, same.nodes), (BucketSet(0), Vec::new()));
+    let missed = ask(view.buckets_without([id("o")].iter()));
+    assert!(missed.buckets.0.is_power_of_two() && missed.buckets.has(&id("o")));
+    let of_o = missed.nodes.iter().find(|known| known.node_id == id("o")).unwrap();
+    assert!(of_o.address.is_some(), "where it is");
+    assert_eq!(of_o.version, other.record(500, &[]).version());
+    view.note(&id("a"), None);
+    let less = ask(view.buckets_without(std::iter::empty()));
+    let of_a = less.nodes.iter().find(|known| known.node_id == id("a")).unwrap();
+    assert_eq!(of_a.version, records[0].version());
+    assert!(less.nodes.iter().all(|known| less.buckets.has(&known.node_id)));
+    // What is known of a node of which nothing is held.
+    let all = ask([NO_BUCKET; BUCKETS]);
+    let names: Vec<_> = all.nodes.iter().map(|known| known.node_id.as_str()).collect();
+    assert_eq!(names, ["a", "m", "o"]);
+    assert_eq!(all.nodes[1].version, Version::default());
     node.stop();
 }
 
@@ -421,10 +418,9 @@ fn a_partial_record_is_taken_by_who_holds_its_base_only() {
     let patch = |signer: &Member, base: &Record, timestamp: u64, change: Change| {
         let next = base.draft().after(&change, false, timestamp).unwrap().unwrap();
         let next = signer.sign(next);
-        let (head, public_key, signature) = (next.head.clone(), next.public_key, next.signature);
-        Patch { head, public_key, base: base.fingerprint, change, signature }
+        Patch::new((base.fingerprint, &base.head.home), &next, change)
     };
-    let push = |patch: &Patch| member.push_with(Vec::new(), Some(Arc::new(patch.clone())));
+    let push = |patch: &Patch| member.push_with(Vec::new(), vec![Arc::new(patch.clone())]);
     let good = patch(&member, &base, 600, change());
     all_refused(&node, &member, vec![(push(&good), Reason::LacksBase)]);
     assert_eq!(member.say(&member.push(vec![Arc::clone(&base)])).verdict(), (204, 0));
@@ -437,7 +433,7 @@ fn a_partial_record_is_taken_by_who_holds_its_base_only() {
     let big = (0..16).map(|n| (key(&format!("b{n}")), Some(Value::new(&[1; 64 * 1024]).unwrap())));
     let big = Patch { change: big.collect(), ..good.clone() };
     let mut of_own = good.clone();
-    of_own.head.node_id = id("a");
+    of_own.node_id = id("a");
     let requests = vec![
         (push(&forged), Reason::BadSignature),
         (push(&other_key), Reason::OtherKey),
@@ -537,7 +533,7 @@ fn nothing_recorded_before_a_restart_counts_after_it() {
     let requests = [
         member.hello(),
         member.ping(),
-        member.peers(Vec::new()),
+        member.peers(),
         member.pull(vec![wish("a")]),
         member.data(1, b"x"),
         push,

@@ -16,10 +16,10 @@ use dsn::protocol::PEERS_MAX;
 use dsn::protocol::address::Address;
 use dsn::protocol::crypto::{NetworkKeys, Place, Signed, Signer, TAG_BYTES, Tag, open, seal};
 use dsn::protocol::entries::{Change, Key, Value};
-use dsn::protocol::head::Fingerprint;
+use dsn::protocol::hash::Hash;
 use dsn::protocol::identity::{Incarnation, NodeId, Session, hex};
 use dsn::protocol::node::{Action, Job, Node, Now, Outcome, Outgoing, Secret, Settings};
-use dsn::protocol::record::Draft;
+use dsn::protocol::record::{Draft, Record};
 use dsn::protocol::wire::{
     self, Answer, Header, Hello, HelloAnswer, HelloProof, Kind, Ping, ProgramVersion, Push, Request,
 };
@@ -83,8 +83,8 @@ struct Host {
     node: Node,
     key: SimKey,
     jobs: VecDeque<Job>,
-    /// Versions of its state that it made.
-    made: BTreeSet<Fingerprint>,
+    /// Versions of its state that it made: when, and what.
+    made: BTreeSet<(u64, Hash)>,
     /// What was delivered to it, by sender.
     delivered: BTreeMap<NodeId, Vec<Vec<u8>>>,
     /// What it holds of the other: rising, until it is dropped.
@@ -121,9 +121,12 @@ fn liar(name: usize) -> (NodeId, SimKey) {
     (id, key_of(100 + name as u64))
 }
 
+fn version_of(record: &Record) -> (u64, Hash) {
+    (record.head.timestamp, record.head.digest)
+}
+
 fn host(at: usize, now: Now) -> Host {
     let key = key_of(at as u64);
-    let own = sign(Draft::new(id(at), 1_000, false, Arc::default()), &key);
     let settings = Settings {
         node_id: id(at),
         public_key: key.0,
@@ -137,7 +140,9 @@ fn host(at: usize, now: Now) -> Host {
         is_durable: true,
         allow: None,
     };
-    let made = BTreeSet::from([own.fingerprint]);
+    let own = Draft::new(id(at), 1_000, false, Arc::default()).at(settings.home());
+    let own = sign(own, &key);
+    let made = BTreeSet::from([version_of(&own)]);
     let node = Node::new(settings, own, Vec::new(), 7, now);
     let (jobs, delivered) = (VecDeque::new(), BTreeMap::new());
     Host { node, key, jobs, made, delivered, last: 0 }
@@ -172,8 +177,10 @@ impl World {
 
     fn perform(&mut self, host: usize, actions: Vec<Action>) {
         for action in actions {
-            if let Action::Send(job) = action {
-                self.hosts[host].jobs.push_back(job);
+            match action {
+                Action::Send(job) => self.hosts[host].jobs.push_back(job),
+                Action::WakeDisk => self.republish(host),
+                _ => {}
             }
         }
         assert!(self.hosts[host].jobs.len() <= PEERS_MAX, "one job for each peer and seed at most");
@@ -350,7 +357,7 @@ impl World {
                     Arc::new(entries),
                 );
                 let records = vec![sign(draft, &key).share()];
-                Request::Push(Push { to: id(to), incarnation, records, patch: None })
+                Request::Push(Push { records, ..Push::new(id(to), incarnation) })
             }
             (2, Some((session, _))) => {
                 let header = Header {
@@ -360,7 +367,7 @@ impl World {
                     session,
                     number: self.number,
                 };
-                Request::Ping(Ping { header })
+                Request::Ping(Ping { header, view: [7; 16] })
             }
             // A header that is right, and a rest as the input says.
             (kind, Some((session, _))) => {
@@ -371,9 +378,11 @@ impl World {
                     session,
                     number: self.number,
                 };
-                let ping = wire::encode_request(&Request::Ping(Ping { header })).expect("it fits");
+                let ping = Request::Ping(Ping { header, view: [0; 16] });
+                let mut header = wire::encode_request(&ping).expect("it fits");
+                header.truncate(header.len() - 16);
                 let kind = [Kind::Peers, Kind::Data][usize::from(kind) % 2];
-                let payload = [&ping, tape.bytes()].concat();
+                let payload = [&header, tape.bytes()].concat();
                 return self.say(to, name, kind, payload, true);
             }
             _ => return,
@@ -440,10 +449,32 @@ impl World {
         let Some(timestamp) = this.node.next_timestamp(now.wall_us, own.head.timestamp) else {
             return;
         };
-        let next = own.draft().after(&Change::from([(key, value)]), false, timestamp);
+        let next = own.draft().at(this.node.home().clone()).after(
+            &Change::from([(key, value)]),
+            false,
+            timestamp,
+        );
         let Ok(Some(next)) = next else { return };
         let next = sign(next, &this.key);
-        this.made.insert(next.fingerprint);
+        this.made.insert(version_of(&next));
+        let actions = this.node.on_set(next, now);
+        self.perform(host, actions);
+    }
+
+    /// The same entries under a later timestamp, where the node wants that.
+    fn republish(&mut self, host: usize) {
+        let now = self.now();
+        let this = &mut self.hosts[host];
+        if this.node.take_disk_wishes().republish.is_none() {
+            return;
+        }
+        let own = this.node.own();
+        let Some(timestamp) = this.node.next_timestamp(now.wall_us, own.head.timestamp) else {
+            return;
+        };
+        let next = own.draft().again(timestamp).at(this.node.home().clone());
+        let next = sign(next, &this.key);
+        this.made.insert(version_of(&next));
         let actions = this.node.on_set(next, now);
         self.perform(host, actions);
     }
@@ -495,21 +526,13 @@ impl World {
                 .iter()
                 .any(|peer| peer.public_key == Some(other.key.0) && peer.node_id == id(1 - at));
             if let Some(state) = of_other.filter(|_| is_met) {
-                let head = dsn::protocol::head::Head {
-                    node_id: state.node_id.clone(),
-                    timestamp: state.timestamp,
-                    left: false,
-                    digest: *state.entries.digest(),
-                };
-                assert!(
-                    state.timestamp == 0 || made.contains(&head.fingerprint(&other.key.0)),
-                    "ownership: {state:?}"
-                );
+                let version = (state.timestamp, *state.entries.digest());
+                assert!(state.timestamp == 0 || made.contains(&version), "ownership: {state:?}");
                 assert!(state.timestamp >= self.hosts[at].last, "monotony: {state:?}");
                 self.hosts[at].last = state.timestamp;
             }
             let own = self.hosts[at].node.own();
-            assert!(self.hosts[at].made.contains(&own.fingerprint), "only the owner writes");
+            assert!(self.hosts[at].made.contains(&version_of(own)), "only the owner writes");
         }
     }
 }

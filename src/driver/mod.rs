@@ -28,6 +28,7 @@ use crate::protocol::crypto::{CryptoFault, NetworkKeys, PrivateKey};
 use crate::protocol::entries::{Difference, Entries};
 use crate::protocol::fault::Fault;
 use crate::protocol::flight::Ticket;
+use crate::protocol::head::Home;
 use crate::protocol::identity::NodeId;
 use crate::protocol::node::{Action, Class, DiskWishes, Job, Node, Now};
 use crate::protocol::peer::KnownPeer;
@@ -437,6 +438,10 @@ fn fault_name(fault: &Fault) -> String {
 impl Core for Driver {
     fn own(&self) -> Verified<Record> {
         self.lock().node.own().clone()
+    }
+
+    fn home(&self) -> Home {
+        self.lock().node.home().clone()
     }
 
     fn next_timestamp(&self, last: u64) -> Option<u64> {

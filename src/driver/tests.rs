@@ -99,6 +99,8 @@ fn driver() -> (Arc<Driver>, Queues) {
         advertise: None,
         seeds: Vec::new(),
         tick_ms: 3_000,
+        mesh_max: crate::protocol::node::MESH_MAX,
+        relay_heads: crate::protocol::node::RELAY_HEADS,
         program: ProgramVersion::new("test"),
         alone: true,
         is_durable: true,

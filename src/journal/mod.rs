@@ -350,6 +350,11 @@ impl<D: Disk> Journal<D> {
         done
     }
 
+    /// The timestamp of the last version in the file; 0 where there is none.
+    pub fn timestamp(&self) -> u64 {
+        self.timestamp
+    }
+
     /// Whether what is on disk is not what it should be.
     pub fn is_broken(&self) -> bool {
         self.broken

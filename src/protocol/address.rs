@@ -64,6 +64,13 @@ impl Address {
         ip.is_some_and(|ip| ip.is_unicast_link_local())
     }
 
+    /// Whether it means something on one host alone, so that it is of no use to others there.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.0.rsplit_once(':').map_or("", |(host, _)| host);
+        let inner = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || inner.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+
     /// Another port at the same host.
     pub fn with_port(&self, port: u16) -> Option<Self> {
         let (host, _) = self.0.rsplit_once(':')?;
@@ -193,6 +200,16 @@ mod tests {
             "::1",
         ] {
             assert!(Address::new(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_of_use_on_this_host_alone_is_known() {
+        for text in ["127.0.0.1:1", "127.9.9.9:80", "[::1]:1", "localhost:8000"] {
+            assert!(Address::new(text).unwrap().is_loopback(), "{text}");
+        }
+        for text in ["10.0.0.1:1", "[::2]:1", "localhost.lan:1", "[2001:db8::1]:1"] {
+            assert!(!Address::new(text).unwrap().is_loopback(), "{text}");
         }
     }
 

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::hash::Sha256;
 use super::head::Head;
-use super::identity::{PUBLIC_KEY_BYTES, PublicKey};
+use super::identity::{NodeId, PUBLIC_KEY_BYTES, PublicKey};
 use super::record::Signature;
 
 /// Length of the nonce in front of an envelope, bytes.
@@ -316,6 +316,13 @@ pub enum Signed<'a> {
     },
     /// A version of the signer's own state.
     Record(&'a Head),
+    /// That the signer is there, for somebody who drew the challenge.
+    Here {
+        /// The signer.
+        node_id: &'a NodeId,
+        /// What it was asked to sign.
+        challenge: &'a [u8; 16],
+    },
 }
 
 impl Signed<'_> {
@@ -327,6 +334,12 @@ impl Signed<'_> {
                 [b"dsn/1 answer", &[*kind][..], &request[..], payload].concat()
             }
             Self::Record(head) => [b"dsn/1 record", &head.bytes()[..]].concat(),
+            Self::Here { node_id, challenge } => {
+                let id = node_id.as_str().as_bytes();
+                // A node id has at most 64 bytes.
+                let length = u8::try_from(id.len()).unwrap_or(u8::MAX);
+                [b"dsn/1 here", &[length][..], id, &challenge[..]].concat()
+            }
         }
     }
 }

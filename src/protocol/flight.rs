@@ -2,6 +2,8 @@
 //! again.
 
 use super::address::Address;
+use super::doubt::Tell;
+use super::errand::Errands;
 use super::head::Fingerprint;
 use super::identity::{NodeId, Session};
 
@@ -16,6 +18,8 @@ pub struct Flight {
     pub address: Option<Address>,
     /// Tries made so far, this one included.
     pub tries: u32,
+    /// When this one began, ms.
+    pub began: u64,
     /// With whom it waits for a sender.
     pub class: Class,
 }
@@ -46,6 +50,8 @@ pub enum CallKind {
     Pull,
     /// PEERS.
     Peers,
+    /// UPDATE that asks for somebody, answers such a question, or accuses.
+    Tell,
 }
 
 /// What a flight is for.
@@ -69,14 +75,20 @@ pub enum Call {
         own: Option<Fingerprint>,
         /// Whether it carries it as a patch.
         partial: bool,
-        /// The records of others that it carries.
-        others: Vec<(NodeId, Fingerprint)>,
+        /// Whether it carries records of others that it lacks and can not ask for.
+        gives: bool,
+        /// What the peer is asked to pass on, and until when its answer is waited for.
+        errands: Errands,
     },
     /// UPDATE that asks for records.
     Pull {
         /// Whose.
         wishes: Vec<NodeId>,
+        /// Until when nobody else is asked for them, ms.
+        alone_until: u64,
     },
+    /// UPDATE without records.
+    Tell(Tell),
     /// DATA: the one in front of the queue.
     Data {
         /// Who waits for the answer.
@@ -96,6 +108,7 @@ impl Call {
             Self::Push { .. } => CallKind::Push,
             Self::Pull { .. } => CallKind::Pull,
             Self::Data { .. } => CallKind::Data,
+            Self::Tell(_) => CallKind::Tell,
         }
     }
 }

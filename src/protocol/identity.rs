@@ -117,7 +117,7 @@ impl fmt::Debug for PublicKey {
 }
 
 /// Names one run of a node, new at each start: what was sent to an earlier run is worthless.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(pub [u8; 16]);
 
 impl fmt::Debug for Incarnation {

@@ -1,9 +1,9 @@
 //! What two nodes know of each other's present runs.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::head::Fingerprint;
-use super::identity::{Incarnation, NodeId, Session};
+use super::identity::{Incarnation, Session};
 use super::wire::Twin;
 
 /// What two nodes know of each other's present runs.
@@ -27,8 +27,8 @@ pub struct Link {
     pub data_in: Option<u64>,
     /// Which version of our own record the peer holds.
     pub own: OwnAtPeer,
-    /// Versions of others that it wished for and was sent: not sent again.
-    pub given: BTreeMap<NodeId, Fingerprint>,
+    /// When it called us last in this session, ms: then it can.
+    pub called_at: Option<u64>,
     /// Whether the peer refused our last HELLO: that it answers the first step of each does not
     /// make it one that we can talk to.
     pub refused: bool,
@@ -52,6 +52,8 @@ impl Link {
 pub struct OwnAtPeer {
     /// The version that it holds.
     pub held: Option<Fingerprint>,
+    /// The version that was given to relays while it was one of those that they bring it to.
+    pub told: Option<Fingerprint>,
     /// The version that it refused for good.
     pub refused: Option<Fingerprint>,
     /// The version that went to it last: to send it again is upkeep.
@@ -63,6 +65,6 @@ pub struct OwnAtPeer {
 impl OwnAtPeer {
     /// Whether this version has to be brought to it.
     pub fn lacks(&self, own: Fingerprint) -> bool {
-        self.held != Some(own) && self.refused != Some(own)
+        self.held != Some(own) && self.told != Some(own) && self.refused != Some(own)
     }
 }

@@ -3,14 +3,16 @@
 //!
 //! Reading order: the limits below, `identity` and `address` (names), `entries`, `head` and
 //! `record` (what a node owns), `crypto` and `verified` (what is proved), `wire` (bytes), `verdict`
-//! (answers), `pace`, `whereabouts`, `floor`, `link`, `flight`, `peer` and `peers` (what is known
-//! of others), `node` (the rules).
+//! (answers), `pace`, `whereabouts`, `floor`, `link`, `doubt`, `flight`, `peer` and `peers` (what is
+//! known of others), `node` (the rules).
 
 pub mod address;
 mod changes;
 mod convert;
 pub mod crypto;
+pub mod doubt;
 pub mod entries;
+pub mod errand;
 pub mod fault;
 pub mod flight;
 pub mod floor;
@@ -24,6 +26,7 @@ pub mod peer;
 pub mod peers;
 pub mod record;
 pub mod report;
+pub mod ring;
 pub mod verdict;
 pub mod verified;
 pub mod view;

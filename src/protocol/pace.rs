@@ -57,13 +57,6 @@ impl Pace {
         self.at = wait.now_ms + limited / 2 + spread(limited - limited / 2, wait.roll);
     }
 
-    /// What came to nothing so long ago counts no more.
-    pub fn forgive(&mut self, now_ms: u64, after_ms: u64) {
-        if now_ms >= self.at.saturating_add(after_ms) {
-            *self = Self::default();
-        }
-    }
-
     /// There is a reason to try sooner than that. What failed before still counts.
     pub fn hurry(&mut self, at_ms: u64) {
         self.at = self.at.min(at_ms);
@@ -134,11 +127,6 @@ mod tests {
             }
             pace.hurry(2_000);
             assert!(pace.is_due(2_000) && pace.is_failing());
-            pace.forgive(2_000 + WAIT_MAX_MS - 1, WAIT_MAX_MS);
-            assert!(pace.is_failing());
-            let mut forgiven = pace.clone();
-            forgiven.forgive(2_000 + WAIT_MAX_MS, WAIT_MAX_MS);
-            assert_eq!(forgiven, Pace::default());
             pace.succeeded();
             assert!(pace.is_due(0) && !pace.is_failing());
         }

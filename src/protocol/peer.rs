@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use super::TIMESTAMP_MAX;
 use super::address::Address;
+use super::changes::Changes;
+use super::doubt::{Tell, Watch};
+use super::errand::Errands;
 use super::flight::{Attempt, Call, CallKind, Class, Flight, Ticket};
 use super::floor::Floor;
 use super::head::{Fingerprint, Version};
@@ -15,6 +18,7 @@ use super::link::{Link, OwnAtPeer};
 use super::pace::{AGAIN_MAX_MS, Pace, Wait};
 use super::record::Record;
 use super::report::PeerStatus;
+use super::ring::Ring;
 use super::verified::Verified;
 use super::whereabouts::Whereabouts;
 
@@ -71,8 +75,12 @@ pub struct Peer {
     pub place: Whereabouts,
     /// The newest version of its state.
     pub record: Option<Verified<Record>>,
-    /// Since when that version is held here, ms.
+    /// Since when its entries are held here, ms.
     pub record_since: Option<u64>,
+    /// In which rings that version was passed on by us, and in which that it is accused.
+    pub passed: BTreeSet<(Ring, bool)>,
+    /// What patches that are passed on are made of, and since when, ms; nothing where none was of late.
+    pub changes: Option<(Box<Changes>, u64)>,
     /// What was dropped of it and may not come back.
     pub floor: Floor,
     /// How it is doing.
@@ -81,6 +89,10 @@ pub struct Peer {
     pub heard_at: Option<u64>,
     /// Since when it is known here, ms.
     pub known_since: u64,
+    /// Its place on the ring of all nodes.
+    pub ring: u64,
+    /// What stands against it.
+    pub watch: Watch,
     /// How often it was taken out of the table before, in this incarnation of ours.
     pub removals: u32,
     /// What both know of each other's runs.
@@ -99,10 +111,19 @@ pub struct Peer {
     pub again: Pace,
     /// How comparing all that is held goes.
     pub exchange: Pace,
+    /// Until when nothing follows from it that its view differs, ms: a change may be on its way.
+    /// Nothing where the views were equal last.
+    pub grace_until: Option<u64>,
+    /// Since when its lists say that it lacks what is held here of others, ms.
+    pub lacks_since: Option<u64>,
     /// How asking it for records goes.
     pub pull: Pace,
-    /// How giving it records of others goes, which it wished for.
+    /// How bringing it records of others goes, which it lacks and can't ask for.
     pub give: Pace,
+    /// What it was brought of others since its last list.
+    pub given: BTreeMap<NodeId, Fingerprint>,
+    /// Whether a link is kept with it, in a large network.
+    pub is_acquaintance: bool,
     /// Requests since the own last tick that nobody asked for and that came to nothing new.
     pub upkeep: u32,
     /// Whether an address that never answered may be tried for it now.
@@ -135,18 +156,24 @@ pub struct CallFault {
 pub struct Owed {
     /// A PING.
     pub ping: bool,
-    /// A PEERS.
+    /// A PEERS, as its view differs.
     pub peers: bool,
+    /// A PEERS, as it may know where those are that are missed here.
+    pub hints: bool,
     /// PINGs that somebody waits for.
     pub pings: VecDeque<Ticket>,
     /// DATA in order.
     pub data: VecDeque<OwedData>,
     /// Whether the last call was DATA: then other things go first, so that DATA starves nothing.
     pub data_was_last: bool,
-    /// Nodes whose records the peer wished for.
+    /// Versions that it is brought, and passes on.
+    pub errands: Errands,
+    /// Nodes whose records the peer lacks, and can not ask for.
     pub send: BTreeSet<NodeId>,
-    /// Nodes whose records the peer has newer.
-    pub want: BTreeSet<NodeId>,
+    /// Nodes whose records the peer has newer, and which versions.
+    pub want: BTreeMap<NodeId, Fingerprint>,
+    /// Asks, words and accusations.
+    pub tell: Tell,
 }
 
 /// A DATA message that waits to be sent.
@@ -171,10 +198,14 @@ impl Peer {
             place: Whereabouts::default(),
             record: None,
             record_since: None,
+            passed: BTreeSet::new(),
+            changes: None,
             floor: Floor::default(),
             status: PeerStatus::Suspect,
             heard_at: None,
             known_since: now_ms,
+            ring: 0,
+            watch: Watch::default(),
             removals: 0,
             link: Link::default(),
             flight: None,
@@ -184,8 +215,12 @@ impl Peer {
             push: Pace::default(),
             again: Pace::default(),
             exchange: Pace::default(),
+            grace_until: Some(now_ms),
+            lacks_since: None,
             pull: Pace::default(),
             give: Pace::default(),
+            given: BTreeMap::new(),
+            is_acquaintance: false,
             upkeep: 0,
             may_try: false,
             network_key: 0,
@@ -208,6 +243,12 @@ impl Peer {
         self.last_fault = Some(CallFault { why: why.to_owned(), since, was_answered });
     }
 
+    /// The run of it that is known: from itself, else by its record.
+    pub fn run(&self) -> Option<Incarnation> {
+        let told = || Some(self.record.as_ref()?.head.home.incarnation);
+        self.link.incarnation.or_else(told)
+    }
+
     /// The version of its state that is held here.
     pub fn version(&self) -> Version {
         self.record.as_ref().map_or_else(Version::default, |record| record.version())
@@ -221,6 +262,12 @@ impl Peer {
     /// How long nothing was heard from it, ms.
     pub fn silence(&self, now_ms: u64) -> u64 {
         now_ms.saturating_sub(self.heard_at.unwrap_or(self.known_since))
+    }
+
+    /// How long neither it nor others showed that it is there, ms.
+    pub fn unsure_for(&self, now_ms: u64) -> u64 {
+        let vouched = self.watch.vouched_at.map(|at| now_ms.saturating_sub(at));
+        vouched.map_or(u64::MAX, |ago| ago).min(self.silence(now_ms))
     }
 
     /// Where it is to be called next, if it may be: where it answered, or where it never did.
@@ -263,7 +310,10 @@ impl Peer {
     pub fn class_of(&self, kind: CallKind) -> Class {
         if !self.is_reached() {
             Class::Unproved
-        } else if self.status == PeerStatus::Alive && !self.unanswered.contains(&kind) {
+        } else if self.status == PeerStatus::Alive
+            && self.watch.doubt.is_none()
+            && !self.unanswered.contains(&kind)
+        {
             Class::Healthy
         } else {
             Class::Returning
@@ -291,6 +341,22 @@ impl Peer {
             self.again.came_to_nothing(wait, AGAIN_MAX_MS);
         } else {
             self.again.succeeded();
+        }
+    }
+
+    /// All that its list had newer is here. Whether there is more is seen by its view, after a
+    /// grace: it may have asked for something at the same time.
+    pub fn has_all(&mut self) {
+        self.grace_until = None;
+        self.owed.peers = false;
+        self.owed.ping = true;
+    }
+
+    /// What it was just asked for, so that nobody else has to be.
+    pub fn asked_for(&self, now_ms: u64) -> &[NodeId] {
+        match self.flight.as_ref().and_then(|flight| flight.call.as_ref()) {
+            Some(Call::Pull { wishes, alone_until }) if now_ms < *alone_until => wishes,
+            _ => &[],
         }
     }
 
@@ -346,10 +412,8 @@ impl Peer {
             self.link.connected = false;
             let brought = self.link.own.brought;
             self.link.own = OwnAtPeer { brought, ..OwnAtPeer::default() };
-            if !std::mem::take(&mut self.link.given).is_empty() {
-                self.give.forgive(wait.now_ms, AGAIN_MAX_MS);
-                self.give.came_to_nothing(wait, AGAIN_MAX_MS);
-            }
+            self.link.called_at = None;
+            self.grace_until = Some(wait.now_ms);
         }
     }
 

@@ -7,6 +7,7 @@ use super::flight::Call;
 use super::identity::NodeId;
 use super::peer::{Peer, Trust};
 use super::report::PeerStatus;
+use super::ring::position;
 use super::{PEERS_MAX, RETENTION_MS};
 
 /// How long a node that was never reached has to be known and heard until it goes after those that
@@ -92,8 +93,9 @@ impl PeerTable {
     }
 
     /// Takes a new peer; the caller has made room.
-    pub fn insert(&mut self, node_id: NodeId, peer: Peer) {
+    pub fn insert(&mut self, node_id: NodeId, mut peer: Peer) {
         debug_assert!(self.0.len() < PEERS_MAX, "room was made");
+        peer.ring = position(&node_id);
         self.0.insert(node_id, peer);
     }
 
@@ -210,7 +212,7 @@ mod tests {
         assert!(!table.is_taken(&address, &id(2)), "it may have another name now");
         let call = Some(Call::Hello { address: address.clone() });
         table.get_mut(&id(1)).unwrap().flight =
-            Some(Flight { id: 1, call, address: None, tries: 1, class: Class::Healthy });
+            Some(Flight { id: 1, call, address: None, tries: 1, began: 0, class: Class::Healthy });
         assert!(table.is_taken(&address, &id(2)), "it is being tried");
     }
 }

@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use super::entries::{Change, Entries, InvalidEntry, check_limits};
-use super::head::{Fingerprint, Head, Version};
+use super::entries::{Change, Entries, InvalidEntry, check_limits, entry_bytes};
+use super::hash::Hash;
+use super::head::{Fingerprint, Head, Home, Version};
 use super::identity::{NodeId, PublicKey, SIGNATURE_BYTES};
 
 /// An ECDSA P-256 signature: r and s, 32 bytes each.
@@ -21,10 +22,19 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Takes what a version is made of and works out its digest.
+    /// Takes what a version is made of and works out its digest. It does not say where its owner
+    /// lives: [`Self::at`].
     pub fn new(node_id: NodeId, timestamp: u64, left: bool, entries: Arc<Entries>) -> Self {
-        let head = Head { node_id, timestamp, left, digest: *entries.digest() };
+        let digest = *entries.digest();
+        let head = Head { node_id, timestamp, left, digest, home: Home::default() };
         Self { head, entries }
+    }
+
+    /// The same with where its owner lives.
+    #[must_use]
+    pub fn at(mut self, home: Home) -> Self {
+        self.head.home = home;
+        self
     }
 
     /// The version that follows when its owner makes `change`; nothing where that changes nothing.
@@ -43,8 +53,8 @@ impl Draft {
         }
         let entries = self.entries.with(change.iter().map(|(key, value)| (key, value.as_ref())));
         check_limits(&entries)?;
-        let node_id = self.head.node_id.clone();
-        Ok(Some(Self::new(node_id, timestamp, left, Arc::new(entries))))
+        let Head { node_id, home, .. } = self.head.clone();
+        Ok(Some(Self::new(node_id, timestamp, left, Arc::new(entries)).at(home)))
     }
 
     /// The same entries under a later timestamp.
@@ -94,11 +104,19 @@ impl Record {
 }
 
 /// A version told by what changed since another one, with its owner's signature, which may fit or
-/// not.
+/// not. Its head is known to whoever holds the base.
 #[derive(Debug, Clone)]
 pub struct Patch {
-    /// The head of the new version, with its digest.
-    pub head: Head,
+    /// Whose state.
+    pub node_id: NodeId,
+    /// The timestamp of the new version.
+    pub timestamp: u64,
+    /// Whether the owner said goodbye with it.
+    pub left: bool,
+    /// Digest of all entries after the change.
+    pub digest: Hash,
+    /// Where the owner lives, where that is not what the base says.
+    pub home: Option<Home>,
     /// The owner's public key.
     pub public_key: PublicKey,
     /// The version that it is made of.
@@ -107,6 +125,32 @@ pub struct Patch {
     pub change: Change,
     /// The owner's signature over the head.
     pub signature: Signature,
+}
+
+impl Patch {
+    /// The size of what it changes, bytes.
+    pub fn bytes(&self) -> usize {
+        self.change.iter().map(|(key, value)| entry_bytes(key, value.as_ref())).sum()
+    }
+
+    /// What makes `next` of a version with this fingerprint, made by an owner that lived there.
+    pub fn new((base, home): (Fingerprint, &Home), next: &Record, change: Change) -> Self {
+        let Head { node_id, timestamp, left, digest, home: now } = next.head.clone();
+        let home = (now != *home).then_some(now);
+        let (public_key, signature) = (next.public_key, next.signature);
+        Self { node_id, timestamp, left, digest, home, public_key, base, change, signature }
+    }
+
+    /// The head of the new version, where the base says this of its owner's home.
+    pub fn head(&self, base: &Home) -> Head {
+        Head {
+            node_id: self.node_id.clone(),
+            timestamp: self.timestamp,
+            left: self.left,
+            digest: self.digest,
+            home: self.home.as_ref().unwrap_or(base).clone(),
+        }
+    }
 }
 
 /// The head of a version with its owner's signature: once verified, proof that it was made.

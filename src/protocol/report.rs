@@ -114,8 +114,8 @@ pub struct NodeState {
     pub status: PeerStatus,
     /// Its timestamp, microseconds since 1970, by the clock of its owner.
     pub timestamp: u64,
-    /// Since when this version is held here, ms by the clock for all waiting; nothing where it is
-    /// the own one and an earlier run made it.
+    /// Since when these entries are held here, ms by the clock for all waiting; nothing where they
+    /// are the own ones and an earlier run made them.
     pub held_since: Option<u64>,
     /// The entries.
     pub entries: Arc<Entries>,

@@ -7,15 +7,32 @@
 
 use std::collections::BTreeMap;
 
-use super::hash::{Hash, Sha256};
+use super::hash::Sha256;
 use super::head::Fingerprint;
 use super::identity::NodeId;
 
-/// The hash of a view, as it travels.
-pub type ViewHash = Hash;
+/// The hash of a view, as it travels: as long as the fingerprints that it is made of.
+pub type ViewHash = [u8; 16];
 
 /// How many buckets: a change of one record hashes one of them anew, and all buckets' hashes.
 pub const BUCKETS: usize = 32;
+
+/// The hashes of the buckets of a view, as they travel.
+pub type Buckets = [ViewHash; BUCKETS];
+
+/// In the place of the hash of a bucket: one that is like no other, so that the bucket differs.
+pub const NO_BUCKET: ViewHash = [0; 16];
+
+/// Some of the buckets: a bit for each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BucketSet(pub u32);
+
+impl BucketSet {
+    /// Whether the bucket of the node is among them.
+    pub fn has(self, node_id: &NodeId) -> bool {
+        self.0 >> bucket_of(node_id) & 1 == 1
+    }
+}
 
 /// What is held of which node, with the hashes of what did not change since.
 #[derive(Debug, Default)]
@@ -27,7 +44,7 @@ pub struct View {
 #[derive(Debug, Default)]
 struct Bucket {
     held: BTreeMap<NodeId, Fingerprint>,
-    hash: Option<Hash>,
+    hash: Option<ViewHash>,
 }
 
 impl View {
@@ -51,18 +68,36 @@ impl View {
         }
         let all = Sha256::new(b"dsn/1 view");
         let hash = self.buckets.iter_mut().fold(all, |all, bucket| all.chain(&bucket.hash()));
-        *self.hash.insert(hash.finish())
+        *self.hash.insert(hash.finish_short())
+    }
+
+    /// The hashes of the buckets, with none for those of the nodes named.
+    pub fn buckets_without<'a>(&mut self, nodes: impl Iterator<Item = &'a NodeId>) -> Buckets {
+        let mut buckets = self.buckets.each_mut().map(Bucket::hash);
+        for node_id in nodes {
+            if let Some(bucket) = buckets.get_mut(bucket_of(node_id)) {
+                *bucket = NO_BUCKET;
+            }
+        }
+        buckets
+    }
+
+    /// The buckets that are not as somebody else says of them.
+    pub fn differing(&mut self, theirs: &Buckets) -> BucketSet {
+        let pairs = self.buckets.iter_mut().zip(theirs).enumerate();
+        let differs = pairs.map(|(at, (mine, theirs))| u32::from(mine.hash() != *theirs) << at);
+        BucketSet(differs.sum())
     }
 }
 
 impl Bucket {
-    fn hash(&mut self) -> Hash {
+    fn hash(&mut self) -> ViewHash {
         if let Some(hash) = self.hash {
             return hash;
         }
         // The length of each part is fixed, so no two lists make the same bytes.
         let all = Sha256::new(b"dsn/1 bucket of a view");
-        let hash = self.held.values().fold(all, |all, version| all.chain(version)).finish();
+        let hash = self.held.values().fold(all, |all, version| all.chain(version)).finish_short();
         *self.hash.insert(hash)
     }
 }
@@ -82,6 +117,7 @@ mod tests {
     /// The view as docs/protocol.md defines it, worked out from nothing.
     fn definition(held: &BTreeMap<String, Fingerprint>) -> ViewHash {
         let hash = |bytes: &[u8]| Sha256::new(bytes).finish();
+        let short = |bytes: &[u8]| -> ViewHash { hash(bytes)[..16].try_into().unwrap() };
         let mut all = b"dsn/1 view".to_vec();
         for number in 0..32 {
             let mut bucket = b"dsn/1 bucket of a view".to_vec();
@@ -90,9 +126,33 @@ mod tests {
                     bucket.extend_from_slice(version);
                 }
             }
-            all.extend_from_slice(&hash(&bucket));
+            all.extend_from_slice(&short(&bucket));
         }
-        hash(&all)
+        short(&all)
+    }
+
+    fn id(number: usize) -> NodeId {
+        NodeId::new(&format!("n{number}")).unwrap()
+    }
+
+    /// What differs is found in its bucket, and in no other; a bucket without a hash always does.
+    #[test]
+    fn a_difference_is_in_the_bucket_of_its_node() {
+        let (mut one, mut other) = (View::default(), View::default());
+        for number in 0..100 {
+            one.note(&id(number), Some([7; 16]));
+            other.note(&id(number), Some([7; 16]));
+        }
+        let nobody = || std::iter::empty();
+        assert_eq!(one.differing(&other.buckets_without(nobody())), BucketSet(0));
+        for number in 0..100 {
+            other.note(&id(number), Some([8; 16]));
+            let differing = one.differing(&other.buckets_without(nobody()));
+            assert!(differing.0.is_power_of_two() && differing.has(&id(number)));
+            other.note(&id(number), Some([7; 16]));
+            let missed = one.differing(&other.buckets_without([id(number)].iter()));
+            assert_eq!(missed, differing);
+        }
     }
 
     proptest! {

@@ -29,10 +29,9 @@ use crate::protocol::address::Address;
 use crate::protocol::crypto::{NetworkKeys, PrivateKey, Signer};
 use crate::protocol::entries::Change;
 use crate::protocol::fault::Fault;
-use crate::protocol::head::next_timestamp;
+use crate::protocol::head::{next_timestamp, unwritten_timestamp};
 use crate::protocol::identity::{NodeId, PublicKey};
-use crate::protocol::node::{Class, Node, Secret, Settings};
-use crate::protocol::peer::KnownPeer;
+use crate::protocol::node::{Class, MESH_MAX, Node, RELAY_HEADS, Secret, Settings};
 use crate::protocol::record::{Draft, Record};
 use crate::protocol::verified::Verified;
 use crate::protocol::wire::{Kind, ProgramVersion};
@@ -117,11 +116,12 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
     log_notices(&notices, &loaded.notes);
     notices.append(&mut loaded.notes);
     let began = Instant::now();
-    let own = first_record(&config, &private_key, loaded, journal.as_mut(), began)?;
-
     let address = server.local_address();
+    let settings = settings(&config, &private_key, allow, address)?;
+    let own = first_record(&settings, &private_key, loaded, journal.as_mut(), began)?;
+
     log_start(&config, &private_key, &keys, address);
-    let node = new_node(&config, &private_key, (own, known, allow), address, began)?;
+    let node = Node::new(settings, own, known, random_number()?, now_since(began));
     let (driver, queues) = Driver::new(Parts {
         node,
         keys,
@@ -199,10 +199,10 @@ fn probe_threads() -> Result<(), StartError> {
     ended.fold(Ok(()), Result::and).map_err(StartError::NoThread)
 }
 
-/// The own record as it was kept; a new version of it for a node that starts for the first time,
-/// or that had said goodbye.
+/// The first version of this run, which says where the node lives now. Its entries are those on
+/// disk, so it is written only by a node that starts for the first time, or had said goodbye.
 fn first_record(
-    config: &Config,
+    settings: &Settings,
     private_key: &PrivateKey,
     loaded: Loaded,
     journal: Option<&mut Journal>,
@@ -210,13 +210,13 @@ fn first_record(
 ) -> Result<Verified<Record>, StartError> {
     let entries = Arc::new(loaded.entries);
     let record = |timestamp| {
-        let draft = Draft::new(config.node_id.clone(), timestamp, false, Arc::clone(&entries));
-        Verified::sign(draft, private_key).map_err(|_| StartError::NoRandomness)
+        let draft = Draft::new(settings.node_id.clone(), timestamp, false, Arc::clone(&entries));
+        Verified::sign(draft.at(settings.home()), private_key).map_err(|_| StartError::NoRandomness)
     };
-    if loaded.timestamp > 0 && !loaded.left {
-        return record(loaded.timestamp);
-    }
     let wall_us = now_since(began).wall_us;
+    if loaded.timestamp > 0 && !loaded.left {
+        return record(unwritten_timestamp(wall_us, loaded.timestamp));
+    }
     let timestamp = next_timestamp(wall_us, loaded.timestamp).ok_or(StartError::NoTimestampLeft)?;
     let commit = Commit { change: &Change::new(), timestamp, left: false };
     if let Some(journal) = journal {
@@ -242,25 +242,25 @@ fn start_server(
     Ok(Server::start(&config.listen, &PATHS, BODY_BYTES_MAX, handler, on_fault)?)
 }
 
-/// What the files said: the own record, the peers met before, and the nodes that may be met.
-type Found = (Verified<Record>, Vec<KnownPeer>, Option<BTreeMap<NodeId, PublicKey>>);
+fn random_number() -> Result<u64, StartError> {
+    let mut bytes = [0; 8];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| StartError::NoRandomness)?;
+    Ok(u64::from_le_bytes(bytes))
+}
 
-fn new_node(
+fn settings(
     config: &Config,
     private_key: &PrivateKey,
-    (own, known, allow): Found,
+    allow: Option<BTreeMap<NodeId, PublicKey>>,
     address: SocketAddr,
-    began: Instant,
-) -> Result<Node, StartError> {
-    let (mut secret, mut seed) = ([0; 32], [0; 8]);
-    let random = SystemRandom::new();
-    let filled = random.fill(&mut secret).and_then(|()| random.fill(&mut seed));
-    filled.map_err(|_| StartError::NoRandomness)?;
+) -> Result<Settings, StartError> {
+    let mut secret = [0; 32];
+    SystemRandom::new().fill(&mut secret).map_err(|_| StartError::NoRandomness)?;
     // Where only one address is listened on, others can only be told that one; but a link-local one
     // they know better, with a zone of theirs.
     let bound = Address::of(address.ip(), address.port());
     let bound = (!address.ip().is_unspecified() && !bound.is_link_local()).then_some(bound);
-    let settings = Settings {
+    Ok(Settings {
         node_id: config.node_id.clone(),
         public_key: private_key.public_key(),
         secret: Secret(secret),
@@ -268,12 +268,13 @@ fn new_node(
         advertise: config.advertise.clone().or(bound),
         seeds: config.bootstrap.clone(),
         tick_ms: u64::try_from(config.tick.as_millis()).unwrap_or(u64::MAX),
+        mesh_max: MESH_MAX,
+        relay_heads: RELAY_HEADS,
         program: ProgramVersion::new(env!("CARGO_PKG_VERSION")),
         alone: config.alone,
         is_durable: config.data.is_some(),
         allow,
-    };
-    Ok(Node::new(settings, own, known, u64::from_le_bytes(seed), now_since(began)))
+    })
 }
 
 impl RunningNode {

@@ -10,12 +10,12 @@ use crate::protocol::crypto::{
 };
 use crate::protocol::identity::{NodeId, PublicKey, SIGNATURE_BYTES, hex};
 use crate::protocol::node::{
-    Action, CheckedPush, Incoming, Judgement, Node, Now, RefusedPart, Reply, Verdict,
+    Action, CheckedPush, CheckedWord, Incoming, Judgement, Node, Now, RefusedPart, Reply, Verdict,
 };
 use crate::protocol::record::{Patch, Record, Signature};
 use crate::protocol::verdict::{Reason, Status};
 use crate::protocol::verified::{Authentic, Verified};
-use crate::protocol::wire::{self, Kind, Push, Request};
+use crate::protocol::wire::{self, Here, Kind, Push, Request, Word};
 
 /// How many bytes a sealed HELLO has, whatever is in it.
 const HELLO_BYTES: RangeInclusive<usize> = 200..=1024;
@@ -97,9 +97,18 @@ enum What {
     /// Those of the owners of what would be news.
     Owners {
         records: Vec<Arc<Record>>,
-        patch: Option<(Arc<Patch>, Verified<Record>)>,
-        refused: Vec<RefusedPart>,
+        patches: Vec<(Arc<Patch>, Verified<Record>)>,
+        others: Others,
+        /// Words that we wait for, each with the key of the node that it is about.
+        awaited: Vec<(Word, PublicKey)>,
     },
+}
+
+/// What is known of a push without a look at a signature.
+struct Others {
+    /// Whose versions are held already.
+    held: Vec<NodeId>,
+    refused: Vec<RefusedPart>,
 }
 
 impl Arrived {
@@ -139,21 +148,32 @@ impl Arrived {
 }
 
 fn look_at_records(push: &Push, node: &Node) -> What {
-    let (mut records, mut refused) = (Vec::new(), Vec::new());
+    let (mut records, mut patches) = (Vec::new(), Vec::new());
+    let mut others = Others { held: Vec::new(), refused: Vec::new() };
     for record in &push.records {
         match node.judge(&record.head, &record.public_key) {
             Judgement::News => records.push(Arc::clone(record)),
-            judgement => refused.extend(RefusedPart::of(&record.head.node_id, judgement)),
+            judgement => others.note(&record.head.node_id, judgement),
         }
     }
-    let patch = push.patch.as_ref().and_then(|patch| match node.judge_patch(patch) {
-        Judgement::News => Some((Arc::clone(patch), node.base_of(patch)?)),
-        judgement => {
-            refused.extend(RefusedPart::of(&patch.head.node_id, judgement));
-            None
+    for patch in &push.patches {
+        match (node.judge_patch(patch), node.base_of(patch)) {
+            (Judgement::News, Some(base)) => patches.push((Arc::clone(patch), base)),
+            (judgement, _) => others.note(&patch.node_id, judgement),
         }
-    });
-    What::Owners { records, patch, refused }
+    }
+    let key_of = |word: &Word| Some((word.clone(), node.awaits(word)?));
+    let awaited = push.words.iter().filter_map(key_of).collect();
+    What::Owners { records, patches, others, awaited }
+}
+
+impl Others {
+    fn note(&mut self, owner: &NodeId, judgement: Judgement) {
+        if matches!(judgement, Judgement::Held) {
+            self.held.push(owner.clone());
+        }
+        self.refused.extend(RefusedPart::of(owner, judgement));
+    }
 }
 
 /// A request that was checked.
@@ -169,8 +189,9 @@ impl ToCheck {
         let answering = self.arrived.answering;
         let checked = match self.what {
             What::Caller(key) => check_caller(self.arrived, key, verifier),
-            What::Owners { records, patch, refused } => {
-                check_owners(self.arrived.message, records, patch, refused, verifier)
+            What::Owners { records, patches, others, awaited } => {
+                let words = check_words(awaited, verifier);
+                check_owners(self.arrived.message, records, patches, others, words, verifier)
             }
         };
         let refuse = |reason: Reason| Verdict::refuse(reason, reason.to_string());
@@ -207,26 +228,43 @@ fn check_caller(
     incoming.ok_or(Reason::BadSignature)
 }
 
+/// A word with a wrong signature is none.
+fn check_words(awaited: Vec<(Word, PublicKey)>, verifier: &impl Verifier) -> Vec<CheckedWord> {
+    let check = |(word, key): (Word, PublicKey)| {
+        let Word { about: node_id, challenge, signature } = word;
+        let Some(signature) = signature else {
+            return Some(CheckedWord::InVain(node_id, challenge));
+        };
+        let here = Here { node_id, challenge, signature };
+        Verified::<Here>::check(here, &key, verifier).map(CheckedWord::Here)
+    };
+    awaited.into_iter().filter_map(check).collect()
+}
+
 fn check_owners(
     message: Request,
     records: Vec<Arc<Record>>,
-    patch: Option<(Arc<Patch>, Verified<Record>)>,
-    refused: Vec<RefusedPart>,
+    patches: Vec<(Arc<Patch>, Verified<Record>)>,
+    others: Others,
+    words: Vec<CheckedWord>,
     verifier: &impl Verifier,
 ) -> Result<Incoming, Reason> {
-    let Request::Push(Push { to, incarnation, .. }) = message else {
+    let Request::Push(Push { to, incarnation, relays, asks, suspects, .. }) = message else {
         return Err(Reason::WrongType);
     };
-    let mut verified = Vec::with_capacity(records.len() + 1);
+    let mut verified = Vec::with_capacity(records.len() + patches.len());
     for record in records {
         verified.push(Verified::<Record>::check(record, verifier).ok_or(Reason::BadSignature)?);
     }
-    if let Some((patch, base)) = patch {
+    for (patch, base) in patches {
         // Only what its owner signed is worth the work of making it whole.
-        let patch = Verified::<Patch>::check(patch, verifier).ok_or(Reason::BadSignature)?;
+        let patch = Verified::<Patch>::check(patch, &base, verifier).ok_or(Reason::BadSignature)?;
         verified.push(base.patched(&patch)?);
     }
-    Ok(Incoming::Push(CheckedPush { to, incarnation, records: verified, refused }))
+    let Others { held, refused } = others;
+    let (records, push) = (verified, CheckedPush::new(to, incarnation));
+    let push = CheckedPush { records, held, refused, relays, asks, words, suspects, ..push };
+    Ok(Incoming::Push(push))
 }
 
 impl Checked {
@@ -283,6 +321,11 @@ impl Answering {
         let (status, payload) = match reply.verdict {
             Verdict::Answer(answer) => (Status::Ok, signed(wire::encode_answer(&answer)?)?),
             Verdict::Nothing => (Status::NoContent, signed(Vec::new())?),
+            Verdict::Here(node_id, challenge) => {
+                let what = Signed::Here { node_id: &node_id, challenge: &challenge };
+                let signature = signer.sign(what)?;
+                (Status::Ok, wire::encode_answer(&wire::Answer::Here(signature))?)
+            }
             Verdict::Refuse(reason, refusal) => (reason.status(), wire::encode_refusal(&refusal)?),
         };
         let place = Place::Answer { path: kind.path(), status: status.code(), request: &tag };
@@ -324,15 +367,17 @@ mod tests {
 
     fn push() -> Request {
         let (to, incarnation) = (NodeId::new("us").unwrap(), Incarnation([1; 16]));
-        Request::Push(Push { to, incarnation, records: Vec::new(), patch: None })
+        Request::Push(Push::new(to, incarnation))
     }
 
     fn check(
         records: Vec<Arc<Record>>,
         patch: Option<(Arc<Patch>, Verified<Record>)>,
     ) -> (Option<Reason>, usize) {
+        let others = Others { held: Vec::new(), refused: Vec::new() };
         let verifier = Counting::default();
-        let checked = check_owners(push(), records, patch, Vec::new(), &verifier);
+        let patches = patch.into_iter().collect();
+        let checked = check_owners(push(), records, patches, others, Vec::new(), &verifier);
         (checked.err(), verifier.0.get())
     }
 
@@ -345,19 +390,28 @@ mod tests {
         assert_eq!(check(records, None), (None, 64));
     }
 
+    /// A word that nobody signed is none; one that says that it was in vain needs no signature.
+    #[test]
+    fn a_word_counts_by_the_signature_of_whom_it_is_about() {
+        let word = |signature| {
+            let about = NodeId::new("n1").unwrap();
+            (Word { about, challenge: [1; 16], signature }, PublicKey([4; 65]))
+        };
+        let verifier = Counting::default();
+        let all = vec![word(Some([0; 64])), word(Some([1; 64])), word(None)];
+        let words = check_words(all, &verifier);
+        assert!(matches!(words[..], [CheckedWord::Here(_), CheckedWord::InVain(..)]), "{words:?}");
+        assert_eq!(verifier.0.get(), 2);
+    }
+
     /// What a patch comes to is worked out for its owner alone: for a liar that would be megabytes.
     #[test]
     fn a_patch_is_made_whole_behind_its_signature() {
         let base = Verified::<Record>::check(record(1, false), &Counting::default()).unwrap();
         let patch = |is_forged: bool| {
             let change = Change::from([(Key::new("k").unwrap(), None)]);
-            let patch = Patch {
-                head: crate::protocol::head::Head { digest: [9; 32], ..base.head.clone() },
-                public_key: base.public_key,
-                base: base.fingerprint,
-                change,
-                signature: [u8::from(is_forged); 64],
-            };
+            let mut patch = Patch::new((base.fingerprint, &base.head.home), &base, change);
+            (patch.digest, patch.signature) = ([9; 32], [u8::from(is_forged); 64]);
             Some((Arc::new(patch), base.clone()))
         };
         assert_eq!(check(Vec::new(), patch(true)), (Some(Reason::BadSignature), 1));

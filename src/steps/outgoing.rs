@@ -11,7 +11,7 @@ use crate::protocol::node::{Judgement, Node, Outcome, Outgoing};
 use crate::protocol::record::{Record, Signature, SignedHead};
 use crate::protocol::verdict::Status;
 use crate::protocol::verified::{Authentic, Verified};
-use crate::protocol::wire::{self, Answer, Kind, Refusal};
+use crate::protocol::wire::{self, Answer, Here, Kind, Refusal, Request};
 
 /// What a 400 without a seal most likely means.
 const NOT_OPENED: &str =
@@ -197,6 +197,7 @@ impl Reading<'_> {
         let key = || signer.ok_or(unsigned);
         let outcome = match decoded.message {
             Answer::Records(records) => return Ok(Returned::Records(records)),
+            Answer::Here(signature) => return self.read_here(signature, verifier),
             Answer::Hello(it) => {
                 Authentic::check(it, key()?, what, signature, verifier).map(Outcome::Introduced)
             }
@@ -211,6 +212,23 @@ impl Reading<'_> {
             }
         };
         outcome.map(Returned::known).ok_or_else(|| unsigned.into())
+    }
+
+    fn read_here(
+        &self,
+        signature: Signature,
+        verifier: &impl Verifier,
+    ) -> Result<Returned, String> {
+        let asked = match &self.outgoing.request {
+            Request::Push(push) => push.self_ask(),
+            _ => None,
+        };
+        let here = asked.zip(self.outgoing.signer).and_then(|(ask, key)| {
+            let (node_id, challenge) = (ask.about.clone(), ask.challenge);
+            Verified::<Here>::check(Here { node_id, challenge, signature }, &key, verifier)
+        });
+        let unsigned = || "its answer is not signed with the key that is known".to_owned();
+        here.map(|here| Returned::known(Outcome::Here(here))).ok_or_else(unsigned)
     }
 
     fn read_refusal(
@@ -237,11 +255,12 @@ mod tests {
 
     use super::*;
     use crate::protocol::crypto::CryptoFault;
+    use crate::protocol::head::Home;
     use crate::protocol::identity::{Incarnation, Session, hex};
     use crate::protocol::node::{Now, Secret, Settings};
     use crate::protocol::record::Draft;
     use crate::protocol::wire::{
-        Header, Held, Hello, HelloProof, Ping, ProgramVersion, RefusedRecord, Request, Text,
+        Ask, Header, Held, Hello, HelloProof, Ping, ProgramVersion, Push, RefusedRecord, Text,
     };
 
     /// Signs with a part of its key, and looks whether it is that one; counts how often.
@@ -309,7 +328,7 @@ mod tests {
             session: Session([1; 16]),
             number: 1,
         };
-        outgoing(Request::Ping(Ping { header }))
+        outgoing(Request::Ping(Ping { header, view: [7; 16] }))
     }
 
     /// What an answer with this status and payload comes to.
@@ -336,12 +355,27 @@ mod tests {
         assert!(matches!(outcome(&ping(), 204, &[2; 64]), Outcome::Failed(_)), "no such answer");
     }
 
+    /// Whoever sits at its address may have the network key, but not that of the peer.
+    #[test]
+    fn a_peer_says_that_it_is_there_with_its_own_signature() {
+        let asks = |about: &str| {
+            let ask = Ask { about: id(about), asker: id("us"), challenge: [5; 16] };
+            let push = Push::new(id("peer"), Incarnation([1; 16]));
+            outgoing(Request::Push(Push { asks: vec![ask], ..push }))
+        };
+        assert!(matches!(outcome(&asks("peer"), 200, &[2; 64]), Outcome::Here(_)));
+        assert!(matches!(outcome(&asks("peer"), 200, &[1; 64]), Outcome::Failed(_)));
+        assert!(matches!(outcome(&asks("third"), 200, &[2; 64]), Outcome::Failed(_)), "not asked");
+        assert!(matches!(outcome(&ping(), 200, &[2; 64]), Outcome::Failed(_)));
+    }
+
     /// A later version of ours that we did not sign is none: it would be outrun for ever.
     #[test]
     fn a_refusal_proves_a_later_version_of_ours_by_our_signature_alone() {
         let held = |owner: &str, signature: u8| {
             let (timestamp, left, digest) = (7, false, [3; 32]);
-            let held = Held { timestamp, left, digest, signature: [signature; 64] };
+            let home = Home::default();
+            let held = Held { timestamp, left, digest, home, signature: [signature; 64] };
             let record = RefusedRecord { node_id: id(owner), reason: 20, held: Some(held) };
             let (text, records) = (Text::new("stale"), vec![record]);
             wire::encode_refusal(&Refusal { reason: 20, text, number: 0, records }).unwrap()
@@ -366,6 +400,8 @@ mod tests {
             advertise: None,
             seeds: Vec::new(),
             tick_ms: 1_000,
+            mesh_max: crate::protocol::node::MESH_MAX,
+            relay_heads: crate::protocol::node::RELAY_HEADS,
             program: ProgramVersion::new("test"),
             alone: true,
             is_durable: true,

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use dsn::protocol::address::Address;
 use dsn::protocol::crypto::{Ecdsa, NetworkKeys, Place, PrivateKey, Signed, Signer, Tag, seal};
 use dsn::protocol::entries::{Change, Entries, Key, Value};
-use dsn::protocol::head::Version;
+use dsn::protocol::head::{Home, Version};
 use dsn::protocol::identity::{Incarnation, NodeId, Rank, Session, hex};
 use dsn::protocol::record::{Draft, Patch, Record};
 use dsn::protocol::verdict::Reason;
 use dsn::protocol::verified::Verified;
+use dsn::protocol::view::View;
 use dsn::protocol::wire::{
-    self, Answer, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Listed,
-    Peers, PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request,
-    Text, Twin, Wish,
+    self, Answer, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Peers,
+    PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request, Text,
+    Twin, Wish,
 };
 
 use super::{Vector, folder, network_keys, private_key, tag_of};
@@ -131,7 +132,12 @@ impl Maker {
     fn draft(timestamp: u64) -> Draft {
         let entry = |key: &str, value: &[u8]| (Key::new(key).unwrap(), Value::new(value).unwrap());
         let entries = Entries::from([entry("load", b"0.42"), entry("raw", &[0, 255])]);
-        Draft::new(id("alpha"), timestamp, false, Arc::new(entries))
+        Draft::new(id("alpha"), timestamp, false, Arc::new(entries)).at(Self::home("10.0.0.1:8000"))
+    }
+
+    /// Where alpha lives.
+    fn home(address: &str) -> Home {
+        Home { incarnation: ALPHA_RUN, address: Some(Address::new(address).unwrap()) }
     }
 
     fn record(&self, timestamp: u64) -> Arc<Record> {
@@ -146,6 +152,7 @@ impl Maker {
         self.make_pull();
         self.make_partial();
         self.make_data();
+        self.make_moved();
     }
 
     fn make_hello(&mut self) {
@@ -179,60 +186,61 @@ impl Maker {
     }
 
     fn make_ping(&mut self) {
-        let ping = Request::Ping(Ping { header: header(1_700_000_000_000_003) });
+        let ping = Request::Ping(Ping { header: header(1_700_000_000_000_003), view: [0xaa; 16] });
         let address = Address::new("10.0.0.9:8000").unwrap();
         let twin = Some(Twin { address, public_key: self.beta.public_key() });
-        let pong = Answer::Ping(Pong { view: [0xbb; 32], twin });
+        let pong = Answer::Ping(Pong { view: [0xbb; 16], twin });
         let pong = wire::encode_answer(&pong).unwrap();
         self.both("ping-request", &ping, ("ping-answer", 200), pong);
     }
 
-    /// Alpha holds its own state and that of delta, and knows of gamma by name; beta knows where
-    /// gamma is, holds a state of its own and that of alpha, and nothing of delta.
+    /// Alpha holds its own state and that of delta, and misses gamma; beta holds a state of its own
+    /// and that of alpha, nothing of delta, and knows where gamma is.
     fn make_peers(&mut self) {
-        let (record, rank) = (self.record(1_700_000_000_000_000), Rank([0xcc; 8]));
-        let own = self.alpha.public_key().rank_for(&id("alpha"));
+        let rank = Rank([0xcc; 8]);
         let of_beta = self.beta.public_key().rank_for(&id("beta"));
-        let listed =
-            |name, rank, version, is_missed| Listed { node_id: id(name), rank, version, is_missed };
-        let of_delta = Version { timestamp: 1_700_000_000_000_002, fingerprint: [0xab; 16] };
-        let held = vec![
-            listed("alpha", own, record.version(), false),
-            listed("beta", of_beta, Version::default(), false),
-            listed("delta", Rank([0xaa; 8]), of_delta, false),
-            listed("gamma", Rank::default(), Version::default(), true),
-        ];
-        let peers = Request::Peers(Peers { header: header(1_700_000_000_000_004), held });
+        let (mut of_alpha, mut of_beta_too) = (View::default(), View::default());
+        let record = self.record(1_700_000_000_000_000);
+        for view in [&mut of_alpha, &mut of_beta_too] {
+            view.note(&id("alpha"), Some(record.fingerprint));
+        }
+        of_alpha.note(&id("delta"), Some([0xab; 16]));
+        let version = Version { timestamp: 1_700_000_000_000_001, fingerprint: [0xdd; 16] };
+        of_beta_too.note(&id("beta"), Some(version.fingerprint));
+        let buckets = Box::new(of_alpha.buckets_without([id("gamma")].iter()));
+        let differing = of_beta_too.differing(&buckets);
+        let peers = Request::Peers(Peers { header: header(1_700_000_000_000_004), buckets });
         let known = |name, address: Option<&str>, rank, version| KnownNode {
             node_id: id(name),
             address: address.map(|text| Address::new(text).unwrap()),
             rank,
             version,
+            is_lost: false,
         };
-        let version = Version { timestamp: 1_700_000_000_000_001, fingerprint: [0xdd; 16] };
         let nodes = vec![
             known("beta", Some("beta.local:8000"), of_beta, version),
             known("delta", None, Rank::default(), Version::default()),
             known("gamma", Some("10.0.0.3:8000"), rank, Version::default()),
         ];
-        let answer = Answer::Peers(PeersAnswer { nodes, wishes: vec![id("delta")] });
+        let answer = Answer::Peers(PeersAnswer { buckets: differing, nodes });
         let answer = wire::encode_answer(&answer).unwrap();
         self.both("peers-request", &peers, ("peers-answer", 200), answer);
     }
 
-    fn push(records: Vec<Arc<Record>>, patch: Option<Arc<Patch>>) -> Request {
-        Request::Push(Push { to: id("beta"), incarnation: BETA_RUN, records, patch })
+    fn push(records: Vec<Arc<Record>>, patches: Vec<Arc<Patch>>) -> Request {
+        Request::Push(Push { records, patches, ..Push::new(id("beta"), BETA_RUN) })
     }
 
     fn make_push(&mut self) {
         let record = self.record(1_700_000_000_000_000);
-        let push = Self::push(vec![Arc::clone(&record)], None);
+        let push = Self::push(vec![Arc::clone(&record)], Vec::new());
         self.both("update-request", &push, ("update-nothing", 204), Vec::new());
         let old = self.record(1_600_000_000_000_000);
         let held = Held {
             timestamp: record.head.timestamp,
             left: false,
             digest: record.head.digest,
+            home: record.head.home.clone(),
             signature: record.signature,
         };
         let stale =
@@ -244,7 +252,7 @@ impl Maker {
             records: vec![stale],
         };
         let refusal = wire::encode_refusal(&refusal).unwrap();
-        let push = Self::push(vec![old], None);
+        let push = Self::push(vec![old], Vec::new());
         self.both("update-request-stale", &push, ("update-refusal", 406), refusal);
     }
 
@@ -267,15 +275,7 @@ impl Maker {
         ]);
         let next = base.draft().after(&change, false, 1_700_000_000_500_000).unwrap().unwrap();
         let next = Verified::sign(next, &self.alpha).unwrap();
-        let patch = Patch {
-            head: next.head.clone(),
-            public_key: next.public_key,
-            base: base.fingerprint,
-            change,
-            signature: next.signature,
-        };
-        assert!(Verified::<Patch>::check(Arc::new(patch.clone()), &Ecdsa).is_some());
-        let push = Self::push(Vec::new(), Some(Arc::new(patch)));
+        let push = Self::push(Vec::new(), vec![Self::patch(&base, &next, change)]);
         let refused =
             RefusedRecord { node_id: id("alpha"), reason: Reason::LacksBase.code(), held: None };
         let refusal = Refusal {
@@ -286,6 +286,22 @@ impl Maker {
         };
         let refusal = wire::encode_refusal(&refusal).unwrap();
         self.both("update-request-partial", &push, ("update-partial-refusal", 406), refusal);
+    }
+
+    fn patch(base: &Record, next: &Record, change: Change) -> Arc<Patch> {
+        let patch = Patch::new((base.fingerprint, &base.head.home), next, change);
+        let patch = Arc::new(patch);
+        assert!(Verified::<Patch>::check(Arc::clone(&patch), base, &Ecdsa).is_some());
+        patch
+    }
+
+    /// The version after that: nothing in it is another, but alpha lives elsewhere.
+    fn make_moved(&mut self) {
+        let base = self.record(1_700_000_000_000_000);
+        let next = base.draft().again(1_700_000_000_000_001).at(Self::home("10.0.0.2:8000"));
+        let next = Verified::sign(next, &self.alpha).unwrap();
+        let push = Self::push(Vec::new(), vec![Self::patch(&base, &next, Change::new())]);
+        self.both("update-request-moved", &push, ("update-moved-nothing", 204), Vec::new());
     }
 
     fn make_data(&mut self) {

@@ -115,7 +115,7 @@ def read_bool(reader):
     return byte == 1
 
 
-U8, U16, U64 = number(1), number(2), number(8)
+U8, U16, U32, U64 = number(1), number(2), number(4), number(8)
 BOOL = Type(read_bool, lambda value: bytes([value]))
 BYTES = Type(
     lambda reader: reader.take(U64.read(reader)), lambda value: U64.write(len(value)) + value
@@ -206,30 +206,40 @@ VERSION = {"timestamp": U64, "fingerprint": fixed(16)}
 NO_VERSION = {"timestamp": 0, "fingerprint": bytes(16)}
 
 START = {"node_id": NODE_ID, "public_key": KEY, "timestamp": U64, "flags": U8}
-WHOLE = structure({**START, "entries": pairs_of(BYTES, 16384), "signature": SIGNATURE})
-PARTIAL = structure({
-    **START, "base": fixed(16), "digest": fixed(32), "changes": pairs_of(option(BYTES), 1 << 64),
-    "signature": SIGNATURE,
-})  # fmt: skip
+HOME = structure({"incarnation": RUN, "address": option(ADDRESS)})
+CHANGES = {"base": fixed(16), "digest": fixed(32), "changes": pairs_of(option(BYTES), 1 << 64)}
+RECORDS = {
+    # By the flags without the lowest one.
+    0: structure({
+        **START, "home": HOME, "entries": pairs_of(BYTES, 16384), "signature": SIGNATURE,
+    }),
+    2: structure({**START, **CHANGES, "signature": SIGNATURE}),
+    6: structure({**START, "home": HOME, **CHANGES, "signature": SIGNATURE}),
+}  # fmt: skip
 
 
 def read_record(reader):
     at = reader.at
     flags = structure(START).read(reader)["flags"]
-    assert flags <= 3, flags
     reader.at = at
-    return (PARTIAL if flags & 2 else WHOLE).read(reader)
+    return RECORDS[flags & ~1].read(reader)
 
 
-RECORD = Type(read_record, lambda record: (PARTIAL if "base" in record else WHOLE).write(record))
+def write_record(record):
+    kind = (6 if "home" in record else 2) if "base" in record else 0
+    return RECORDS[kind].write(record)
+
+
+RECORD = Type(read_record, write_record)
 HEADER = {"from": NODE_ID, "to": NODE_ID, "incarnation": RUN, "session": RUN, "number": U64}
 PROOF = structure({"to": NODE_ID, "session": RUN, "number": U64, "given": RUN})
 RANKED = {"rank": fixed(8), "version": structure(VERSION)}
-HELD = structure({"node_id": NODE_ID, **RANKED, "is_missed": BOOL})
 KNOWN = structure({"node_id": NODE_ID, "address": option(ADDRESS), **RANKED})
 WISH = structure({"node_id": NODE_ID, **VERSION})
 TWIN = structure({"address": ADDRESS, "public_key": KEY})
-HEAD = structure({"timestamp": U64, "left": BOOL, "digest": fixed(32), "signature": SIGNATURE})
+HEAD = structure({
+    "timestamp": U64, "left": BOOL, "digest": fixed(32), "home": HOME, "signature": SIGNATURE,
+})  # fmt: skip
 REFUSED = structure({"node_id": NODE_ID, "reason": U16, "head": option(HEAD)})
 
 PUSH = structure({"form": U8, "to": NODE_ID, "incarnation": RUN, "records": list_of(RECORD, 65)})
@@ -239,13 +249,11 @@ REQUESTS = {
         "program": PROGRAM, "port": U16, "advertise": option(ADDRESS), "proof": option(PROOF),
         "signature": SIGNATURE,
     }),
-    "/peers": structure({
-        **HEADER, "held": list_of(HELD, 1025, "node_id"), "signature": SIGNATURE,
-    }),
+    "/peers": structure({**HEADER, "buckets": fixed(32 * 16), "signature": SIGNATURE}),
     "/update": structure({
         "form": U8, **HEADER, "wishes": list_of(WISH, 64, "node_id"), "signature": SIGNATURE,
     }),
-    "/ping": structure({**HEADER, "signature": SIGNATURE}),
+    "/ping": structure({**HEADER, "view": fixed(16), "signature": SIGNATURE}),
     "/data": structure({**HEADER, "id": U64, "bytes": BYTES, "signature": SIGNATURE}),
 }  # fmt: skip
 ANSWERS = {
@@ -255,12 +263,11 @@ ANSWERS = {
     }),
     ("/hello", 204): structure({"signature": SIGNATURE}),
     ("/peers", 200): structure({
-        "known": list_of(KNOWN, 1025, "node_id"), "wishes": list_of(NODE_ID, 64),
-        "signature": SIGNATURE,
+        "differing": U32, "known": list_of(KNOWN, 1025, "node_id"), "signature": SIGNATURE,
     }),
     ("/update", 200): structure({"records": list_of(RECORD, 64, "node_id")}),
     ("/update", 204): structure({}),
-    ("/ping", 200): structure({"view": fixed(32), "twin": option(TWIN), "signature": SIGNATURE}),
+    ("/ping", 200): structure({"view": fixed(16), "twin": option(TWIN), "signature": SIGNATURE}),
     ("/data", 200): structure({"signature": SIGNATURE}),
 }  # fmt: skip
 REFUSAL = structure({
@@ -326,17 +333,19 @@ def digest(entries):
     return sha(b"\x03", root)
 
 
-def head(node_id, timestamp, left, digest):
-    return short(node_id.encode()) + U64.write(timestamp) + bytes([left]) + digest
+def head(node_id, timestamp, left, digest, home):
+    address = (home["address"] or "").encode()
+    lives = home["incarnation"] + U16.write(len(address)) + address
+    return short(node_id.encode()) + U64.write(timestamp) + bytes([left]) + digest + lives
 
 
 def head_of(record):
-    root = record["digest"] if "digest" in record else digest(record["entries"])
-    return head(record["node_id"], record["timestamp"], record["flags"] & 1, root)
+    root = digest(record["entries"])
+    return head(record["node_id"], record["timestamp"], record["flags"] & 1, root, record["home"])
 
 
-def signed(key, record):
-    return {**record, "signature": sign(key, b"dsn/1 record" + head_of(record))}
+def signed(key, record, head):
+    return {**record, "signature": sign(key, b"dsn/1 record" + head)}
 
 
 def verify_record(record):
@@ -346,7 +355,9 @@ def verify_record(record):
 def verify_held(public_key, refused):
     """The head of what the receiver holds instead of a record that it refused."""
     held = refused["head"]
-    signed = head(refused["node_id"], held["timestamp"], held["left"], held["digest"])
+    signed = head(*(
+        refused["node_id"], held["timestamp"], held["left"], held["digest"], held["home"]
+    ))  # fmt: skip
     verify(public_key, held["signature"], b"dsn/1 record" + signed)
 
 
@@ -359,22 +370,40 @@ def rank(node_id, public_key):
     return sha(b"dsn/1 rank", short(node_id.encode()), public_key)[:8]
 
 
-def view(records):
-    buckets = [b""] * 32
+def bucket_of(node_id):
+    return sha(node_id.encode())[0] >> 3
+
+
+def buckets(records, missed=()):
+    held = [b""] * 32
     for node_id in sorted(records, key=str.encode):
-        buckets[sha(node_id.encode())[0] >> 3] += version(records[node_id])["fingerprint"]
-    return sha(b"dsn/1 view", *(sha(b"dsn/1 bucket of a view", bucket) for bucket in buckets))
+        held[bucket_of(node_id)] += version(records[node_id])["fingerprint"]
+    hashes = [sha(b"dsn/1 bucket of a view", bucket)[:16] for bucket in held]
+    for node_id in missed:
+        hashes[bucket_of(node_id)] = bytes(16)
+    return hashes
 
 
-def whole(node_id, key, timestamp, entries, flags=0):
-    return signed(key, {"node_id": node_id, "public_key": public_bytes(key), "flags": flags,
-                        "timestamp": timestamp, "entries": entries})  # fmt: skip
+def view(records):
+    return sha(b"dsn/1 view", *buckets(records))[:16]
 
 
-def partial(base, key, timestamp, changes, digest):
-    return signed(key, {"node_id": base["node_id"], "public_key": base["public_key"], "flags": 2,
-                        "timestamp": timestamp, "base": version(base)["fingerprint"],
-                        "digest": digest, "changes": changes})  # fmt: skip
+NOWHERE = {"incarnation": bytes(16), "address": None}
+
+
+def whole(node_id, key, timestamp, entries, flags=0, home=NOWHERE):
+    record = {"node_id": node_id, "public_key": public_bytes(key), "flags": flags, "home": home,
+              "timestamp": timestamp, "entries": entries}  # fmt: skip
+    return signed(key, record, head_of(record))
+
+
+def partial(base, key, timestamp, changes, digest, home=None):
+    """With a home only where that is another one than the base says."""
+    moved = {"home": home} if home else {}
+    record = {"node_id": base["node_id"], "public_key": base["public_key"], "timestamp": timestamp,
+              "flags": 6 if home else 2, "base": version(base)["fingerprint"], "digest": digest,
+              "changes": changes, **moved}  # fmt: skip
+    return signed(key, record, head(base["node_id"], timestamp, 0, digest, home or base["home"]))
 
 
 def changed(base, record):
@@ -384,7 +413,8 @@ def changed(base, record):
     entries = {key: value for key, value in entries.items() if value is not None}
     assert digest(entries) == record["digest"], "the change makes what was signed"
     kept = {name: record[name] for name in ("node_id", "public_key", "timestamp", "signature")}
-    return {**kept, "flags": record["flags"] & 1, "entries": entries}
+    home = record.get("home", base["home"])
+    return {**kept, "flags": record["flags"] & 1, "home": home, "entries": entries}
 
 
 # Section 10: the examples. The caller of all of them is alpha, and the receiver is beta.
@@ -439,21 +469,29 @@ def check_page(page):
         for record in message.get("records", []):
             if "flags" in record:
                 assert record["public_key"] == keys[record["node_id"]]
-                verify_record(record)
+                if "base" not in record:
+                    verify_record(record)
             elif record["head"]:
                 verify_held(keys[record["node_id"]], record)
 
     [base] = messages["update-request"]["records"]
     record = changed(base, messages["update-request-partial"]["records"][0])
     verify_record(record)
-    assert record["entries"] == {"load": b"0.43"}
+    assert record["entries"] == {"load": b"0.43"} and record["home"] == base["home"]
+    moved = changed(base, messages["update-request-moved"]["records"][0])
+    verify_record(moved)
+    assert moved["entries"] == base["entries"] and moved["home"]["address"] == "10.0.0.2:8000"
     [refused] = messages["update-refusal"]["records"]
     assert refused["head"]["digest"] == digest(base["entries"])
-    tables = (messages["peers-request"]["held"], messages["peers-answer"]["known"])
-    held, known = ({item["node_id"]: item for item in table} for table in tables)
-    assert held["alpha"]["version"] == version(base)
-    assert held["alpha"]["rank"] == rank("alpha", keys["alpha"])
-    assert held["beta"]["rank"] == known["beta"]["rank"] == rank("beta", keys["beta"])
+    asked, answer = messages["peers-request"]["buckets"], messages["peers-answer"]
+    known = {item["node_id"]: item for item in answer["known"]}
+    assert answer["differing"] == sum({1 << bucket_of(node_id) for node_id in known})
+    assert known["beta"]["rank"] == rank("beta", keys["beta"])
+    hashes = [asked[at : at + 16] for at in range(0, len(asked), 16)]
+    of_alpha = buckets({"alpha": base}, missed=["gamma"])
+    assert hashes[bucket_of("alpha")] == of_alpha[bucket_of("alpha")]
+    differs = [at for at in range(32) if hashes[at] != of_alpha[at]]
+    assert differs == [bucket_of("delta")], "what alpha holds of delta is not on the page"
     print(json.dumps({"checked": list(examples)}))
 
 
@@ -520,13 +558,14 @@ class Member:
         return answer
 
     def ping(self, **other):
-        return self.ask("/ping", self.header(**other))
+        return self.ask("/ping", {**self.header(**other), "view": view({})})
 
-    def peers(self, held):
-        held = sorted(held, key=lambda item: item["node_id"].encode())
-        status, answer = self.ask("/peers", {**self.header(), "held": held})
+    def peers(self, records, missed=()):
+        """Which buckets differ, and what is known in them."""
+        hashes = b"".join(buckets(records, missed))
+        status, answer = self.ask("/peers", {**self.header(), "buckets": hashes})
         assert status == 200, (status, answer)
-        return {item["node_id"]: item for item in answer["known"]}, answer["wishes"]
+        return answer["differing"], {item["node_id"]: item for item in answer["known"]}
 
     def pull(self, versions):
         wishes = [{"node_id": node_id, **versions[node_id]} for node_id in sorted(versions)]
@@ -608,15 +647,10 @@ def wrong_headers(me):
     refused(me.ping(session=os.urandom(16)), 401, 13)
     refused(me.ping(number=2**63), 406, 22)
     refused(me.ping(incarnation=os.urandom(16)), 401, 10)
-    header = me.header()
+    header = {**me.header(), "view": view({})}
     refused(me.ask("/ping", {**header, "signature": bytes(64)}), 401, 11)
     assert me.ask("/ping", header)[0] == 200, "the wrong signature took no number"
     refused(me.ask("/ping", header), 406, 23, number=me.number)
-
-
-def held(record):
-    return {"node_id": record["node_id"], "rank": rank(record["node_id"], record["public_key"]),
-            "version": version(record), "is_missed": False}  # fmt: skip
 
 
 def check_view(me, records):
@@ -626,8 +660,9 @@ def check_view(me, records):
 
 def first_records(me):
     """Pulls all that is there and brings a record of our own. Gives back all that is held then."""
-    known, wishes = me.peers([])
-    assert wishes == []
+    everything = [str(number) for number in range(1000)]  # a name for each bucket
+    differing, known = me.peers({}, missed=everything)
+    assert differing == 2**32 - 1
     assert known.pop(me.node_id) == {
         "node_id": me.node_id, "address": None, "version": NO_VERSION,
         "rank": rank(me.node_id, public_bytes(me.key)),
@@ -638,7 +673,9 @@ def first_records(me):
     for node_id, record in records.items():
         verify_record(record)
         told = {name: known[node_id][name] for name in ("node_id", "rank", "version")}
-        assert {**told, "is_missed": False} == held(record) and known[node_id]["address"]
+        ranked = rank(node_id, record["public_key"])
+        assert told == {"node_id": node_id, "rank": ranked, "version": version(record)}
+        assert known[node_id]["address"]
     assert records[me.to]["public_key"] == me.to_key
     assert me.pull({node_id: version(records[node_id]) for node_id in records}) == (204, {})
 
@@ -648,34 +685,26 @@ def first_records(me):
 
 
 def tables(me, records):
-    """PEERS about what is held, about what we miss, and about a node that was never there."""
-    ours = {node_id: held(record) for node_id, record in records.items()}
-    assert me.peers(ours.values()) == ({}, []), "both hold the same"
-    for node_id, item in ours.items():
-        known, wishes = me.peers({**ours, node_id: {**item, "is_missed": True}}.values())
-        assert list(known) == [node_id] and wishes == [], "what we miss is named"
+    """PEERS about what is held, about what we miss, and about a node that we lack."""
+    assert me.peers(records) == (0, {}), "both hold the same"
+    for node_id, record in records.items():
+        differing, known = me.peers(records, missed=[node_id])
+        beside = {other for other in records if bucket_of(other) == bucket_of(node_id)}
+        assert (differing, known.keys()) == (1 << bucket_of(node_id), beside)
         assert bool(known[node_id]["address"]) == (node_id != me.node_id)
-        assert known[node_id]["version"] == item["version"]
+        assert known[node_id]["version"] == version(record)
 
+    before = dict(records)
     absent = whole("absent", ec.generate_private_key(ec.SECP256R1()), now(), {"a": b"1"})
-
-    def wished(**other):
-        known, wishes = me.peers([*ours.values(), {**held(absent), **other}])
-        return wishes == ["absent"]
-
-    assert wished()
     assert me.push(absent)[0] == 204
     records["absent"] = absent
     check_view(me, records)
-    later, earlier = (
-        {"timestamp": absent["timestamp"] + by, "fingerprint": bytes(16)} for by in (1, -1)
-    )
-    assert wished(version=later)
-    assert not wished() and not wished(version=earlier) and not wished(version=NO_VERSION)
-    # Of two keys from hearsay the one of lower rank is believed.
-    of_key = int.from_bytes(held(absent)["rank"], "big")
-    assert wished(rank=(of_key - 1).to_bytes(8, "big"), version=earlier)
-    assert not wished(rank=(of_key + 1).to_bytes(8, "big"), version=later)
+    differing, known = me.peers(before)
+    assert differing == 1 << bucket_of("absent")
+    assert known["absent"] == {
+        "node_id": "absent", "address": None, "version": version(absent),
+        "rank": rank("absent", absent["public_key"]),
+    }  # fmt: skip
 
 
 def pushes(me, records):
@@ -692,7 +721,7 @@ def pushes(me, records):
     verify_held(mine["public_key"], verdict)
     assert verdict["head"] == {
         "timestamp": mine["timestamp"], "left": False, "digest": digest(mine["entries"]),
-        "signature": mine["signature"],
+        "home": mine["home"], "signature": mine["signature"],
     }  # fmt: skip
     [verdict] = refused(me.push(theirs), 406, 21, records=[(me.to, 21)])
     assert verdict["head"] is None
@@ -720,7 +749,20 @@ def pushes(me, records):
     refused(me.push(theirs, change), 406, 21, records=[(me.to, 21)])
     records[me.node_id] = changed(mine, change)
     assert holds(records[me.node_id])
-    late = partial(mine, me.key, start + 1, {"more": b"2"}, after)
+
+    # A partial one says where we live now, and the next one says nothing of it: as the base does.
+    here = {"incarnation": me.incarnation, "address": "10.0.0.9:1"}
+    for at, home, value in ((1, here, b"2"), (2, None, b"3")):
+        base = records[me.node_id]
+        after = digest({**base["entries"], "more": value})
+        change = partial(base, me.key, start + at, {"more": value}, after, home)
+        assert me.push(change)[0] == 204
+        records[me.node_id] = changed(base, change)
+        assert records[me.node_id]["home"] == here and holds(records[me.node_id])
+    elsewhere = head(me.node_id, start + 3, 0, after, NOWHERE)
+    lie = partial(records[me.node_id], me.key, start + 3, {}, after)
+    refused(me.push(signed(me.key, lie, elsewhere)), 401, 11)
+    late = partial(mine, me.key, start + 4, {"more": b"2"}, after)
     [verdict] = refused(me.push(late), 406, 26, records=[(me.node_id, 26)])
     assert verdict["head"] is None and holds(records[me.node_id])
 

@@ -15,9 +15,9 @@ use dsn::protocol::identity::{NodeId, Rank, Session, hex};
 use dsn::protocol::record::{Draft, Patch, Record};
 use dsn::protocol::verdict::Reason;
 use dsn::protocol::verified::Verified;
-use dsn::protocol::view::{View, ViewHash};
+use dsn::protocol::view::{BucketSet, View};
 use dsn::protocol::wire::{
-    self, Answer, HelloAnswer, Kind, KnownNode, Listed, PeersAnswer, Pong, ProgramVersion, Pull,
+    self, Answer, HelloAnswer, Kind, KnownNode, Peers, PeersAnswer, Pong, ProgramVersion, Pull,
     Push, Refusal, Request, Text, Wish,
 };
 
@@ -48,7 +48,7 @@ pub enum Lie {
     HelloId,
     /// Wishes get 406 with reason 22: a limit is exceeded.
     UpdateRefused,
-    /// The answer to a list says that nothing is held and all is wished for, and so does the view.
+    /// The answer to PEERS says that nothing is held, and so does the view.
     PeersNothing,
     /// An UPDATE is never answered.
     UpdateHangs,
@@ -169,17 +169,11 @@ fn addressee(request: &Request) -> Option<NodeId> {
     }
 }
 
-/// Of all that a caller lists nothing is held, and all is wished for.
-fn nothing_held(own: &NodeId, theirs: &[Listed]) -> PeersAnswer {
-    let known = |it: &Listed| KnownNode {
-        node_id: it.node_id.clone(),
-        address: None,
-        rank: it.rank,
-        version: Version::default(),
-    };
-    let others = || theirs.iter().filter(|it| it.node_id != *own);
-    let wishes = others().map(|it| it.node_id.clone()).take(wire::RECORDS_MAX).collect();
-    PeersAnswer { nodes: others().map(known).collect(), wishes }
+/// All buckets differ, and nothing is held in them, not even of the caller.
+fn nothing_held(caller: &NodeId) -> PeersAnswer {
+    let (node_id, rank, version) = (caller.clone(), Rank::default(), Version::default());
+    let known = KnownNode { node_id, address: None, rank, version, is_lost: false };
+    PeersAnswer { buckets: BucketSet(u32::MAX), nodes: vec![known] }
 }
 
 /// 16 bytes that no other number gives.
@@ -194,10 +188,10 @@ impl Guise {
         match request {
             Request::Hello(hello) if hello.proof.is_some() => Said::Nothing,
             Request::Hello(_) => Said::Message(Answer::Hello(self.hello_answer(here))),
-            Request::Ping(_) => Said::Message(Answer::Ping(Pong { view: self.view(), twin: None })),
-            Request::Peers(peers) => {
-                Said::Message(Answer::Peers(self.compared(&peers.header.from, &peers.held)))
+            Request::Ping(_) => {
+                Said::Message(Answer::Ping(Pong { view: self.view().hash(), twin: None }))
             }
+            Request::Peers(peers) => Said::Message(Answer::Peers(self.compared(peers))),
             Request::Data(_) => Said::Message(Answer::Data),
             Request::Push(push) => self.take(push).map_or_else(Said::Refusal, |()| Said::Nothing),
             Request::Pull(pull) => self.given(pull),
@@ -218,9 +212,9 @@ impl Guise {
             Told::Refusal(reason) => return Some(Said::Refusal(reason)),
             Told::EmptyList => {
                 let Request::Peers(peers) = request else { return None };
-                Answer::Peers(nothing_held(&self.member.node_id, &peers.held))
+                Answer::Peers(nothing_held(&peers.header.from))
             }
-            Told::EmptyView => Answer::Ping(Pong { view: [7; 32], twin: None }),
+            Told::EmptyView => Answer::Ping(Pong { view: [7; 16], twin: None }),
             Told::NewSession => {
                 hello.session = Session(unique(number));
                 Answer::Hello(hello)
@@ -255,41 +249,35 @@ impl Guise {
         self.held.values().chain([&self.own])
     }
 
-    fn view(&self) -> ViewHash {
+    fn view(&self) -> View {
         let mut view = View::default();
         for record in self.records() {
             view.note(&record.head.node_id, Some(record.fingerprint));
         }
-        view.hash()
+        view
     }
 
-    /// What is held otherwise here than by the caller, and what it holds that is news.
-    fn compared(&self, caller: &NodeId, theirs: &[Listed]) -> PeersAnswer {
-        let of =
-            |record: &Record| (record.public_key.rank_for(&record.head.node_id), record.version());
-        let theirs: BTreeMap<&NodeId, (Rank, Version)> =
-            theirs.iter().map(|it| (&it.node_id, (it.rank, it.version))).collect();
-        let differs = |record: &&Arc<Record>| theirs.get(&record.head.node_id) != Some(&of(record));
+    /// What is held here in the buckets that differ.
+    fn compared(&self, peers: &Peers) -> PeersAnswer {
+        let buckets = self.view().differing(&peers.buckets);
         let known = |record: &Arc<Record>| {
-            let (node_id, (rank, version)) = (record.head.node_id.clone(), of(record));
-            KnownNode { node_id, address: None, rank, version }
+            let node_id = record.head.node_id.clone();
+            let (rank, version) = (record.public_key.rank_for(&node_id), record.version());
+            KnownNode { node_id, address: None, rank, version, is_lost: false }
         };
-        let mut nodes: Vec<KnownNode> = self.records().filter(differs).map(known).collect();
+        let listed = self.records().filter(|record| buckets.has(&record.head.node_id));
+        let mut nodes: Vec<KnownNode> = listed.map(known).collect();
         nodes.sort_by(|one, other| one.node_id.cmp(&other.node_id));
-        let is_news = |(node_id, (_, version)): &(&&NodeId, &(Rank, Version))| {
-            let held = self.held.get(**node_id).map_or(0, |record| record.head.timestamp);
-            ***node_id != self.member.node_id && **node_id != caller && version.timestamp > held
-        };
-        let wishes = theirs.iter().filter(is_news).map(|(node_id, _)| (*node_id).clone());
-        PeersAnswer { nodes, wishes: wishes.take(wire::RECORDS_MAX).collect() }
+        PeersAnswer { buckets, nodes }
     }
 
     fn take(&mut self, push: &Push) -> Result<(), Reason> {
         let mut taken = push.records.clone();
-        if let Some(patch) = &push.patch {
-            let base = self.held.get(&patch.head.node_id).ok_or(Reason::LacksBase)?;
+        for patch in &push.patches {
+            let base = self.held.get(&patch.node_id).ok_or(Reason::LacksBase)?;
             let base = Verified::<Record>::check(Arc::clone(base), &Ecdsa).expect("it was signed");
-            let patch = Verified::<Patch>::check(Arc::clone(patch), &Ecdsa).expect("it is signed");
+            let patch = Verified::<Patch>::check(Arc::clone(patch), &base, &Ecdsa);
+            let patch = patch.expect("it is signed");
             taken.push(base.patched(&patch)?.share());
         }
         for record in taken.into_iter().filter(|it| it.head.node_id != self.member.node_id) {
@@ -455,19 +443,14 @@ pub fn patches(member: &Member, keys: usize, copies: usize) -> [Envelope; 2] {
     let change = Change::from([(keys[0].clone(), Some(Value::new(b"w").unwrap()))]);
     let next = base.draft().after(&change, false, first + 1).unwrap().expect("a change");
     let next = member.sign(next);
-    let patch = Patch {
-        head: next.head.clone(),
-        public_key: next.public_key,
-        base: base.fingerprint,
-        change,
-        signature: next.signature,
-    };
-    let one = wire::encode_request(&member.push_with(Vec::new(), Some(Arc::new(patch)))).unwrap();
+    let patch = Patch::new((base.fingerprint, &base.head.home), &next, change);
+    let one = wire::encode_request(&member.push_with(Vec::new(), vec![Arc::new(patch)])).unwrap();
     // The form, the receiver, its incarnation; then the count of the records, and the records.
     let head = 1 + 8 + member.linked().node_id.as_str().len() + 16;
-    let (head, patch) = (&one[..head], &one[head + 8..]);
+    // Behind them is the count of the relays: none.
+    let (head, patch, relays) = (&one[..head], &one[head + 8..one.len() - 8], [0; 8]);
     let count = (copies as u64).to_le_bytes();
-    let many = [head, &count, &patch.repeat(copies)].concat();
+    let many = [head, &count, &patch.repeat(copies), &relays].concat();
     let kind = Kind::Update;
     let many = Envelope { path: kind.path(), body: member.envelope(kind, &many) };
     [envelope_of(member, &member.push(vec![base])), many]

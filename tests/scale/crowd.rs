@@ -12,9 +12,11 @@ use std::sync::Arc;
 use dsn::driver::JOBS_MAX;
 use dsn::protocol::crypto::{ENVELOPE_BYTES, NetworkKeys, TAG_BYTES, Tag};
 use dsn::protocol::entries::{Change, Key, Value};
+use dsn::protocol::head::unwritten_timestamp;
 use dsn::protocol::identity::{NodeId, PublicKey, SIGNATURE_BYTES};
 use dsn::protocol::node::{
-    Action, Class, Job, Node, Now, Outcome, Reply, Secret, Settings, Verdict,
+    Action, Class, Job, MESH_MAX, Node, Now, Outcome, RELAY_HEADS, Reply, Republish, Secret,
+    Settings, Verdict,
 };
 use dsn::protocol::peer::{Known, KnownPeer, Pin, Trust};
 use dsn::protocol::record::{Draft, Record};
@@ -206,12 +208,9 @@ impl Crowd {
                 records.iter().filter(|it| it.head.node_id != self.hosts[host].node_id).collect();
             for some in others.chunks(RECORDS_MAX) {
                 let node = self.hosts[host].node.as_ref().unwrap();
-                let push = Push {
-                    to: self.hosts[host].node_id.clone(),
-                    incarnation: node.incarnation(),
-                    records: some.iter().map(|it| Arc::clone(it)).collect(),
-                    patch: None,
-                };
+                let records = some.iter().map(|it| Arc::clone(it)).collect();
+                let push = Push::new(self.hosts[host].node_id.clone(), node.incarnation());
+                let push = Push { records, ..push };
                 let tag = self.next_tag();
                 let caller = SocketAddr::new(ip_of(host), 40_000);
                 let (_, reply, actions) = self.apply(host, Request::Push(push), tag, caller);
@@ -274,12 +273,17 @@ impl Crowd {
             advertise: None,
             seeds: seed.map(address_of).into_iter().collect(),
             tick_ms: self.tick_ms,
+            mesh_max: MESH_MAX,
+            relay_heads: RELAY_HEADS,
             program: ProgramVersion::new("simulated"),
             alone: false,
             is_durable: true,
             allow: None,
         };
-        let own = Self::sign(at.kept.clone(), at.key);
+        // Nothing is written for it: what is on the disk says the same.
+        let on_disk = at.kept.head.timestamp;
+        let timestamp = unwritten_timestamp(now.wall_us, on_disk);
+        let own = Self::sign(at.kept.again(timestamp).at(settings.home()), at.key);
         let known = at.known.clone();
         at.node = Some(Node::new(settings, own, known, self.random.u64(..), now));
         (at.wake_us, at.disk_waits, at.doing) = (self.now_us, false, None);
@@ -327,6 +331,7 @@ impl Crowd {
         let draft = node.own().draft();
         let timestamp = node.next_timestamp(now.wall_us, draft.head.timestamp).unwrap();
         let draft = draft.after(&change, false, timestamp).unwrap().expect("it changes something");
+        let draft = draft.at(node.home().clone());
         self.hosts[host].kept = draft.clone();
         let reached = HashMap::new();
         self.watches.push(Watch { owner: host, timestamp, set_us: self.now_us, reached });
@@ -407,11 +412,13 @@ impl Crowd {
         let at = &mut self.hosts[host];
         at.disk_waits = false;
         let Some(node) = &mut at.node else { return };
-        if node.take_disk_wishes().republish {
+        if let Some(republish) = node.take_disk_wishes().republish {
             let draft = node.own().draft();
             if let Some(timestamp) = node.next_timestamp(now.wall_us, draft.head.timestamp) {
-                let draft = draft.again(timestamp);
-                at.kept = draft.clone();
+                let draft = draft.again(timestamp).at(node.home().clone());
+                if republish == Republish::Written {
+                    at.kept = draft.clone();
+                }
                 self.publish(host, draft);
             }
         }

@@ -58,6 +58,11 @@ impl SimDisk {
         files.synced.clear();
     }
 
+    /// All that a process would read.
+    pub fn content(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        self.0.borrow().cached.iter().map(|(path, bytes)| (path.clone(), bytes.clone())).collect()
+    }
+
     fn working(&self) -> Result<std::cell::RefMut<'_, Files>, Error> {
         let files = self.0.borrow_mut();
         if files.fails { Err(Error::from(ErrorKind::StorageFull)) } else { Ok(files) }

@@ -14,9 +14,10 @@ use dsn::protocol::address::Address;
 use dsn::protocol::crypto::CryptoFault;
 use dsn::protocol::entries::Change;
 use dsn::protocol::flight::Ticket;
-use dsn::protocol::head::next_timestamp;
+use dsn::protocol::head::{Home, next_timestamp, unwritten_timestamp};
 use dsn::protocol::identity::{NodeId, PublicKey};
 use dsn::protocol::node::{Action, Class, DiskWishes, Job, Node, Now, Outgoing, Secret, Settings};
+use dsn::protocol::node::{MESH_MAX, RELAY_HEADS};
 use dsn::protocol::peer::KnownPeer;
 use dsn::protocol::record::{Draft, Record};
 use dsn::protocol::report::Refused;
@@ -48,6 +49,10 @@ pub struct Host {
     pub clock: Clock,
     pub seeds: Vec<Address>,
     pub allow: Option<BTreeMap<NodeId, PublicKey>>,
+    /// Beyond so many peers changes go by relays.
+    pub mesh_max: usize,
+    /// Into how many parts they cut a ring.
+    pub relay_heads: usize,
     pub hung_until: u64,
     pub run: u64,
     pub disk: SimDisk,
@@ -137,6 +142,10 @@ impl Core for SimCore<'_> {
         self.node.borrow().own().clone()
     }
 
+    fn home(&self) -> Home {
+        self.node.borrow().home().clone()
+    }
+
     fn next_timestamp(&self, last: u64) -> Option<u64> {
         self.node.borrow().next_timestamp(self.now.wall_us, last)
     }
@@ -187,6 +196,8 @@ impl Host {
             clock: Clock::Right,
             seeds: Vec::new(),
             allow: None,
+            mesh_max: MESH_MAX,
+            relay_heads: RELAY_HEADS,
             hung_until: 0,
             run: 0,
             disk: SimDisk::default(),
@@ -218,14 +229,14 @@ impl Host {
         Now { wall_us, mono_ms: since(began) / 1000 + 5 }
     }
 
-    /// Starts as `runtime::start` does; gives what it made at once, and the state that it starts
-    /// with.
+    /// Starts as `runtime::start` does; gives the first version that it shows, and the timestamp of
+    /// the one that it found on its disk.
     pub fn start(
         &mut self,
         now_ms: u64,
         tick_ms: u64,
         random: &mut fastrand::Rng,
-    ) -> Verified<Record> {
+    ) -> (Verified<Record>, u64) {
         assert!(self.running.is_none());
         self.run += 1;
         let now = self.now(now_ms);
@@ -236,7 +247,7 @@ impl Host {
         let (mut journal, loaded) = opened.unwrap();
         let entries = std::sync::Arc::new(loaded.entries);
         let timestamp = if loaded.timestamp > 0 && !loaded.left {
-            loaded.timestamp
+            unwritten_timestamp(now.wall_us, loaded.timestamp)
         } else {
             let timestamp = next_timestamp(now.wall_us, loaded.timestamp).unwrap();
             let commit = Commit { change: &Change::new(), timestamp, left: false };
@@ -245,7 +256,6 @@ impl Host {
             self.disk.fails(self.disk_fails);
             timestamp
         };
-        let own = sign(Draft::new(self.node_id.clone(), timestamp, false, entries), &self.key);
         let mut secret = [0; 32];
         secret.fill_with(|| random.u8(..));
         let settings = Settings {
@@ -256,11 +266,15 @@ impl Host {
             advertise: None,
             seeds: self.seeds.clone(),
             tick_ms,
+            mesh_max: self.mesh_max,
+            relay_heads: self.relay_heads,
             program: ProgramVersion::new("simulated"),
             alone: false,
             is_durable: true,
             allow: self.allow.clone(),
         };
+        let own = Draft::new(self.node_id.clone(), timestamp, false, entries);
+        let own = sign(own.at(settings.home()), &self.key);
         let mut node = Node::new(settings, own.clone(), self.known.clone(), random.u64(..), now);
         let core = core_of(self.key, now, self.disk_fails, &mut node);
         let keeper = Keeper::new(Some(journal), self.sync, None, now.mono_ms, &core);
@@ -278,7 +292,7 @@ impl Host {
             pings: Vec::new(),
             sets: Vec::new(),
         });
-        own
+        (own, loaded.timestamp)
     }
 
     /// What the journal's thread does when it is woken, or brought changes.

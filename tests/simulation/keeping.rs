@@ -10,6 +10,7 @@ use dsn::journal::Journal;
 use dsn::keeper::{Core, Keeper, Kept, SetJob};
 use dsn::protocol::crypto::CryptoFault;
 use dsn::protocol::entries::Change;
+use dsn::protocol::head::Home;
 use dsn::protocol::identity::NodeId;
 use dsn::protocol::node::{DiskWishes, Urgency};
 use dsn::protocol::peer::KnownPeer;
@@ -33,6 +34,10 @@ impl Core for Busy {
         self.own.borrow().clone()
     }
 
+    fn home(&self) -> Home {
+        Home::default()
+    }
+
     fn next_timestamp(&self, last: u64) -> Option<u64> {
         Some(last + 1)
     }
@@ -47,7 +52,7 @@ impl Core for Busy {
     }
 
     fn wishes(&self) -> DiskWishes {
-        DiskWishes { republish: false, save_peers: self.wants.take() }
+        DiskWishes { republish: None, save_peers: self.wants.take() }
     }
 
     fn known_peers(&self) -> Vec<KnownPeer> {

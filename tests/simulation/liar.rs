@@ -8,14 +8,15 @@ use std::sync::Arc;
 use dsn::protocol::address::Address;
 use dsn::protocol::crypto::{Place, Signed, Signer, TAG_BYTES, Tag, open, seal};
 use dsn::protocol::entries::{Change, Entries, Key, Value};
-use dsn::protocol::head::Version;
+use dsn::protocol::head::{Home, Version};
 use dsn::protocol::identity::{Incarnation, NodeId, PublicKey, Rank, Session, hex};
 use dsn::protocol::peer::{Known, Trust};
 use dsn::protocol::record::{Draft, Patch, Record};
+use dsn::protocol::view::BucketSet;
 use dsn::protocol::wire::{
-    self, Answer, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Listed,
-    Peers, PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request,
-    Text, Twin, Wish,
+    self, Answer, Ask, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Peers,
+    PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request,
+    Suspected, Text, Twin, Wish, Word,
 };
 use dsn::steps::HttpAnswer;
 
@@ -229,7 +230,8 @@ impl World {
         };
         let entries: Entries = (0..keys).map(entry).collect();
         let left = self.random.u8(..) < 10;
-        let record = sign(Draft::new(owner, timestamp, left, Arc::new(entries)), &key);
+        let draft = Draft::new(owner, timestamp, left, Arc::new(entries)).at(self.any_home());
+        let record = sign(draft, &key);
         self.history.made(&record);
         let record = record.share();
         self.liars[liar].hear(Arc::clone(&record), &mut self.random);
@@ -295,12 +297,27 @@ impl World {
         list
     }
 
+    /// Where somebody may live: anywhere, also where an honest host does.
+    fn any_home(&mut self) -> Home {
+        let incarnation = Incarnation([self.random.u8(..); 16]);
+        let address = match self.random.u8(0..3) {
+            0 => None,
+            1 => Some(Address::new("10.9.9.9:8000").unwrap()),
+            _ => {
+                let host = self.any_host();
+                Some(Address::of(self.hosts[host].ip, PORT))
+            }
+        };
+        Home { incarnation, address }
+    }
+
     fn any_held(&mut self) -> Option<Held> {
         let timestamp = self.any_timestamp();
         self.random.bool().then_some(Held {
             timestamp,
             left: false,
             digest: [3; 32],
+            home: Home::default(),
             signature: [4; 64],
         })
     }
@@ -309,7 +326,7 @@ impl World {
         let number = if self.random.bool() { 0 } else { self.random.u64(..) };
         let mut ids: Vec<NodeId> = match (self.liars[liar].refused, request) {
             (Names::All, Request::Push(push)) => {
-                let patch = push.patch.iter().map(|patch| patch.head.node_id.clone());
+                let patch = push.patches.iter().map(|patch| patch.node_id.clone());
                 push.records.iter().map(|record| record.head.node_id.clone()).chain(patch).collect()
             }
             (Names::Any, _) => (0..self.random.usize(0..4)).map(|_| self.any_id()).collect(),
@@ -411,7 +428,7 @@ impl World {
             Request::Hello(_) if proof.is_some() && !lies => None,
             Request::Hello(_) => Some(self.liar_introduces(liar, &name, &mut key, caller, lies)),
             Request::Ping(_) => Some(self.liar_pongs(lies)),
-            Request::Peers(peers) => Some(self.liar_lists(peers, lies)),
+            Request::Peers(_) => Some(self.liar_lists(lies)),
             Request::Pull(pull) => {
                 let mut records = self.any_records(liar, 5);
                 if !lies {
@@ -421,7 +438,7 @@ impl World {
                 }
                 (!records.is_empty()).then_some(Answer::Records(records))
             }
-            Request::Push(_) => lies.then(|| Answer::Records(self.any_records(liar, 3))),
+            Request::Push(push) => self.liar_tells(liar, push, lies),
             Request::Data(_) => Some(Answer::Data),
         };
         let mut payload = answer.as_ref().map(wire::encode_answer).transpose().unwrap();
@@ -433,6 +450,41 @@ impl World {
             bytes.extend_from_slice(&signature);
         }
         (if is_nothing { 204 } else { 200 }, payload.unwrap_or_default())
+    }
+
+    /// What it says to an UPDATE: that it is there, where it is asked for; or lies of others.
+    fn liar_tells(&mut self, liar: usize, push: &Push, lies: bool) -> Option<Answer> {
+        for ask in push.asks.iter().filter(|ask| ask.about != push.to) {
+            self.liar_words(liar, ask);
+        }
+        if lies {
+            let signature = [self.random.u8(..); 64];
+            let records = self.any_records(liar, 3);
+            return Some(if self.random.bool() {
+                Answer::Here(signature)
+            } else {
+                Answer::Records(records)
+            });
+        }
+        let ask = push.self_ask()?;
+        let what = Signed::Here { node_id: &push.to, challenge: &ask.challenge };
+        let signature = self.liars[liar].key_of(&push.to).sign(what).unwrap();
+        Some(Answer::Here(signature))
+    }
+
+    /// It was asked for somebody, and tries nobody.
+    fn liar_words(&mut self, liar: usize, ask: &Ask) {
+        let Some(host) = self.hosts.iter().position(|host| host.node_id == ask.asker) else {
+            return;
+        };
+        let Some(node) = self.node(host) else { return };
+        let (to, incarnation) = (node.node_id().clone(), node.incarnation());
+        let signature = self.random.bool().then_some([7; 64]);
+        let (about, challenge) = (ask.about.clone(), ask.challenge);
+        let words = vec![Word { about, challenge, signature }];
+        let push = Request::Push(Push { words, ..Push::new(to, incarnation) });
+        let (name, key) = self.liars[liar].names[0].clone();
+        self.liar_sends(liar, host, &name, key, &push);
     }
 
     fn liar_introduces(
@@ -472,31 +524,31 @@ impl World {
             let (address, public_key) = (self.any_address(), self.any_key());
             Twin { address, public_key }
         });
-        let mut view = [0; 32];
+        let mut view = [0; 16];
         if lies {
-            view = [self.random.u8(..); 32];
+            view = [self.random.u8(..); 16];
         }
         Answer::Ping(Pong { view, twin })
     }
 
-    fn liar_lists(&mut self, peers: &Peers, lies: bool) -> Answer {
+    fn liar_lists(&mut self, lies: bool) -> Answer {
         if !lies {
             // All the same as the caller holds.
-            return Answer::Peers(PeersAnswer { nodes: Vec::new(), wishes: Vec::new() });
+            let buckets = BucketSet(0);
+            return Answer::Peers(PeersAnswer { buckets, nodes: Vec::new() });
         }
         let nodes = self.any_list().into_iter().map(|(node_id, rank, version)| {
             let address = self.random.bool().then(|| self.any_address());
-            KnownNode { node_id, address, rank, version }
+            let is_lost = self.random.bool();
+            KnownNode { node_id, address, rank, version, is_lost }
         });
         let nodes = nodes.collect();
-        let mut wishes: Vec<NodeId> = match self.random.u8(0..3) {
-            0 => peers.held.iter().map(|listed| listed.node_id.clone()).collect(),
-            1 => (0..self.random.usize(0..5)).map(|_| self.any_id()).collect(),
-            _ => Vec::new(),
+        let buckets = match self.random.u8(0..3) {
+            0 => u32::MAX,
+            1 => self.random.u32(..),
+            _ => 0,
         };
-        wishes.sort();
-        wishes.dedup();
-        Answer::Peers(PeersAnswer { nodes, wishes })
+        Answer::Peers(PeersAnswer { buckets: BucketSet(buckets), nodes })
     }
 }
 
@@ -578,10 +630,24 @@ impl World {
         let node = self.node(host).expect("the host runs");
         let (to, incarnation) = (node.node_id().clone(), node.incarnation());
         records.sort_by(|left, right| left.head.node_id.cmp(&right.head.node_id));
-        let push = Request::Push(Push { to, incarnation, records, patch: None });
+        let push = Request::Push(Push { records, ..Push::new(to, incarnation) });
         let (name, key) = self.liars[liar].names[0].clone();
         self.liar_sends(liar, host, &name, key, &push);
         self.run_for(30);
+    }
+
+    /// It says to a host that none of these answers, each by the version that it has now.
+    pub fn liar_accuses(&mut self, liar: usize, host: usize, accused: &[usize]) {
+        let Some(node) = self.node(host) else { return };
+        let push = Push::new(node.node_id().clone(), node.incarnation());
+        let suspected = |host: &usize| {
+            let own = self.node(*host)?.own();
+            Some(Suspected { node_id: own.head.node_id.clone(), fingerprint: own.fingerprint })
+        };
+        let mut suspects: Vec<Suspected> = accused.iter().filter_map(suspected).collect();
+        suspects.sort_by(|left, right| left.node_id.cmp(&right.node_id));
+        let (name, key) = self.liars[liar].names[0].clone();
+        self.liar_sends(liar, host, &name, key, &Request::Push(Push { suspects, ..push }));
     }
 
     fn liar_greets(&mut self, liar: usize, host: usize) {
@@ -648,28 +714,55 @@ impl World {
 
     fn liar_push(&mut self, liar: usize, link: &Link) -> Request {
         let records = self.any_records(liar, 6);
-        let patch =
-            self.random.bool().then(|| self.any_patch(liar)).filter(|patch| {
-                records.iter().all(|record| record.head.node_id != patch.head.node_id)
-            });
+        let patch = self
+            .random
+            .bool()
+            .then(|| self.any_patch(liar))
+            .filter(|patch| records.iter().all(|record| record.head.node_id != patch.node_id));
         let incarnation = match self.random.u8(0..20) {
             0 => Incarnation([self.random.u8(..); 16]),
             _ => link.incarnation,
         };
-        let patch = patch.map(Arc::new);
-        Request::Push(Push { to: link.to.clone(), incarnation, records, patch })
+        let patches = patch.map(Arc::new).into_iter().collect();
+        let mut suspects: Vec<Suspected> = (0..self.random.usize(0..4))
+            .map(|_| {
+                let node_id = self.any_id();
+                let known = self.hosts.iter().find(|host| host.node_id == node_id);
+                let node = known.and_then(|host| host.running.as_ref()).map(|it| &it.node);
+                let fingerprint = node.map_or([1; 16], |node| node.own().fingerprint);
+                Suspected { node_id, fingerprint }
+            })
+            .collect();
+        suspects.sort_by(|left, right| left.node_id.cmp(&right.node_id));
+        suspects.dedup_by(|left, right| left.node_id == right.node_id);
+        let asks = (0..self.random.usize(0..3)).map(|_| {
+            let (about, asker) = (self.any_id(), self.any_id());
+            Ask { about, asker, challenge: [self.random.u8(..); 16] }
+        });
+        let asks = asks.collect();
+        let words = (0..self.random.usize(0..3)).map(|_| {
+            let (about, challenge) = (self.any_id(), [self.random.u8(..); 16]);
+            Word { about, challenge, signature: self.random.bool().then_some([7; 64]) }
+        });
+        let words = words.collect();
+        let push = Push::new(link.to.clone(), incarnation);
+        Request::Push(Push { records, patches, asks, words, suspects, ..push })
     }
 
     fn any_patch(&mut self, liar: usize) -> Patch {
         let record = self.any_record(liar);
-        let base = match self.random.u8(0..3) {
+        let base = self.any_record(liar);
+        let fingerprint = match self.random.u8(0..3) {
             0 => [self.random.u8(..); 16],
-            _ => self.any_record(liar).fingerprint,
+            _ => base.fingerprint,
         };
         let change = Change::from([(Key::new("lie0").unwrap(), None)]);
-        let (head, public_key, signature) =
-            (record.head.clone(), record.public_key, record.signature);
-        Patch { head, public_key, base, change, signature }
+        let mut patch = Patch::new((fingerprint, &base.head.home), &record, change);
+        if self.random.u8(0..4) == 0 {
+            // It says that it has not moved, or that it has.
+            patch.home = self.random.bool().then(|| self.any_home());
+        }
+        patch
     }
 
     fn liar_asks(&mut self, liar: usize, name: &NodeId, link: &Link) -> Request {
@@ -681,15 +774,11 @@ impl World {
             number: self.next_number(liar),
         };
         match self.random.u8(0..5) {
-            0 => Request::Ping(Ping { header }),
+            0 => Request::Ping(Ping { header, view: [self.random.u8(..); 16] }),
             1 => {
-                let held = self.any_list().into_iter().map(|(node_id, rank, version)| Listed {
-                    node_id,
-                    rank,
-                    version,
-                    is_missed: rank.0[0] % 2 == 0,
-                });
-                Request::Peers(Peers { header, held: held.collect() })
+                let mut any = || [self.random.u8(0..3); 16];
+                let buckets = Box::new(std::array::from_fn(|_| any()));
+                Request::Peers(Peers { header, buckets })
             }
             2 => {
                 let wishes = self.any_list().into_iter();

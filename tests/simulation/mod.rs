@@ -12,6 +12,7 @@ mod disk;
 mod host;
 mod keeping;
 mod liar;
+mod probing;
 mod quiet;
 mod scenarios;
 mod world;

@@ -380,9 +380,10 @@ fn sent_to(world: &mut World, liar: usize, ticks: u64) -> Vec<Traffic> {
     world.everyone().iter().map(sent).collect()
 }
 
-/// What is wished for takes nothing else along before its time.
+/// What it says that it lacks is not brought to it again and again, and takes nothing else along
+/// before its time.
 #[test]
-fn wishes_of_one_that_takes_nothing_bring_it_no_large_state() {
+fn lists_of_one_that_takes_nothing_bring_it_no_large_state() {
     for update in [Way::Silent, Way::Closed] {
         let mut world = network(70, 3);
         fill(&mut world, 0, 900 * 1024);
@@ -396,7 +397,7 @@ fn wishes_of_one_that_takes_nothing_bring_it_no_large_state() {
         for sent in sent_to(&mut world, liar, 100) {
             // Twice, within five minutes, where it was a hundred times.
             assert!(sent.bytes < 3 * 900 * 1024, "{update:?}: {sent:?}");
-            assert!(sent.requests < 200, "{update:?}: {sent:?}");
+            assert!(sent.requests < 300, "{update:?}: {sent:?}");
         }
     }
 }
@@ -417,7 +418,9 @@ fn one_that_takes_each_hello_and_no_ping_is_asked_ever_more_rarely() {
         requests.push(sent_to(&mut world, liar, 100).iter().map(|sent| sent.requests).sum::<u64>());
     }
     let (right, wrong) = requests.split_first().unwrap();
-    assert!(wrong.iter().all(|wrong| wrong <= right), "{wrong:?} of {right} where all is right");
+    // Others are asked to try it, too, each time that it is taken for one that is there.
+    let most = right * 3 / 2;
+    assert!(wrong.iter().all(|wrong| *wrong <= most), "{wrong:?} of {right} where all is right");
 }
 
 /// What a node was given is given again to its next run, which has forgotten it.

@@ -422,6 +422,43 @@ fn what_the_disk_refused_to_republish_is_asked_for_again() {
     whole_within(&mut world, 20_000);
 }
 
+/// A card is not written to for each start, and what the start says is above what others hold:
+/// also where the clock was set back, and where the run before made more than it wrote.
+#[test]
+fn a_restart_writes_nothing_and_is_taken_for_news() {
+    for clock in [Clock::Right, Clock::SinceBoot, Clock::Off(-86_400_000_000)] {
+        let mut world = network(18, 3);
+        world.set(1, "k", "v");
+        world.run_for(1_000);
+        whole_within(&mut world, 5_000);
+        let before = world.hosts[1].disk.content();
+        let known = world.degraded(0);
+        for _ in 0..5 {
+            let run = world.node(1).unwrap().incarnation();
+            world.kill(1);
+            world.hosts[1].clock = clock;
+            world.start(1);
+            whole_within(&mut world, 5_000);
+            let node = world.node(1).unwrap();
+            assert_ne!(node.incarnation(), run);
+            assert_eq!(node.own().head.home, *node.home());
+            for host in [0, 2] {
+                assert!(holds(&world, host, 1, "k", "v"), "{clock:?}");
+            }
+        }
+        assert!(world.hosts[1].disk.content() == before, "{clock:?}");
+        let now = world.now(1);
+        let status = world.node(1).unwrap().status("", "", now);
+        assert!(status.notices.is_empty(), "{clock:?}: {:?}", status.notices);
+        assert_eq!(world.degraded(0), known);
+        // A change is above all of it.
+        world.set(1, "k", "w");
+        let took = world.run_until(1_000, |world| holds(world, 0, 1, "k", "w"));
+        assert!(took.is_some(), "{clock:?}");
+        unbroken(&world);
+    }
+}
+
 /// A cloned card: one id, one key, two hosts.
 #[test]
 fn twins_are_named_and_do_not_flap_for_ever() {

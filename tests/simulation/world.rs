@@ -110,6 +110,8 @@ pub struct World {
     pub broken: Option<String>,
     /// The last things that happened.
     pub trace: VecDeque<String>,
+    /// How often hosts said this of others: what, which host, and of whom.
+    pub told: BTreeMap<(&'static str, usize, NodeId), u64>,
     /// What hosts sent, by sender and address.
     pub traffic: BTreeMap<(usize, IpAddr), Traffic>,
     queue: BTreeMap<(u64, u64), (usize, u64, Event)>,
@@ -153,6 +155,7 @@ impl World {
             tick_ms: 3_000,
             broken: None,
             trace: VecDeque::new(),
+            told: BTreeMap::new(),
             traffic: BTreeMap::new(),
             queue: BTreeMap::new(),
             sequence: 0,
@@ -211,9 +214,9 @@ impl World {
 
     pub fn start(&mut self, host: usize) {
         let (now_ms, tick_ms) = (self.now_ms, self.tick_ms);
-        let own = self.hosts[host].start(now_ms, tick_ms, &mut self.random);
+        let (own, on_disk) = self.hosts[host].start(now_ms, tick_ms, &mut self.random);
         self.history.made(&own);
-        let started = self.history.started(host, own.head.timestamp);
+        let started = self.history.started(host, on_disk);
         self.check(started);
         self.say(|| format!("n{host} starts"));
         self.schedule(0, host, Event::Tick);
@@ -444,7 +447,7 @@ impl World {
         at.sent_bytes += sealed.body.len() as u64;
         at.hellos += u64::from(outgoing.request.kind() == Kind::Hello);
         if let Request::Push(push) = &outgoing.request {
-            self.patches += u64::from(push.patch.is_some());
+            self.patches += push.patches.len() as u64;
         }
         if twice {
             self.check(Err(format!("boundedness: two flights from n{host} to {:?}", job.target)));
@@ -753,6 +756,9 @@ impl World {
                     }
                 }
                 Action::Tell(event) => {
+                    if let Some(node_id) = event.node_id() {
+                        *self.told.entry((event.name(), host, node_id.clone())).or_default() += 1;
+                    }
                     self.say(|| format!("n{host}: {:?} {}", event.node_id(), event.name()));
                 }
             }

@@ -19,7 +19,8 @@ use dsn::protocol::crypto::Tag;
 use dsn::protocol::head::Version;
 use dsn::protocol::identity::{NodeId, PublicKey, Rank};
 use dsn::protocol::record::{Draft, Record};
-use dsn::protocol::wire::{Answer, KnownNode, Listed, PeersAnswer, Pong, Request, Wish};
+use dsn::protocol::view::BucketSet;
+use dsn::protocol::wire::{Answer, KnownNode, PeersAnswer, Pong, Request, Wish};
 
 use crate::soak::ledger::{COUNTER, Content};
 use crate::soak::net::connect_from;
@@ -200,14 +201,8 @@ impl Knowledge {
         let request = match rng.u8(..10) {
             0 => member.ping(),
             1 => {
-                let listed = |it: Claim| Listed {
-                    node_id: it.node_id,
-                    rank: it.rank,
-                    version: it.version,
-                    is_missed: it.address.is_some(),
-                };
-                let held = self.claims(rng).into_iter().map(listed).collect();
-                member.peers(held)
+                let mut any = || std::array::from_fn(|_| rng.u8(..3));
+                member.peers_with(std::array::from_fn(|_| any()))
             }
             2 => {
                 let wish = |node_id| Wish { node_id, version: Version::default() };
@@ -315,10 +310,11 @@ impl Knowledge {
                     address: it.address,
                     rank: it.rank,
                     version: it.version,
+                    is_lost: false,
                 };
                 let nodes = self.claims(&mut rng).into_iter().map(known).collect();
-                let wishes = if rng.bool() { self.honest_ids() } else { Vec::new() };
-                Some((200, Answer::Peers(PeersAnswer { nodes, wishes })))
+                let buckets = BucketSet(rng.u32(..));
+                Some((200, Answer::Peers(PeersAnswer { buckets, nodes })))
             }
             Request::Pull(pull) => {
                 let mut records = Vec::new();

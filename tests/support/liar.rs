@@ -10,6 +10,7 @@ use std::time::Duration;
 use dsn::protocol::address::Address;
 use dsn::protocol::crypto::{Place, Signed, Signer, TAG_BYTES, Tag, open, seal};
 use dsn::protocol::identity::hex;
+use dsn::protocol::view::BucketSet;
 use dsn::protocol::wire::{
     self, Answer, HelloAnswer, Kind, PeersAnswer, Pong, ProgramVersion, Request,
 };
@@ -124,10 +125,10 @@ pub fn honest(member: &Member, request: &Request) -> Option<(u16, Answer)> {
             Some((200, Answer::Hello(answer)))
         }
         // A view of its own: so it is asked for its list.
-        Request::Ping(_) => Some((200, Answer::Ping(Pong { view: [0x55; 32], twin: None }))),
+        Request::Ping(_) => Some((200, Answer::Ping(Pong { view: [0x55; 16], twin: None }))),
         Request::Push(_) | Request::Pull(_) => Some((204, Answer::Data)),
         Request::Peers(_) => {
-            let answer = PeersAnswer { nodes: Vec::new(), wishes: Vec::new() };
+            let answer = PeersAnswer { buckets: BucketSet(0), nodes: Vec::new() };
             Some((200, Answer::Peers(answer)))
         }
         Request::Data(_) => Some((200, Answer::Data)),

@@ -21,9 +21,10 @@ use dsn::protocol::crypto::{
 use dsn::protocol::entries::{Entries, Key, Value};
 use dsn::protocol::identity::{Incarnation, NodeId, PublicKey, Session, unhex};
 use dsn::protocol::record::{Draft, Patch, Record};
+use dsn::protocol::view::{BUCKETS, Buckets, NO_BUCKET};
 use dsn::protocol::wire::{
-    self, Answer, Data, Header, Hello, HelloAnswer, HelloProof, Kind, Listed, Peers, Ping,
-    ProgramVersion, Pull, Push, Refusal, Request, Wish,
+    self, Answer, Data, Header, Hello, HelloAnswer, HelloProof, Kind, Peers, Ping, ProgramVersion,
+    Pull, Push, Refusal, Request, Wish,
 };
 use dsn::{Config, RunningNode};
 use tempfile::TempDir;
@@ -326,11 +327,16 @@ impl Member {
     }
 
     pub fn ping(&mut self) -> Request {
-        Request::Ping(Ping { header: self.header() })
+        Request::Ping(Ping { header: self.header(), view: [0x55; 16] })
     }
 
-    pub fn peers(&mut self, held: Vec<Listed>) -> Request {
-        Request::Peers(Peers { header: self.header(), held })
+    /// PEERS of one that holds something else in all buckets.
+    pub fn peers(&mut self) -> Request {
+        self.peers_with([NO_BUCKET; BUCKETS])
+    }
+
+    pub fn peers_with(&mut self, buckets: Buckets) -> Request {
+        Request::Peers(Peers { header: self.header(), buckets: Box::new(buckets) })
     }
 
     pub fn data(&mut self, id: u64, data: &[u8]) -> Request {
@@ -342,13 +348,13 @@ impl Member {
     }
 
     pub fn push(&self, records: Vec<Arc<Record>>) -> Request {
-        self.push_with(records, None)
+        self.push_with(records, Vec::new())
     }
 
-    pub fn push_with(&self, records: Vec<Arc<Record>>, patch: Option<Arc<Patch>>) -> Request {
+    pub fn push_with(&self, records: Vec<Arc<Record>>, patches: Vec<Arc<Patch>>) -> Request {
         let link = self.linked();
         let (to, incarnation) = (link.node_id.clone(), link.incarnation);
-        Request::Push(Push { to, incarnation, records, patch })
+        Request::Push(Push { records, patches, ..Push::new(to, incarnation) })
     }
 
     /// A signed record of this member.

@@ -7,14 +7,15 @@ use super::{AllowList, CheckedPush};
 use crate::protocol::address::Address;
 use crate::protocol::entries::Entries;
 use crate::protocol::flight::{Class, Ticket};
+use crate::protocol::hash::Sha256;
 use crate::protocol::identity::{NodeId, PublicKey};
 use crate::protocol::record::{Record, SignedHead};
 use crate::protocol::report::{Event, Refused};
 use crate::protocol::verdict::Reason;
 use crate::protocol::verified::{Authentic, Verified};
 use crate::protocol::wire::{
-    Answer, Data, Hello, HelloAnswer, Peers, PeersAnswer, Ping, Pong, ProgramVersion, Pull,
-    Refusal, Request, Text,
+    Answer, Challenge, Data, Hello, HelloAnswer, Here, Peers, PeersAnswer, Ping, Pong,
+    ProgramVersion, Pull, Refusal, Request, Text,
 };
 
 /// What time it is, from both clocks.
@@ -36,6 +37,14 @@ impl fmt::Debug for Secret {
     }
 }
 
+impl Secret {
+    /// Sixteen bytes that nobody knows before this node says them.
+    pub(super) fn derived(&self, label: &[u8], epoch: u64, parts: &[&[u8]]) -> [u8; 16] {
+        let hash = Sha256::new(label).chain(&self.0).chain(&epoch.to_le_bytes());
+        parts.iter().fold(hash, |hash, part| hash.chain(part)).finish_short()
+    }
+}
+
 /// What a node is told about itself when it starts.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -53,6 +62,11 @@ pub struct Settings {
     pub seeds: Vec<Address>,
     /// Time between ticks, ms.
     pub tick_ms: u64,
+    /// Up to so many peers a change goes to each of them by ourselves; beyond, by relays
+    /// ([`super::MESH_MAX`]).
+    pub mesh_max: usize,
+    /// Into how many parts each ring is cut ([`super::RELAY_HEADS`]).
+    pub relay_heads: usize,
     /// Version of the program.
     pub program: ProgramVersion,
     /// Whether nobody else is expected: then being alone is no fault.
@@ -114,10 +128,20 @@ pub enum Action {
 /// What the node wants of the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskWishes {
-    /// Make a new version of the own record, though nothing changed: peers hold a later one.
-    pub republish: bool,
+    /// Make a new version of the own record, though nobody changed anything.
+    pub republish: Option<Republish>,
     /// Keep the peers ([`super::Node::known_peers`]), and how soon.
     pub save_peers: Option<Urgency>,
+}
+
+/// Why a version with the same entries is made, and what of it is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Republish {
+    /// The node lives elsewhere, or others hold what it made without writing it: the content on
+    /// disk is the same, so nothing is written.
+    Unwritten,
+    /// Others hold a later version with something else in it: the next run is to be above it, too.
+    Written,
 }
 
 /// How soon something has to be on disk.
@@ -147,6 +171,8 @@ pub enum Verdict {
     Answer(Box<Answer>),
     /// 204.
     Nothing,
+    /// 200 to an UPDATE that asks for the receiver: its signature over this.
+    Here(NodeId, Challenge),
     /// Any other status.
     Refuse(Reason, Box<Refusal>),
 }
@@ -213,6 +239,8 @@ pub enum Outcome {
     Records(Vec<Verified<Record>>),
     /// 204 to an UPDATE, which nobody signs.
     Nothing,
+    /// 200 to an UPDATE that asks for the receiver.
+    Here(Verified<Here>),
     /// A sealed refusal, and what it proves to be held of the own record.
     Refused(Refusal, Option<Verified<SignedHead>>),
     /// A refusal of bytes that did not open: it may have another network key than the one used.

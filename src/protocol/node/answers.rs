@@ -1,24 +1,21 @@
 //! What comes back: what a call that ended means, one function for each kind of call.
 
-use std::collections::BTreeSet;
-
 use super::hello::not_allowed;
+use super::probing::is_doubtable;
 use super::{
     Action, Job, Judgement, Node, Now, Outcome, RETRY_DELAY_MS, TRIES, Target, give_up,
     give_up_doubtful, place_text,
 };
 use crate::protocol::address::Address;
+use crate::protocol::errand::Errands;
 use crate::protocol::fault::{Code, Fault};
 use crate::protocol::flight::{Call, Flight, Ticket};
 use crate::protocol::head::Fingerprint;
 use crate::protocol::identity::NodeId;
-use crate::protocol::pace::{AGAIN_MAX_MS, WAIT_MAX_MS};
+use crate::protocol::pace::WAIT_MAX_MS;
 use crate::protocol::peer::{Peer, Trust};
-use crate::protocol::report::{Event, PeerStatus};
+use crate::protocol::report::PeerStatus;
 use crate::protocol::wire::HelloAnswer;
-
-/// After this many ticks without a word a peer that does not answer is suspected.
-pub(super) const SUSPECT_TICKS: u64 = 2;
 
 /// A call that ended.
 pub(super) struct Ended<'a> {
@@ -63,13 +60,32 @@ impl Node {
     ) {
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         let Some(done) = peer.flight.take_if(|current| current.id == flight) else { return };
-        let Flight { call: Some(call), address: Some(address), tries, .. } = done else { return };
+        let Flight { call: Some(mut call), address: Some(address), tries, .. } = done else {
+            return;
+        };
+        let was_pull = matches!(call, Call::Pull { .. });
         peer.was_answered = !matches!(outcome, Outcome::Failed(_));
         let outcome = other_key_next(outcome, &mut peer.network_key);
+        if !matches!(outcome, Outcome::Failed(_)) {
+            self.note_word(now);
+        }
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
         match outcome {
             Outcome::Failed(_) => peer.unanswered.insert(call.kind()),
             _ => peer.unanswered.remove(&call.kind()),
         };
+        let errands = match &mut call {
+            Call::Push { errands, .. } => std::mem::take(errands),
+            _ => Errands::new(),
+        };
+        match &outcome {
+            Outcome::Nothing => {}
+            Outcome::Refused(refusal, _) => {
+                self.errands_refused(node_id, errands, refusal, now, actions);
+            }
+            _ => self.errands_failed(node_id, errands, now, actions),
+        }
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
         let ended = Ended { node_id, tries, address, now };
         match outcome {
             Outcome::Failed(why) => self.failed(&ended, &call, &why, actions),
@@ -80,6 +96,9 @@ impl Node {
                 peer.attempts.remove(&call.kind());
                 self.answered(&ended, call, outcome, elapsed_us, actions);
             }
+        }
+        if was_pull {
+            self.settle_wants(now, actions);
         }
     }
 
@@ -103,8 +122,9 @@ impl Node {
             (Call::Ping { waiting }, Outcome::Pong(pong)) if self.is_from(ended, pong.signer()) => {
                 self.succeeded(ended, actions);
                 let pong = pong.message();
-                let differs = pong.view != self.view.hash();
-                self.on_pong(ended, waiting, differs, elapsed_us, actions);
+                self.note_view(ended.node_id, pong.view, ended.now);
+                self.probing.health.note(false);
+                self.on_pong(ended, waiting, elapsed_us, actions);
                 if let Some(twin) = &pong.twin {
                     self.note_own_twin(ended.node_id, twin, ended.now);
                 }
@@ -125,18 +145,24 @@ impl Node {
                 }
                 actions.push(Action::Finish(ticket, Ok(elapsed_us)));
             }
-            (Call::Push { own, others, .. }, Outcome::Nothing) => {
-                self.on_taken(ended, own, others);
+            (Call::Push { own, gives, .. }, Outcome::Nothing) => {
+                self.on_taken(ended, own, gives, actions);
             }
-            (Call::Pull { wishes }, Outcome::Records(records)) => {
-                let news = |node: &mut Self, record, actions: &mut Vec<Action>| {
-                    matches!(node.take(record, ended.now, actions), Judgement::News)
-                };
-                let taken: Vec<bool> =
-                    records.into_iter().map(|record| news(self, record, actions)).collect();
-                self.on_pulled(ended, &wishes, taken.contains(&true));
+            (Call::Pull { .. }, Outcome::Records(records)) => {
+                let mut last = None;
+                for record in records {
+                    let node_id = record.head.node_id.clone();
+                    if matches!(self.take(record, ended.now, actions), Judgement::News) {
+                        last = last.max(Some(node_id));
+                    }
+                }
+                self.on_pulled(ended, last.as_ref());
             }
-            (Call::Pull { wishes }, Outcome::Nothing) => self.on_pulled(ended, &wishes, false),
+            (Call::Pull { .. }, Outcome::Nothing) => self.on_pulled(ended, None),
+            (Call::Tell(tell), Outcome::Nothing) => self.on_told(ended, &tell, None, actions),
+            (Call::Tell(tell), Outcome::Here(here)) => {
+                self.on_told(ended, &tell, Some(&here), actions);
+            }
             (call, _) => {
                 let why = "it gave an answer that makes no sense";
                 self.failed_for_now(ended, &call, why, actions);
@@ -269,7 +295,7 @@ impl Node {
             return false;
         }
         self.pin(node_id, answer.public_key, now, actions);
-        self.seen_at = answer.seen.with_port(self.settings.port);
+        self.note_seen_from(&answer.seen, now, actions);
         let wait = self.wait(now);
         if let Some(peer) = self.peers.get_mut(node_id) {
             peer.begin_session(answer.incarnation, answer.session, wait);
@@ -310,7 +336,6 @@ impl Node {
         &mut self,
         ended: &Ended<'_>,
         waiting: Option<Ticket>,
-        differs: bool,
         elapsed_us: u64,
         actions: &mut Vec<Action>,
     ) {
@@ -318,11 +343,6 @@ impl Node {
         // This alone says that all is well: what answers other calls, and not the one that comes
         // behind each HELLO, is not called anew at once for ever.
         peer.contact.succeeded();
-        if differs {
-            peer.owed.peers = true;
-        } else {
-            peer.exchange.succeeded();
-        }
         if let Some(ticket) = waiting.filter(|ticket| peer.owed.pings.contains(ticket)) {
             peer.owed.pings.retain(|other| *other != ticket);
             actions.push(Action::Finish(ticket, Ok(elapsed_us)));
@@ -334,7 +354,8 @@ impl Node {
         &mut self,
         ended: &Ended<'_>,
         own: Option<Fingerprint>,
-        others: Vec<(NodeId, Fingerprint)>,
+        gives: bool,
+        actions: &mut Vec<Action>,
     ) {
         let wait = self.wait(ended.now);
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
@@ -343,27 +364,30 @@ impl Node {
             peer.note_brought(own, wait);
             peer.link.own.held = Some(own);
         }
-        if !others.is_empty() {
-            // There may be more that it lacks.
-            peer.exchange.succeeded();
-            peer.owed.peers |= peer.owed.send.is_empty();
-            self.note_given(ended.node_id, others);
+        let home = peer.record.as_ref().and_then(|record| record.head.home.address.as_ref());
+        if home == Some(&ended.address) {
+            // Its record says with its signature that it lives there, and somebody of the network
+            // answers there as that run of it.
+            self.prove_address(ended, actions);
         }
+        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
+        // Whether that was all that it lacked is seen by its view.
+        peer.owed.ping |= gives && peer.owed.send.is_empty();
     }
 
-    /// Wishes were answered. What was not given is not there, or did not fit.
-    pub(super) fn on_pulled(&mut self, ended: &Ended<'_>, wishes: &[NodeId], anything: bool) {
-        let held: BTreeSet<&NodeId> = wishes.iter().collect();
+    /// Wishes were answered, the last of those that brought something new being this one's. What
+    /// was left out before that is not there; what comes behind it may not have fitted.
+    pub(super) fn on_pulled(&mut self, ended: &Ended<'_>, last: Option<&NodeId>) {
         let wait = self.wait(ended.now);
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
-        if anything {
+        if let Some(last) = last {
             peer.exchange.succeeded();
             peer.pull.succeeded();
             // It brought something new: that request was none too many.
             peer.upkeep = peer.upkeep.saturating_sub(1);
-            peer.owed.want.retain(|wanted| !held.contains(wanted));
+            peer.owed.want.retain(|wanted, _| wanted > last);
             if peer.owed.want.is_empty() {
-                peer.owed.peers = true;
+                peer.has_all();
             }
         } else {
             peer.owed.want.clear();
@@ -389,38 +413,47 @@ impl Node {
         why: &str,
         actions: &mut Vec<Action>,
     ) {
-        let (node_id, now, tick_ms) = (ended.node_id, ended.now, self.settings.tick_ms);
+        if let Call::Tell(tell) = call {
+            return self.tell_in_vain(ended, tell, actions);
+        }
+        let (node_id, now) = (ended.node_id, ended.now);
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         owe_again(peer, call);
         peer.note_fault(why, now.mono_ms);
         if let Call::Data { ticket, session } = call {
             peer.note_doubt(*ticket, *session);
         }
-        if peer.status == PeerStatus::Alive && peer.silence(now.mono_ms) > SUSPECT_TICKS * tick_ms {
-            peer.status = PeerStatus::Suspect;
-            actions.push(Action::Tell(Event::Suspect { node_id: node_id.clone() }));
-        }
         give_up_doubtful(node_id, peer, actions);
         let was_reached = peer.place.proved() == Some(&ended.address);
         let was_in_vain = match call {
-            Call::Push { own, others, .. } => {
-                own.is_some() && peer.push.is_failing()
-                    || !others.is_empty() && peer.give.is_failing()
+            Call::Push { own, gives, .. } => {
+                own.is_some() && peer.push.is_failing() || *gives && peer.give.is_failing()
             }
             Call::Pull { .. } => peer.pull.is_failing(),
             Call::Peers => peer.exchange.is_failing(),
             Call::Hello { .. } | Call::Ping { .. } | Call::Data { .. } => {
                 peer.status == PeerStatus::Lost
             }
+            Call::Tell(_) => true,
         };
         if ended.tries < TRIES && !was_in_vain && was_reached {
             let at = now.mono_ms + RETRY_DELAY_MS;
             let attempt = peer.attempts.entry(call.kind()).or_default();
             (attempt.tries, attempt.at) = (ended.tries, at);
             actions.push(Action::WakeAt(at));
-            return;
+            return self.note_failed(ended, call, actions);
         }
         self.failed_for_now(ended, call, why, actions);
+    }
+
+    /// What a call that came to nothing says of the peer: what asks whether it is there brings it
+    /// into doubt, and after anything else it is asked.
+    fn note_failed(&mut self, ended: &Ended<'_>, call: &Call, actions: &mut Vec<Action>) {
+        if matches!(call, Call::Hello { .. } | Call::Ping { .. }) {
+            self.probe_failed(ended, actions);
+        } else if let Some(peer) = self.peers.get_mut(ended.node_id) {
+            peer.owed.ping |= is_doubtable(peer);
+        }
     }
 
     /// The call came to nothing, whatever the reason: the peer is left alone for a while.
@@ -442,20 +475,21 @@ impl Node {
         peer.contact.came_to_nothing(wait, WAIT_MAX_MS);
         match call {
             Call::Hello { address } => peer.place.tried_in_vain(address),
-            Call::Push { own, others, .. } => {
+            Call::Push { own, gives, .. } => {
+                peer.owed.errands.clear();
                 // It may be large, and who answers all else would get it again and again.
                 if let Some(own) = own {
                     peer.push.came_to_nothing(wait, WAIT_MAX_MS);
                     peer.note_brought(*own, wait);
                 }
-                if !others.is_empty() {
-                    peer.give.forgive(wait.now_ms, AGAIN_MAX_MS);
-                    peer.give.came_to_nothing(wait, AGAIN_MAX_MS);
+                if *gives {
+                    // Its next list says what it lacks still.
+                    peer.owed.send.clear();
                 }
             }
             Call::Pull { .. } => peer.pull.came_to_nothing(wait, WAIT_MAX_MS),
             Call::Peers => peer.exchange.came_to_nothing(wait, WAIT_MAX_MS),
-            Call::Ping { .. } | Call::Data { .. } => {}
+            Call::Ping { .. } | Call::Data { .. } | Call::Tell(_) => {}
         }
         if has_new_hint && peer.place.has_new_hint() {
             // Another place is named that was not tried yet.
@@ -463,6 +497,7 @@ impl Node {
         }
         let why = format!("{}: {why}", place_text(Some(&ended.address)));
         give_up(ended.node_id, peer, &why, actions);
+        self.note_failed(ended, call, actions);
     }
 
     /// Another node answers at this address: it is tried no more for this one.
@@ -490,7 +525,11 @@ pub(super) fn other_key_next(outcome: Outcome, network_key: &mut usize) -> Outco
 /// What a call that came to nothing was for is owed again.
 fn owe_again(peer: &mut Peer, call: &Call) {
     match call {
-        Call::Hello { .. } | Call::Push { .. } | Call::Pull { .. } | Call::Data { .. } => {}
+        Call::Hello { .. }
+        | Call::Push { .. }
+        | Call::Pull { .. }
+        | Call::Data { .. }
+        | Call::Tell(_) => {}
         Call::Ping { .. } => peer.owed.ping = true,
         Call::Peers => peer.owed.peers = true,
     }

@@ -3,17 +3,21 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::suspicion::may_be_told;
 use super::{Action, Job, Node, Now, OWED_DATA_MAX, Outgoing, Target, place_text};
 use crate::protocol::DATA_BYTES_MAX;
+use crate::protocol::errand::Errands;
 use crate::protocol::flight::{Call, CallKind, Class, Ticket};
-use crate::protocol::head::Version;
+use crate::protocol::head::{Fingerprint, Version};
 use crate::protocol::identity::NodeId;
 use crate::protocol::peer::{OwedData, Peer};
-use crate::protocol::record::Record;
+use crate::protocol::record::{Patch, Record};
 use crate::protocol::report::{PeerStatus, Refused};
+use crate::protocol::ring::{Ring, Stretch};
 use crate::protocol::verified::Verified;
 use crate::protocol::wire::{
-    Data, Header, Hello, HelloProof, Peers, Ping, Pull, Push, RECORDS_MAX, Request, Wish,
+    Data, Header, Hello, HelloProof, PUSHED_MAX, Peers, Ping, Pull, Push, RECORDS_MAX, RELAYS_MAX,
+    Relay, Request, SUSPECTS_MAX, Suspected, Wish,
 };
 
 /// Most bytes of records in one UPDATE beyond its first: a larger batch would hold up the rest.
@@ -23,8 +27,9 @@ const OWED_BYTES_MAX: usize = 8 * DATA_BYTES_MAX;
 /// Most requests to one peer between two ticks that nobody asked for and that bring nothing new,
 /// whatever it answers.
 pub const UPKEEP_MAX: u32 = 4;
-/// Most versions of others that are remembered as given to peers, all together.
-const GIVEN_MAX: usize = 16 * 1024;
+/// How long a peer alone is asked for what it holds, in percent of a tick: by then it has come, or
+/// others are asked for it as well.
+const ALONE_PERCENT: u64 = 50;
 
 impl Node {
     /// Asks for a PING whose outcome comes as `Finish` with the ticket.
@@ -138,30 +143,46 @@ impl Node {
             return Vec::new();
         }
         let may_contact = peer.contact.is_due(now.mono_ms) && has_upkeep;
+        // After another run refused it, HELLO comes first.
+        let waits = peer.attempts.get(&CallKind::Tell).is_some_and(|it| it.had_second_chance);
+        let tell =
+            !peer.owed.tell.is_empty() && may_be_told(peer) && (peer.link.connected || !waits);
+        // A version needs no link: the record of the peer says which run it is for.
+        let brings = !peer.owed.errands.is_empty()
+            && peer.run().is_some()
+            && !matches!(peer.status, PeerStatus::Left | PeerStatus::Lost);
         if !peer.link.connected {
-            let may = may_contact && peer.status != PeerStatus::Left;
-            return if may { vec![CallKind::Hello] } else { Vec::new() };
+            let may = may_contact && peer.status != PeerStatus::Left && self.is_linked(peer);
+            let dues = [(tell, CallKind::Tell), (brings, CallKind::Push), (may, CallKind::Hello)];
+            return dues.into_iter().filter_map(|(is_due, due)| is_due.then_some(due)).collect();
         }
         let owed = &peer.owed;
         if !peer.is_reached() {
             // The answer to a PING is signed: it proves the address.
-            return if may_contact { vec![CallKind::Ping] } else { Vec::new() };
+            let dues =
+                [(tell, CallKind::Tell), (brings, CallKind::Push), (may_contact, CallKind::Ping)];
+            return dues.into_iter().filter_map(|(is_due, due)| is_due.then_some(due)).collect();
         }
-        let peers = owed.peers && peer.exchange.is_due(now.mono_ms);
+        let peers = (owed.peers || owed.hints) && peer.exchange.is_due(now.mono_ms);
         let is_proved = peer.is_session_proved(now.mono_ms);
         let (data, unproved_data) =
             (!owed.data.is_empty() && is_proved, !owed.data.is_empty() && !is_proved);
         [
+            (tell, CallKind::Tell),
             (data && !owed.data_was_last, CallKind::Data),
             (!owed.pings.is_empty() || unproved_data || owed.ping && has_upkeep, CallKind::Ping),
-            (self.brings_own(peer, now) || gives_others(peer, now), CallKind::Push),
-            (!owed.want.is_empty() && peer.pull.is_due(now.mono_ms) && has_upkeep, CallKind::Pull),
+            (self.brings_anything(peer, now), CallKind::Push),
+            (self.pulls(peer, now) && has_upkeep, CallKind::Pull),
             (peers && has_upkeep, CallKind::Peers),
             (data && owed.data_was_last, CallKind::Data),
         ]
         .into_iter()
         .filter_map(|(is_due, due)| is_due.then_some(due))
         .collect()
+    }
+
+    fn brings_anything(&self, peer: &Peer, now: Now) -> bool {
+        !peer.owed.errands.is_empty() || self.brings_own(peer, now) || gives_others(peer)
     }
 
     /// Whether the own record is due to the peer.
@@ -192,32 +213,46 @@ impl Node {
             CallKind::Push => self.make_push(node_id, now)?,
             CallKind::Pull => self.make_pull(node_id, now)?,
             CallKind::Data => self.make_data(node_id, now)?,
+            CallKind::Tell => self.make_tell(node_id)?,
         };
         let peer = self.peers.get_mut(node_id)?;
         let brings_news = match &call {
+            Call::Push { errands, .. } if !errands.is_empty() => true,
             Call::Push { own: Some(own), .. } => peer.link.own.sent.replace(*own) != Some(*own),
             _ => false,
         };
-        peer.upkeep += u32::from(!asked_by_people && !brings_news);
+        // What is told is bounded by what is asked and who is doubted.
+        let is_upkeep = !asked_by_people && !brings_news && due != CallKind::Tell;
+        peer.upkeep += u32::from(is_upkeep);
         peer.owed.data_was_last = due == CallKind::Data;
-        peer.may_try = false;
         let address = match &call {
             Call::Hello { address } => address.clone(),
+            Call::Push { .. } | Call::Tell(_) => peer.address_to_try()?.clone(),
             _ => peer.place.address()?.clone(),
         };
-        let (signer, network_key) = (peer.direct_key(), peer.network_key);
+        peer.may_try = false;
+        let signer = match &call {
+            // That it is there may be signed with a key that others told, too.
+            Call::Tell(_) => peer.pin.map(|pin| pin.key),
+            _ => peer.direct_key(),
+        };
+        let network_key = peer.network_key;
         let flight = peer.flight.as_mut()?;
         flight.call = Some(call);
         flight.address = Some(address.clone());
         flight.tries = tries + 1;
+        flight.began = now.mono_ms;
         Some(Outgoing { address, signer, network_key, request })
     }
 
     fn make_hello(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
+        let knows_its_place = self.knows_its_place();
         let peer = self.peers.get_mut(node_id)?;
         let address = peer.address_to_try()?.clone();
-        // Only who proved its key has given us what to name.
+        // Only who proved its key has given us what to name; and the answer to the first step says
+        // where we are.
         let named = peer.direct_key().zip(peer.link.session);
+        let named = named.filter(|_| knows_its_place || peer.link.was_introduced);
         let number = peer.next_number(now.wall_us);
         let proof = named.map(|(key, session)| HelloProof {
             to: node_id.clone(),
@@ -253,13 +288,14 @@ impl Node {
         let owed = &mut self.peers.get_mut(node_id)?.owed;
         owed.ping = false;
         let waiting = owed.pings.front().copied();
-        Some((Call::Ping { waiting }, Request::Ping(Ping { header })))
+        Some((Call::Ping { waiting }, Request::Ping(Ping { header, view: self.view.hash() })))
     }
 
     fn make_peers(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
         let header = self.header(node_id, now)?;
-        self.peers.get_mut(node_id)?.owed.peers = false;
-        Some((Call::Peers, Request::Peers(Peers { header, held: self.listed() })))
+        let owed = &mut self.peers.get_mut(node_id)?.owed;
+        (owed.peers, owed.hints) = (false, false);
+        Some((Call::Peers, Request::Peers(Peers { header, buckets: Box::new(self.buckets()) })))
     }
 
     fn make_data(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
@@ -274,64 +310,133 @@ impl Node {
         Some((Call::Data { ticket, session }, Request::Data(Data { header, id, data })))
     }
 
+    /// Whether the peer is to be asked for something that it has newer.
+    fn pulls(&self, peer: &Peer, now: Now) -> bool {
+        let may = !peer.owed.want.is_empty() && peer.pull.is_due(now.mono_ms);
+        may && self.wishes_to(peer, now).next().is_some()
+    }
+
+    /// What the peer has newer, by its own word, and no other one was just asked for.
+    fn wishes_to<'a>(&'a self, peer: &'a Peer, now: Now) -> impl Iterator<Item = &'a NodeId> {
+        let others = self.peers.iter();
+        let asked: BTreeSet<&NodeId> =
+            others.flat_map(|(_, other)| other.asked_for(now.mono_ms)).collect();
+        peer.owed.want.keys().filter(move |node_id| !asked.contains(node_id))
+    }
+
     /// What the peer has newer, by its own word.
     fn make_pull(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
         let header = self.header(node_id, now)?;
-        let wanted = &self.peers.get(node_id)?.owed.want;
-        let wishes: Vec<NodeId> = wanted.iter().take(RECORDS_MAX).cloned().collect();
+        let peer = self.peers.get(node_id)?;
+        let wishes: Vec<NodeId> = self.wishes_to(peer, now).take(RECORDS_MAX).cloned().collect();
         let wish = |node_id: &NodeId| {
             let held = self.record_of(node_id);
             let version = held.map_or_else(Version::default, |held| held.version());
             Wish { node_id: node_id.clone(), version }
         };
         let pull = Pull { header, wishes: wishes.iter().map(wish).collect() };
-        Some((Call::Pull { wishes }, Request::Pull(pull)))
+        let alone_until = now.mono_ms + self.settings.tick_ms * ALONE_PERCENT / 100;
+        Some((Call::Pull { wishes, alone_until }, Request::Pull(pull)))
     }
 
-    /// The own record where the peer lacks it, and records of others that it wished for: each of
-    /// them where it is due, as neither takes the other along before its time.
+    /// The own record where the peer lacks it, records of others that it lacks and can't ask for,
+    /// and what it is to pass on: each of them where it is due, as none takes the other along before
+    /// its time.
     fn make_push(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
         let own = self.own.clone();
         let carries_own = self.brings_own(self.peers.get(node_id)?, now);
         let peer = self.peers.get_mut(node_id)?;
-        let incarnation = peer.link.incarnation?;
-        let gives = gives_others(peer, now);
+        let incarnation = peer.run()?;
+        let gives = gives_others(peer);
         let send = if gives { std::mem::take(&mut peer.owed.send) } else { BTreeSet::new() };
         let held = peer.link.own.held;
-        let base = held.filter(|_| carries_own);
-        let patch = base.and_then(|base| self.own_changes.patch(base, &own));
-        let mut batch = Batch::default();
-        if carries_own && patch.is_none() {
-            batch.take(&own);
+        let mut waiting = std::mem::take(&mut peer.owed.errands);
+        let mut load = Load::default();
+        let me = self.settings.node_id.clone();
+        if carries_own && held.is_none() && !waiting.contains_key(&me) {
+            let introduction = self.introduction(now).map(|errand| (me.clone(), errand));
+            waiting.extend(introduction);
         }
-        let (mut later, mut others) = (BTreeSet::new(), Vec::new());
-        for other in send {
+        let carries_own = carries_own || waiting.contains_key(&me);
+        if carries_own {
+            let base = held.or(waiting.get(&me).and_then(|errand| errand.base));
+            let patch = base.and_then(|base| self.own_changes.patch(base, &own));
+            load.take(&own, patch);
+        }
+        let own_base = load.patches.first().map(|patch| patch.base);
+        let partial = own_base.is_some();
+        let (errands, mut left) = self.load_errands(waiting, own_base, &mut load);
+        let (mut later, mut given) = (BTreeSet::new(), Vec::new());
+        for other in send.into_iter().filter(|other| !errands.contains_key(other)) {
             let Some(record) = self.record_of(&other) else { continue };
-            let fingerprint = record.fingerprint;
-            if batch.take(record) {
-                others.push((other, fingerprint));
+            let version = record.fingerprint;
+            if load.take(record, None) {
+                given.push((other, version));
             } else {
                 later.insert(other);
             }
         }
+        let peer = self.peers.get_mut(node_id)?;
+        peer.owed.errands.append(&mut left);
         if gives {
-            self.peers.get_mut(node_id)?.owed.send = later;
+            peer.owed.send = later;
+            peer.given.extend(given);
         }
-        batch.records.sort_unstable_by(|left, right| left.head.node_id.cmp(&right.head.node_id));
-        let partial = patch.is_some();
+        let relays = errands.iter().flat_map(|(owner, errand)| {
+            let relay = |(ring, stretch): (&Ring, &Stretch)| Relay {
+                owner: owner.clone(),
+                ring: *ring,
+                stretch: stretch.clone(),
+            };
+            errand.stretches.iter().map(relay)
+        });
+        let relays = relays.collect();
         let own = carries_own.then_some(own.fingerprint);
-        let push = Push { to: node_id.clone(), incarnation, records: batch.records, patch };
-        Some((Call::Push { own, partial, others }, Request::Push(push)))
+        let (records, patches) = load.sorted();
+        let suspects = load.suspects;
+        let push = Push::new(node_id.clone(), incarnation);
+        let push = Push { records, patches, relays, suspects, ..push };
+        Some((Call::Push { own, partial, gives, errands }, Request::Push(push)))
     }
 
-    /// Remembers what a peer was given because it wished for it.
-    pub(super) fn note_given(&mut self, node_id: &NodeId, others: Vec<(NodeId, [u8; 16])>) {
-        let total: usize = self.peers.iter().map(|(_, peer)| peer.link.given.len()).sum();
-        let Some(peer) = self.peers.get_mut(node_id) else { return };
-        if total + others.len() > GIVEN_MAX {
-            peer.link.given.clear();
+    /// Takes of what is to be passed on what has room; the rest is left.
+    fn load_errands(
+        &mut self,
+        waiting: Errands,
+        own_base: Option<Fingerprint>,
+        load: &mut Load,
+    ) -> (Errands, Errands) {
+        let (mut taken, mut left) = (Errands::new(), Errands::new());
+        let mut relays = 0;
+        for (owner, mut errand) in waiting {
+            let is_me = self.is_me(&owner);
+            let Some(record) = self.record_of(&owner).cloned() else { continue };
+            let has_room = relays + errand.stretches.len() <= RELAYS_MAX;
+            if self.peers.get(&owner).is_some_and(Peer::is_accused) {
+                // Who does not hold that version gets it by what views say.
+                if has_room && load.suspects.len() < SUSPECTS_MAX {
+                    relays += errand.stretches.len();
+                    let (node_id, fingerprint) = (owner.clone(), record.fingerprint);
+                    load.suspects.push(Suspected { node_id, fingerprint });
+                    taken.insert(owner, errand);
+                } else {
+                    left.insert(owner, errand);
+                }
+                continue;
+            }
+            let changes = self.peers.get_mut(&owner).and_then(|peer| peer.changes.as_mut());
+            let patch = errand.base.zip(changes);
+            let patch = patch.and_then(|(base, (changes, _))| changes.patch(base, &record));
+            // Without one it is sent whole.
+            errand.base = if is_me { own_base } else { patch.as_ref().map(|patch| patch.base) };
+            if has_room && (is_me || load.take(&record, patch)) {
+                relays += errand.stretches.len();
+                taken.insert(owner, errand);
+            } else {
+                left.insert(owner, errand);
+            }
         }
-        peer.link.given.extend(others);
+        (taken, left)
     }
 
     fn next_ticket(&mut self) -> Ticket {
@@ -358,9 +463,49 @@ impl Node {
     }
 }
 
-/// Whether records of others are due to the peer, which it wished for.
-fn gives_others(peer: &Peer, now: Now) -> bool {
-    !peer.owed.send.is_empty() && peer.give.is_due(now.mono_ms) && peer.upkeep < UPKEEP_MAX
+/// Whether records of others are due to the peer, which it can't ask for.
+fn gives_others(peer: &Peer) -> bool {
+    !peer.owed.send.is_empty() && peer.upkeep < UPKEEP_MAX
+}
+
+/// What goes in one push: whole records, and partial ones.
+#[derive(Default)]
+struct Load {
+    batch: Batch,
+    patches: Vec<Arc<Patch>>,
+    /// In the order of their ids.
+    suspects: Vec<Suspected>,
+}
+
+impl Load {
+    /// Takes the patch, or the record where there is none, if there is room; says whether it did.
+    fn take(&mut self, record: &Verified<Record>, patch: Option<Arc<Patch>>) -> bool {
+        let count = self.batch.records.len() + self.patches.len();
+        if count == PUSHED_MAX {
+            return false;
+        }
+        match patch {
+            None => self.batch.take(record),
+            Some(patch) => {
+                let bytes = RECORD_OVERHEAD_BYTES + patch.bytes();
+                let has_room = count == 0 || self.batch.bytes + bytes <= BATCH_BYTES_MAX;
+                if has_room {
+                    self.batch.bytes += bytes;
+                    self.patches.push(patch);
+                }
+                has_room
+            }
+        }
+    }
+
+    /// Both in the order of their owners.
+    fn sorted(&mut self) -> (Vec<Arc<Record>>, Vec<Arc<Patch>>) {
+        let mut records = std::mem::take(&mut self.batch.records);
+        let mut patches = std::mem::take(&mut self.patches);
+        records.sort_unstable_by(|left, right| left.head.node_id.cmp(&right.head.node_id));
+        patches.sort_unstable_by(|left, right| left.node_id.cmp(&right.node_id));
+        (records, patches)
+    }
 }
 
 /// Records that go together in one message.

@@ -1,35 +1,54 @@
-//! Anti-entropy: lists of what is held, put beside each other. What differs is wished for by the
-//! one who lacks it, by its own rules; nobody is sent what it did not ask for, but by its owner.
+//! Anti-entropy: views that differ, and then lists of what differs, put beside each other. Who
+//! lacks something pulls it, by its own rules. Nobody is sent what it did not ask for, but by its
+//! owner; and where it can't ask.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{Action, Node, Now, place_text};
 use crate::protocol::address::Address;
 use crate::protocol::fault::{Code, Fault};
-use crate::protocol::head::Version;
+use crate::protocol::head::{Fingerprint, Version};
 use crate::protocol::identity::{NodeId, Rank};
-use crate::protocol::peer::{Pin, Trust};
+use crate::protocol::pace::{AGAIN_MAX_MS, Wait};
+use crate::protocol::peer::{Peer, Pin, Trust};
+use crate::protocol::record::Record;
 use crate::protocol::report::PeerStatus;
-use crate::protocol::wire::{KnownNode, Listed, Peers, PeersAnswer, RECORDS_MAX};
+use crate::protocol::view::{Buckets, ViewHash};
+use crate::protocol::wire::{KnownNode, Peers, PeersAnswer};
+
+/// How long nothing follows from views that differ, in percent of a tick: a change on its way
+/// through the network is there by then.
+const GRACE_PERCENT: u64 = 67;
+/// A peer that lacks something for so many ticks, and has not called once, can't.
+const CALLS_FIRST_TICKS: u64 = 2;
+/// One that did call, and for so many ticks did not, can't any more: if it could, it would put its
+/// list beside ours by then, or ask whether this node is there.
+const CALLS_AGAIN_TICKS: u64 = 10;
 
 impl Node {
-    /// All versions that are held, and of which nodes it is not known where they are.
-    pub(super) fn listed(&self) -> Vec<Listed> {
-        let own = (&self.settings.node_id, self.listed_of(&self.settings.node_id));
-        let all = self.peers.iter().map(|(node_id, _)| (node_id, self.listed_of(node_id)));
-        let mut all: Vec<_> = all.chain([own]).collect();
-        all.sort_unstable_by_key(|(node_id, _)| *node_id);
-        let listed = |(node_id, (rank, version)): (&NodeId, (Rank, Version))| {
-            let is_missed = |status| matches!(status, PeerStatus::Suspect | PeerStatus::Lost);
-            let peer = self.peers.get(node_id);
-            Listed {
-                node_id: node_id.clone(),
-                rank,
-                version,
-                is_missed: peer.is_some_and(|peer| is_missed(peer.status)),
-            }
-        };
-        all.into_iter().map(listed).collect()
+    /// Compares a peer's view with the own one; says whether they are equal. Where they differ, and
+    /// did before, its list is owed to be asked for.
+    pub(super) fn note_view(&mut self, node_id: &NodeId, theirs: ViewHash, now: Now) -> bool {
+        let are_equal = theirs == self.view.hash();
+        let grace_ms = self.settings.tick_ms * GRACE_PERCENT / 100;
+        let Some(peer) = self.peers.get_mut(node_id) else { return are_equal };
+        if are_equal {
+            peer.grace_until = None;
+            peer.lacks_since = None;
+            peer.owed.peers = false;
+            peer.exchange.succeeded();
+        } else {
+            let until = *peer.grace_until.get_or_insert(now.mono_ms + grace_ms);
+            peer.owed.peers |= now.mono_ms >= until;
+        }
+        are_equal
+    }
+
+    /// What is held, bucket by bucket, but nothing for buckets of nodes that are missed: others may
+    /// know where those are.
+    pub(super) fn buckets(&mut self) -> Buckets {
+        let missed = self.peers.iter().filter(|(_, peer)| is_missed(peer));
+        self.view.buckets_without(missed.map(|(node_id, _)| node_id))
     }
 
     fn listed_of(&self, node_id: &NodeId) -> (Rank, Version) {
@@ -67,39 +86,26 @@ impl Node {
         }
     }
 
-    /// What a caller that holds this hears: where something else is held here, where those are that
-    /// it misses, and what is wished for.
-    pub(super) fn answer_peers(&mut self, peers: Peers) -> PeersAnswer {
-        let caller = peers.header.from;
-        let theirs: BTreeMap<NodeId, Listed> =
-            peers.held.into_iter().map(|listed| (listed.node_id.clone(), listed)).collect();
-        let mut wishes: Vec<NodeId> = theirs
-            .values()
-            .filter(|listed| self.wants(&listed.node_id, listed.rank, listed.version))
-            .map(|listed| listed.node_id.clone())
-            .collect();
-        // What the caller holds of itself comes from itself.
-        wishes.retain(|node_id| *node_id != caller);
-        wishes.truncate(RECORDS_MAX);
-        let mine = self.listed().into_iter().filter(|mine| {
-            let their = theirs.get(&mine.node_id);
-            their.is_none_or(|their| {
-                their.is_missed || (their.rank, their.version) != (mine.rank, mine.version)
-            })
-        });
-        let known = |mine: Listed| {
-            let address = self.address_for(&caller, &mine.node_id);
-            let Listed { node_id, rank, version, .. } = mine;
-            KnownNode { node_id, address, rank, version }
+    /// What a caller hears: all that is known here in those buckets where it holds something else.
+    pub(super) fn answer_peers(&mut self, peers: &Peers) -> PeersAnswer {
+        let buckets = self.view.differing(&peers.buckets);
+        let all = self.peers.iter().map(|(node_id, _)| node_id).chain([&self.settings.node_id]);
+        let mut listed: Vec<&NodeId> = all.filter(|node_id| buckets.has(node_id)).collect();
+        listed.sort_unstable();
+        let known = |node_id: &NodeId| {
+            let (rank, version) = self.listed_of(node_id);
+            let address = self.address_for(&peers.header.from, node_id);
+            let peer = self.peers.get(node_id);
+            let is_lost = peer.is_some_and(|peer| peer.status == PeerStatus::Lost);
+            KnownNode { node_id: node_id.clone(), address, rank, version, is_lost }
         };
-        PeersAnswer { nodes: mine.map(known).collect(), wishes }
+        PeersAnswer { buckets, nodes: listed.into_iter().map(known).collect() }
     }
 
     /// Where a node may be found, for another one.
     fn address_for(&self, asks: &NodeId, node_id: &NodeId) -> Option<Address> {
         if self.is_me(node_id) {
-            let own = self.settings.advertise.as_ref().or(self.seen_at.as_ref());
-            return own.filter(|at| !at.is_link_local()).cloned();
+            return self.home.address.clone();
         }
         let peer = self.peers.get(node_id).filter(|_| node_id != asks)?;
         // What only the node itself says of an address is not passed on once it is gone.
@@ -112,8 +118,8 @@ impl Node {
         peer.place.to_share().filter(|at| is_good && !at.is_link_local()).cloned()
     }
 
-    /// Puts what a peer holds beside what is held here: what it has newer is wanted, what it wishes
-    /// for is sent, and nodes not known here are looked for. Says whether anything follows from it.
+    /// Puts what a peer holds beside what is held here: what it has newer is wanted, and nodes not
+    /// known here are looked for. Says whether anything is to be had from it.
     pub(super) fn compare(
         &mut self,
         node_id: &NodeId,
@@ -121,21 +127,19 @@ impl Node {
         now: Now,
         actions: &mut Vec<Action>,
     ) -> bool {
-        let wanted: BTreeSet<NodeId> = answer
+        let wanted: BTreeMap<NodeId, Fingerprint> = answer
             .nodes
             .iter()
             .filter(|known| self.wants(&known.node_id, known.rank, known.version))
-            .map(|known| known.node_id.clone())
+            .map(|known| (known.node_id.clone(), known.version.fingerprint))
             .collect();
-        let send: BTreeSet<NodeId> = answer
-            .wishes
-            .into_iter()
-            .filter(|wished| self.is_to_be_given(node_id, wished))
-            .collect();
-        let mut follows = !wanted.is_empty() || !send.is_empty();
+        let lacking = self.lacking(node_id, &answer);
+        let wait = self.wait(now);
+        let mut follows = !wanted.is_empty();
+        self.compare_lost(&answer.nodes, now, actions);
         if let Some(peer) = self.peers.get_mut(node_id) {
             peer.owed.want = wanted;
-            peer.owed.send = send;
+            peer.note_lacking(lacking, wait);
         }
         for known in &answer.nodes {
             if self.is_me(&known.node_id) {
@@ -150,13 +154,37 @@ impl Node {
         follows
     }
 
-    /// Whether the peer was not given this version of another node yet.
-    fn is_to_be_given(&self, node_id: &NodeId, wished: &NodeId) -> bool {
-        let held = self.peers.get(wished).and_then(|other| other.record.as_ref());
-        let peer = self.peers.get(node_id);
-        held.zip(peer).is_some_and(|(held, peer)| {
-            wished != node_id && peer.link.given.get(wished) != Some(&held.fingerprint)
-        })
+    /// What was asked of one peer came, or did not: others that hold it need not be asked for it
+    /// any more, or are next.
+    pub(super) fn settle_wants(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let wanting = self.peers.iter().filter(|(_, peer)| !peer.owed.want.is_empty());
+        let wanting: Vec<NodeId> = wanting.map(|(node_id, _)| node_id.clone()).collect();
+        for node_id in wanting {
+            let Some(peer) = self.peers.get_mut(&node_id) else { continue };
+            let mut want = std::mem::take(&mut peer.owed.want);
+            let holds = |wanted: &NodeId, version: &Fingerprint| {
+                self.record_of(wanted).is_some_and(|held| held.fingerprint == *version)
+            };
+            want.retain(|wanted, version| !holds(wanted, version));
+            let Some(peer) = self.peers.get_mut(&node_id) else { continue };
+            if want.is_empty() {
+                peer.has_all();
+            }
+            peer.owed.want = want;
+            self.poke(&node_id, now, actions);
+        }
+    }
+
+    /// The others of which the peer lacks what is held here, by its own word, and what that is.
+    fn lacking(&self, node_id: &NodeId, answer: &PeersAnswer) -> BTreeMap<NodeId, Fingerprint> {
+        let theirs: BTreeMap<&NodeId, &KnownNode> =
+            answer.nodes.iter().map(|known| (&known.node_id, known)).collect();
+        let lacks = |(other, peer): (&NodeId, &Peer)| {
+            let held = peer.record.as_ref().filter(|_| answer.buckets.has(other))?;
+            let lacks = lacks(held, theirs.get(other).copied());
+            lacks.then(|| (other.clone(), held.fingerprint))
+        };
+        self.peers.iter().filter(|(other, _)| *other != node_id).filter_map(lacks).collect()
     }
 
     /// Which version of our own record the peer says that it holds, where it is not the present
@@ -169,6 +197,7 @@ impl Node {
             peer.link.own.refused = None;
         }
         peer.link.own.held = Some(theirs.fingerprint);
+        peer.link.own.told = None;
         peer.link.own.lacks(own.fingerprint) && peer.link.own.brought != Some(own.fingerprint)
     }
 
@@ -214,6 +243,53 @@ impl Node {
             peer.contact.hurry(now.mono_ms);
             self.poke(id, now, actions);
         }
+    }
+}
+
+impl Peer {
+    /// It lacks this of others. It sees from our view that it does, and asks for it; where it can't
+    /// call us it is brought it: ever more rarely where it still lacks all that it was brought.
+    fn note_lacking(&mut self, lacking: BTreeMap<NodeId, Fingerprint>, wait: Wait) {
+        let given = std::mem::take(&mut self.given);
+        if !given.is_empty() {
+            if given.iter().all(|(other, version)| lacking.get(other) == Some(version)) {
+                self.give.came_to_nothing(wait, AGAIN_MAX_MS);
+            } else {
+                self.give.succeeded();
+            }
+        }
+        self.owed.send.clear();
+        if lacking.is_empty() {
+            self.lacks_since = None;
+            return;
+        }
+        let ticks_since = |at: u64| wait.now_ms.saturating_sub(at) / wait.tick_ms.max(1);
+        let lacks_since = *self.lacks_since.get_or_insert(wait.now_ms);
+        let can_call = match self.link.called_at {
+            None => ticks_since(lacks_since) < CALLS_FIRST_TICKS,
+            Some(at) => ticks_since(at.max(lacks_since)) < CALLS_AGAIN_TICKS,
+        };
+        if !can_call && self.give.is_due(wait.now_ms) {
+            self.owed.send = lacking.into_keys().collect();
+        }
+    }
+}
+
+/// Whether it would be good to know where a peer is.
+pub(super) fn is_missed(peer: &Peer) -> bool {
+    matches!(peer.status, PeerStatus::Suspect | PeerStatus::Lost)
+}
+
+/// Whether somebody who says this of a node lacks the version that is held here. Who has proved
+/// another key, or holds another version with a later time, does not.
+fn lacks(held: &Record, theirs: Option<&KnownNode>) -> bool {
+    let Some(theirs) = theirs else { return true };
+    let (rank, version) = (held.public_key.rank_for(&theirs.node_id), held.version());
+    if theirs.rank == rank {
+        theirs.version.fingerprint != version.fingerprint
+            && theirs.version.timestamp <= version.timestamp
+    } else {
+        theirs.rank == Rank::default() || rank < theirs.rank
     }
 }
 

@@ -10,7 +10,6 @@ use std::net::SocketAddr;
 use super::{Action, Node, Now, Reply, Urgency, Verdict, give_up_doubtful, place_text};
 use crate::protocol::address::Address;
 use crate::protocol::fault::{Code, Fault};
-use crate::protocol::hash::Sha256;
 use crate::protocol::identity::{Incarnation, NodeId, PublicKey, Session};
 use crate::protocol::peer::{NUMBER_MAX, Pin, Trust, caller_text, host_of};
 use crate::protocol::verdict::Reason;
@@ -51,9 +50,7 @@ impl Claims {
 impl Node {
     /// Sixteen bytes that nobody knows before this node says them.
     pub(super) fn derived(&self, label: &[u8], parts: &[&[u8]]) -> [u8; 16] {
-        let hash =
-            Sha256::new(label).chain(&self.settings.secret.0).chain(&self.epoch.to_le_bytes());
-        parts.iter().fold(hash, |hash, part| hash.chain(part)).finish_short()
+        self.settings.secret.derived(label, self.epoch, parts)
     }
 
     /// What a caller with this id and this key has to name here. It is another one after the node
@@ -170,11 +167,14 @@ impl Node {
             None => Address::of_caller(caller, hello.port),
         };
         let wait = self.wait(now);
+        let knows_its_place = self.knows_its_place();
         if let Some(peer) = self.peers.get_mut(from) {
             peer.link.number_in = proof.number;
             peer.begin_session(hello.incarnation, proof.given, wait);
             give_up_doubtful(from, peer, actions);
-            peer.link.connected = true;
+            // Who was only ever called asks back where it is.
+            peer.link.connected = knows_its_place;
+            peer.link.called_at = Some(now.mono_ms);
             // Its own call says nothing of ours; but now is a good time to try.
             peer.contact.hurry(now.mono_ms);
             for attempt in peer.attempts.values_mut() {

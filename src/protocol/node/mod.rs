@@ -10,13 +10,18 @@ mod compare;
 mod conflicts;
 mod graves;
 mod hello;
+mod home;
 mod inbox;
+mod links;
 mod present;
+mod probing;
 mod records;
 mod refusals;
+mod relay;
 mod report;
 mod requests;
 mod seeds;
+mod suspicion;
 mod ticking;
 mod tries;
 
@@ -27,7 +32,9 @@ use super::address::Address;
 use super::changes::Changes;
 use super::fault::{Code, Fault};
 use super::flight::{Flight, Ticket};
-use super::identity::{Incarnation, NodeId};
+use super::hash::Hash;
+use super::head::{Fingerprint, Home};
+use super::identity::NodeId;
 use super::pace::Wait;
 use super::peer::{Known, KnownPeer, Peer, Trust};
 use super::peers::{PeerTable, Room};
@@ -39,19 +46,23 @@ use super::whereabouts::Whereabouts;
 
 pub use super::flight::Class;
 pub use actions::{
-    Action, DiskWishes, Incoming, Job, Now, Outcome, Outgoing, Reply, Secret, Settings, Target,
-    Urgency, Verdict,
+    Action, DiskWishes, Incoming, Job, Now, Outcome, Outgoing, Reply, Republish, Secret, Settings,
+    Target, Urgency, Verdict,
 };
 pub use allowed::AllowList;
 pub use calls::UPKEEP_MAX;
 use conflicts::Conflicts;
 use graves::Graves;
 use hello::Claims;
+use home::Seen;
 use inbox::Inbox;
+use probing::Probing;
 pub use records::Judgement;
+pub use relay::{MESH_MAX, RELAY_HEADS};
 use report::Happened;
 pub use requests::{CheckedPush, RefusedPart};
 use seeds::Seed;
+pub use suspicion::CheckedWord;
 use tries::Tries;
 
 /// One node of the network: the rules and all that they need to remember.
@@ -59,17 +70,31 @@ pub struct Node {
     settings: Settings,
     /// How often this run began anew in the eyes of the others ([`graves`]).
     epoch: u64,
+    /// Where it lives: what the next version says.
+    home: Home,
+    /// From where a peer saw us, for others to use where no address was given.
+    seen: Option<Seen>,
     own: Verified<Record>,
-    /// When that version was made, ms; nothing where an earlier run made it.
+    /// When its entries were made, ms; nothing where an earlier run made them.
     own_since: Option<u64>,
+    /// Digest of the entries that this run began with.
+    first_digest: Hash,
     /// What patches for the peers are made of.
     own_changes: Changes,
+    /// When the first of those that were asked to pass something on is late, ms.
+    hedge_at: u64,
+    /// The own version that somebody brings to all that we do not know.
+    introduced: Option<Fingerprint>,
+    /// Who is lost by the last list that came: those that are not known yet do not count as there.
+    said_lost: BTreeSet<NodeId>,
     /// The highest timestamp that is proved to have been issued by us, kept here or not.
     timestamp_floor: u64,
     /// Whether a version above that one has to be made, and is not yet.
-    is_behind: bool,
+    behind: Option<Republish>,
     /// How often peers showed us a later version of our own record in this run.
     catch_ups: u32,
+    /// Whether it was told that one of them had something else in it.
+    is_restored: bool,
     peers: PeerTable,
     graves: Graves,
     claims: Claims,
@@ -81,12 +106,12 @@ pub struct Node {
     /// What happened of late.
     notices: VecDeque<Happened>,
     view: View,
-    /// From where a peer saw us, for others to use where no address was given.
-    seen_at: Option<Address>,
     save_peers: Option<Urgency>,
     random: fastrand::Rng,
     /// What tries of addresses that never answered are taken from.
     tries: Tries,
+    /// Own probes, and what others asked for.
+    probing: Probing,
     flights: u64,
     tickets: Ticket,
     started_ms: u64,
@@ -118,15 +143,22 @@ impl Node {
         view.note(&settings.node_id, Some(own.fingerprint));
         let mut node = Self {
             seeds,
+            home: settings.home(),
+            seen: None,
             settings,
             epoch: 0,
             view,
             timestamp_floor: own.head.timestamp,
-            is_behind: false,
+            behind: None,
+            first_digest: own.head.digest,
             own,
             own_since: None,
-            own_changes: Changes::default(),
+            own_changes: Changes::of_own(),
+            hedge_at: u64::MAX,
+            introduced: None,
+            said_lost: BTreeSet::new(),
             catch_ups: 0,
+            is_restored: false,
             peers: PeerTable::default(),
             graves: Graves::default(),
             claims: Claims::default(),
@@ -134,10 +166,10 @@ impl Node {
             inbox: Inbox::default(),
             conflicts: Conflicts::default(),
             notices: VecDeque::new(),
-            seen_at: None,
             save_peers: None,
             random: fastrand::Rng::with_seed(random),
             tries: Tries::default(),
+            probing: Probing::new(now.mono_ms),
             flights: 0,
             tickets: 0,
             started_ms: now.mono_ms,
@@ -182,34 +214,37 @@ impl Node {
         &self.settings.node_id
     }
 
-    /// Names this run to the others.
-    pub fn incarnation(&self) -> Incarnation {
-        Incarnation(self.derived(b"dsn/1 incarnation", &[]))
-    }
-
     /// The timestamp for the next version of the own record after `last`; nothing when none is
     /// left.
     pub fn next_timestamp(&self, wall_us: u64, last: u64) -> Option<u64> {
         super::head::next_timestamp(wall_us, last.max(self.timestamp_floor))
     }
 
-    /// Takes the next version of the own record, which is on disk by now, and pushes it to all
-    /// connected peers.
+    /// Takes the next version of the own record, the entries of which are on disk by now, and
+    /// pushes it to all connected peers.
     pub fn on_set(&mut self, record: Verified<Record>, now: Now) -> Vec<Action> {
         let mut actions = Vec::new();
         let old = std::mem::replace(&mut self.own, record);
         self.own_changes.note(&old, &self.own);
-        self.is_behind &= self.own.head.timestamp <= self.timestamp_floor;
-        self.timestamp_floor = self.timestamp_floor.max(self.own.head.timestamp);
+        if self.own.head.timestamp > self.timestamp_floor {
+            self.timestamp_floor = self.own.head.timestamp;
+            self.behind = None;
+        }
         self.view.note(&self.settings.node_id, Some(self.own.fingerprint));
-        self.own_since = Some(now.mono_ms);
-        actions.push(Action::Changed {
-            node_id: self.settings.node_id.clone(),
-            timestamp: self.own.head.timestamp,
-            old: Arc::clone(&old.entries),
-            new: Arc::clone(&self.own.entries),
-        });
-        self.poke_all(now, &mut actions);
+        if old.head.digest != self.own.head.digest {
+            self.own_since = Some(now.mono_ms);
+            actions.push(Action::Changed {
+                node_id: self.settings.node_id.clone(),
+                timestamp: self.own.head.timestamp,
+                old: Arc::clone(&old.entries),
+                new: Arc::clone(&self.own.entries),
+            });
+        }
+        if self.is_mesh() {
+            self.poke_all(now, &mut actions);
+        } else {
+            self.spread_own(old.fingerprint, now, &mut actions);
+        }
         actions
     }
 
@@ -248,17 +283,18 @@ impl Node {
     }
 
     /// The peers that answer, or did a moment ago, and do not hold the newest version of the own
-    /// record yet.
+    /// record yet, and to which no relay that took it brings it.
     pub fn unaware(&self) -> Vec<NodeId> {
         use super::report::PeerStatus::{Alive, Suspect};
-        let is_unaware = |peer: &Peer| {
+        let on_the_way = self.on_the_way();
+        let is_unaware = |node_id: &NodeId, peer: &Peer| {
             matches!(peer.status, Alive | Suspect)
                 && peer.direct_key().is_some()
-                && peer.link.own.held != Some(self.own.fingerprint)
+                && !self.is_aware(node_id, peer, &on_the_way)
         };
         self.peers
             .iter()
-            .filter(|(_, peer)| is_unaware(peer))
+            .filter(|(node_id, peer)| is_unaware(node_id, peer))
             .map(|(node_id, _)| node_id.clone())
             .collect()
     }
@@ -279,7 +315,7 @@ impl Node {
 
     /// What the disk has to do; asked once, it is not asked for again.
     pub fn take_disk_wishes(&mut self) -> DiskWishes {
-        DiskWishes { republish: self.is_behind, save_peers: self.save_peers.take() }
+        DiskWishes { republish: self.republish(), save_peers: self.save_peers.take() }
     }
 
     fn want_saved(&mut self, urgency: Urgency, actions: &mut Vec<Action>) {
@@ -338,6 +374,7 @@ impl Node {
     /// any more, so the graves need not be remembered.
     fn begin_epoch(&mut self, now: Now, actions: &mut Vec<Action>) {
         self.epoch += 1;
+        self.settle_home(actions);
         self.graves.clear();
         // To all others it is another run that speaks from now on: what they know messages of this
         // one by is over.
@@ -372,7 +409,14 @@ impl Node {
         let Some(class) = self.class_due(node_id, now) else { return };
         let flight = self.next_flight();
         let Some(peer) = self.peers.get_mut(node_id) else { return };
-        peer.flight = Some(Flight { id: flight, call: None, address: None, tries: 0, class });
+        peer.flight = Some(Flight {
+            id: flight,
+            call: None,
+            address: None,
+            tries: 0,
+            began: now.mono_ms,
+            class,
+        });
         actions.push(Action::Send(Job { target: Target::Peer(node_id.clone()), flight, class }));
     }
 }

@@ -22,8 +22,9 @@ impl Node {
     /// Who of the peers that are alive holds the newest version of the own state.
     pub fn holders(&self) -> Holders {
         let mut holders = Holders::default();
+        let on_the_way = self.on_the_way();
         for (node_id, peer) in self.peers.iter().filter(|(_, it)| it.status == PeerStatus::Alive) {
-            if peer.link.own.held == Some(self.own.fingerprint) {
+            if self.is_aware(node_id, peer, &on_the_way) {
                 holders.held += 1;
             } else {
                 holders.lacking.push(node_id.clone());

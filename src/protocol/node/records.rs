@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Node, Now, Urgency, give_up};
+use super::{Action, Node, Now, Republish, Urgency, give_up};
 use crate::protocol::fault::{Code, Fault};
 use crate::protocol::floor::Floor;
 use crate::protocol::head::Head;
@@ -111,7 +111,7 @@ impl Node {
 
     /// The record that a patch is made of, if it is held.
     pub fn base_of(&self, patch: &Patch) -> Option<Verified<Record>> {
-        let held = self.peers.get(&patch.head.node_id)?.record.as_ref()?;
+        let held = self.peers.get(&patch.node_id)?.record.as_ref()?;
         let is_base = held.fingerprint == patch.base && held.public_key == patch.public_key;
         is_base.then(|| held.clone())
     }
@@ -168,29 +168,49 @@ impl Node {
     /// Takes a newer version of another node's record.
     fn apply(&mut self, record: Verified<Record>, now: Now, actions: &mut Vec<Action>) {
         let node_id = record.head.node_id.clone();
+        let is_mesh = self.is_mesh();
         let Some(peer) = self.peers.get_mut(&node_id) else { return };
-        let left = record.head.left;
-        let timestamp = record.head.timestamp;
+        let Head { timestamp, left, digest, home, .. } = record.head.clone();
         let new = Arc::clone(&record.entries);
-        self.view.note(&node_id, Some(record.fingerprint));
         let old = peer.record.replace(record);
-        peer.record_since = Some(now.mono_ms);
-        let old = old.map(|old| Arc::clone(&old.entries)).unwrap_or_default();
-        actions.push(Action::Changed { node_id: node_id.clone(), timestamp, old, new });
+        peer.passed.clear();
+        if let Some((old, new)) = old.as_ref().zip(peer.record.clone()).filter(|_| !is_mesh) {
+            peer.note_step(old, &new, now);
+        }
+        if old.as_ref().is_none_or(|old| old.head.digest != digest) {
+            peer.record_since = Some(now.mono_ms);
+            let old = old.map(|old| Arc::clone(&old.entries)).unwrap_or_default();
+            actions.push(Action::Changed { node_id: node_id.clone(), timestamp, old, new });
+        }
+        if !left {
+            self.refuted(&node_id, now, actions);
+        }
+        let Some(peer) = self.peers.get_mut(&node_id) else { return };
         if left && peer.status != PeerStatus::Left {
             peer.status = PeerStatus::Left;
             peer.link.connected = false;
             // What this run still says does not bring it back.
-            peer.link.left = peer.link.incarnation;
+            peer.link.left = peer.run();
             give_up(&node_id, peer, "it left the network", actions);
-            actions.push(Action::Tell(Event::Left { node_id }));
-        } else if !left && peer.status == PeerStatus::Left {
+            actions.push(Action::Tell(Event::Left { node_id: node_id.clone() }));
+            return self.note_in_view(&node_id);
+        }
+        if !left && peer.status == PeerStatus::Left {
             peer.status = PeerStatus::Suspect;
             peer.link.left = None;
             peer.known_since = now.mono_ms;
             peer.heard_at = None;
             peer.contact.hurry(now.mono_ms);
         }
+        if let Some(address) = home.address.filter(|_| !left) {
+            if !is_mesh && !peer.link.connected {
+                // Nobody else may ever say where it is.
+                peer.place.add_hint(&address);
+            }
+            self.take_hint(&node_id, &address, now, actions);
+        }
+        self.believe(&node_id, actions);
+        self.note_in_view(&node_id);
     }
 
     pub(super) fn drop_record(
@@ -201,6 +221,7 @@ impl Node {
     ) {
         if let Some(record) = peer.record.take() {
             peer.floor.raise(&record);
+            peer.changes = None;
             self.view.note(node_id, None);
             actions.push(Action::Changed {
                 node_id: node_id.clone(),
@@ -239,6 +260,8 @@ impl Node {
     pub(super) fn heard(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         peer.heard_at = Some(now.mono_ms);
+        self.clear(node_id);
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
         // What was dropped for its age is good again when its owner brings it.
         peer.floor.revive();
         let is_leaving = peer.status == PeerStatus::Left && peer.link.said_goodbye();
@@ -255,7 +278,9 @@ impl Node {
             peer.again.hurry(now.mono_ms);
             peer.give.hurry(now.mono_ms);
         }
+        peer.grace_until = Some(now.mono_ms);
         actions.push(Action::Tell(Event::Joined { node_id: node_id.clone() }));
+        self.note_in_view(node_id);
         if was == PeerStatus::Lost {
             self.hurry_lost_peers(now);
         }
@@ -279,7 +304,7 @@ impl Node {
         // A version above the floor is on its way to the disk already.
         if !held.is_newer_than(&self.own.head)
             || held.timestamp < self.timestamp_floor
-            || held.timestamp == self.timestamp_floor && self.is_behind
+            || held.timestamp == self.timestamp_floor && self.behind.is_some()
         {
             return;
         }
@@ -292,7 +317,12 @@ impl Node {
             self.note_own(Fault::new(Code::Clone, text, TWIN_ADVICE).about(&own_id), now);
             return;
         }
-        if self.settings.is_durable && self.catch_ups == 1 {
+        // An earlier run made it without writing it, with what is on disk in it.
+        let is_content_ours =
+            held.digest == self.own.head.digest || held.digest == self.first_digest;
+        let republish = if is_content_ours { Republish::Unwritten } else { Republish::Written };
+        if self.settings.is_durable && !is_content_ours && !self.is_restored {
+            self.is_restored = true;
             let text = "others held a later version of this node's state than its disk did: its newest changes were \
                         not on disk, or a backup was put back";
             let hint =
@@ -300,7 +330,7 @@ impl Node {
             self.notice(Fault::new(Code::Restored, text, hint), now);
         }
         self.timestamp_floor = held.timestamp;
-        self.is_behind = true;
+        self.behind = self.behind.max(Some(republish));
         actions.push(Action::WakeDisk);
     }
 }

@@ -5,7 +5,7 @@ use super::{Action, Node, give_up_doubtful};
 use crate::protocol::fault::{Code, Fault};
 use crate::protocol::flight::{Call, Ticket};
 use crate::protocol::head::Fingerprint;
-use crate::protocol::identity::{NodeId, Session};
+use crate::protocol::identity::Session;
 use crate::protocol::peer::NUMBER_MAX;
 use crate::protocol::record::SignedHead;
 use crate::protocol::report::Refused;
@@ -30,6 +30,9 @@ impl Node {
         let Some(reason) = Reason::from_code(refusal.reason) else {
             return self.failed_for_now(ended, &call, text, actions);
         };
+        if let Call::Tell(tell) = &call {
+            return self.tell_refused(ended, tell, reason, actions);
+        }
         match reason {
             Reason::Internal => self.failed(ended, &call, text, actions),
             Reason::UnknownSender
@@ -68,14 +71,15 @@ impl Node {
             return self.failed_for_now(ended, &call, text, actions);
         }
         match call {
-            Call::Push { own, partial, others } => {
-                self.push_refused(ended, (own, partial), others, &refusal, held, actions);
+            Call::Push { own, partial, gives, .. } => {
+                self.push_refused(ended, (own, partial), gives, &refusal, held, actions);
             }
-            Call::Pull { wishes } => self.on_pulled(ended, &wishes, false),
+            Call::Pull { .. } => self.on_pulled(ended, None),
             Call::Peers => self.exchange_came_to_nothing(ended),
             Call::Data { ticket, .. } => {
                 self.data_refused(ended, ticket, reason, text, actions);
             }
+            Call::Tell(_) => {}
             Call::Hello { .. } | Call::Ping { .. } => {
                 self.turned_away(ended, &call, reason, text, actions);
             }
@@ -100,7 +104,11 @@ impl Node {
         match call {
             Call::Ping { .. } => peer.owed.ping = true,
             Call::Peers => peer.owed.peers = true,
-            Call::Hello { .. } | Call::Push { .. } | Call::Pull { .. } | Call::Data { .. } => {}
+            Call::Hello { .. }
+            | Call::Push { .. }
+            | Call::Pull { .. }
+            | Call::Data { .. }
+            | Call::Tell(_) => {}
         }
         if reason == Reason::ReplayedNumber {
             peer.link.number_out = peer.link.number_out.max(number);
@@ -117,7 +125,7 @@ impl Node {
         &mut self,
         ended: &Ended<'_>,
         (own, partial): (Option<Fingerprint>, bool),
-        others: Vec<(NodeId, Fingerprint)>,
+        gives: bool,
         refusal: &Refusal,
         held: Option<Verified<SignedHead>>,
         actions: &mut Vec<Action>,
@@ -127,7 +135,7 @@ impl Node {
         let reason = of_own.map(|record| record.reason);
         // Where none is named, all of it was refused.
         let own_is_taken = own.is_some() && reason.is_none() && !refusal.records.is_empty();
-        self.on_taken(ended, own.filter(|_| own_is_taken), others);
+        self.on_taken(ended, own.filter(|_| own_is_taken), gives, actions);
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         if let Some(own) = own.filter(|_| !own_is_taken) {
             if partial && reason == Some(Reason::LacksBase.code()) {

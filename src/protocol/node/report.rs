@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::conflicts::{Conflict, Reporter};
 use super::{Node, Now, place_text};
 use crate::protocol::PROTOCOL_VERSION;
+use crate::protocol::doubt::Accuser;
 use crate::protocol::fault::{Code, Fault, Notice};
 use crate::protocol::identity::NodeId;
 use crate::protocol::peer::{CallFault, Peer, caller_text};
@@ -46,7 +47,7 @@ impl Node {
         Status {
             node_id: self.settings.node_id.clone(),
             listen: listen.into(),
-            advertise: self.settings.advertise.clone().or_else(|| self.seen_at.clone()),
+            advertise: self.home.address.clone(),
             version,
             protocol: PROTOCOL_VERSION,
             uptime: since(self.started_ms, now),
@@ -273,12 +274,12 @@ fn is_settled(seed: &super::Seed) -> bool {
     seed.last_fault.is_some() || seed.node_id.is_some()
 }
 
-/// Whether a node calls here, and was called in vain all the time: one that just died did not call
-/// since.
+/// Whether a node calls here, or others reach it, and was called in vain all the time: one that
+/// just died did not call since.
 fn is_one_way(peer: &Peer, tick_ms: u64) -> bool {
     let calls_since = |fault: &CallFault| {
-        !fault.was_answered
-            && peer.heard_at.is_some_and(|heard_at| heard_at > fault.since.saturating_add(tick_ms))
+        let is_since = |at: Option<u64>| at.is_some_and(|at| at > fault.since + tick_ms);
+        !fault.was_answered && (is_since(peer.heard_at) || is_since(peer.watch.vouched_at))
     };
     peer.status == PeerStatus::Alive
         && peer.contact.is_failing()
@@ -288,7 +289,28 @@ fn is_one_way(peer: &Peer, tick_ms: u64) -> bool {
 
 fn one_way_text(peer: &Peer) -> String {
     let why = peer.last_fault.as_ref().map_or("no answer", |fault| &fault.why);
-    format!("can be heard but not called at {}: {why}", place_text(peer.address_to_try()))
+    let address = place_text(peer.address_to_try());
+    if peer.watch.vouched_at > peer.heard_at {
+        format!("can be reached by others but not from here, at {address}: {why}")
+    } else {
+        format!("can be heard but not called at {address}: {why}")
+    }
+}
+
+/// Who says that a peer does not answer, beside this node.
+fn suspected_by(peer: &Peer) -> Option<String> {
+    let accused = peer.watch.accused.as_ref()?;
+    match accused.by {
+        Accuser::Own => {
+            let tried = accused.asked.iter().filter(|asked| asked.is_taken);
+            let mut names: Vec<&str> = tried.map(|asked| asked.helper.as_str()).collect();
+            names.sort_unstable();
+            names.dedup();
+            Some(format!("{} tried it in vain, too", names.join(", ")))
+        }
+        Accuser::Others => Some("others tried it in vain".into()),
+        Accuser::Silent => None,
+    }
 }
 
 /// Why a peer is not well, for people.
@@ -296,11 +318,14 @@ fn reason_of(peer: &Peer, tick_ms: u64) -> Option<String> {
     match peer.status {
         PeerStatus::Alive if is_one_way(peer, tick_ms) => Some(one_way_text(peer)),
         PeerStatus::Alive | PeerStatus::Left => None,
-        PeerStatus::Suspect | PeerStatus::Lost => match (&peer.last_fault, peer.place.shown()) {
-            (Some(fault), _) => Some(fault.why.clone()),
-            (None, None) => Some("no address of it is known".into()),
-            (None, Some(_)) if !peer.is_reached() => Some("never reached yet".into()),
-            (None, Some(_)) => Some("no word from it".into()),
-        },
+        PeerStatus::Suspect | PeerStatus::Lost => {
+            let why = match (&peer.last_fault, peer.place.shown()) {
+                (Some(fault), _) => fault.why.clone(),
+                (None, None) => "no address of it is known".into(),
+                (None, Some(_)) if !peer.is_reached() => "never reached yet".into(),
+                (None, Some(_)) => "no word from it".into(),
+            };
+            Some(suspected_by(peer).map_or(why.clone(), |by| format!("{why}; {by}")))
+        }
     }
 }

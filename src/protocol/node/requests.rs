@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::hello::{refuse_number, replayed};
-use super::{Action, Incoming, Judgement, Node, Now, Reply, Verdict};
+use super::{Action, CheckedWord, Incoming, Judgement, Node, Now, Reply, Verdict};
 use crate::protocol::identity::{Incarnation, NodeId, PublicKey};
 use crate::protocol::record::{Patch, Record, SignedHead};
 use crate::protocol::report::{CONFLICT_SHOWN_MS, Event, Message};
 use crate::protocol::verdict::Reason;
 use crate::protocol::verified::{Authentic, Verified};
 use crate::protocol::wire::{
-    Answer, Data, Header, Held, Pong, Pull, Push, Refusal, RefusedRecord, Text, Twin,
+    Answer, Ask, Data, Header, Held, Pong, Pull, Push, Refusal, RefusedRecord, Relay, Suspected,
+    Text, Twin,
 };
 
 use super::calls::Batch;
@@ -26,8 +27,35 @@ pub struct CheckedPush {
     pub to: NodeId,
     /// What would be news.
     pub records: Vec<Verified<Record>>,
+    /// Whose versions in it are held here already.
+    pub held: Vec<NodeId>,
     /// What is refused without a look at its signature.
     pub refused: Vec<RefusedPart>,
+    /// Whom they are to be brought to.
+    pub relays: Vec<Relay>,
+    /// Who is asked for.
+    pub asks: Vec<Ask>,
+    /// Words that were awaited, checked.
+    pub words: Vec<CheckedWord>,
+    /// Who is accused.
+    pub suspects: Vec<Suspected>,
+}
+
+impl CheckedPush {
+    /// One that brings nothing.
+    pub fn new(to: NodeId, incarnation: Incarnation) -> Self {
+        Self {
+            incarnation,
+            to,
+            records: Vec::new(),
+            held: Vec::new(),
+            refused: Vec::new(),
+            relays: Vec::new(),
+            asks: Vec::new(),
+            words: Vec::new(),
+            suspects: Vec::new(),
+        }
+    }
 }
 
 /// A record that is refused.
@@ -67,6 +95,7 @@ impl Node {
     ) -> (Reply, Vec<Action>) {
         let mut actions = Vec::new();
         let actions_in = &mut actions;
+        self.note_call(now);
         let reply = match request {
             Incoming::Hello(hello) => self.on_hello(hello, caller, now, actions_in),
             Incoming::Push(push) => self.on_push(push, caller, now, actions_in),
@@ -84,7 +113,7 @@ impl Node {
                 caller,
                 now,
                 actions_in,
-                |node, peers, _| Verdict::answer(Answer::Peers(node.answer_peers(peers))),
+                |node, peers, _| Verdict::answer(Answer::Peers(node.answer_peers(&peers))),
             ),
             Incoming::Ping(ping) => self.admitted(
                 ping,
@@ -92,8 +121,12 @@ impl Node {
                 caller,
                 now,
                 actions_in,
-                |node, ping, _| {
-                    let twin = node.twin_of(&ping.header.from, now);
+                |node, ping, actions| {
+                    let from = &ping.header.from;
+                    if !node.note_view(from, ping.view, now) {
+                        node.poke(from, now, actions);
+                    }
+                    let twin = node.twin_of(from, now);
                     Verdict::answer(Answer::Ping(Pong { view: node.view.hash(), twin }))
                 },
             ),
@@ -172,6 +205,7 @@ impl Node {
             let twin = self.refuse_twin(&header.from, header.incarnation, caller, now);
             return Err(twin.unwrap_or_else(|| unknown_caller(&header.from)));
         }
+        peer.link.called_at = Some(now.mono_ms);
         if !peer.link.connected {
             // It reaches us: so we may reach it again.
             peer.contact.hurry(now.mono_ms);
@@ -230,13 +264,17 @@ impl Node {
 
     /// What becomes of a patch: as of a version, but it needs its base.
     pub fn judge_patch(&self, patch: &Patch) -> Judgement {
-        match self.judge(&patch.head, &patch.public_key) {
-            Judgement::News if self.is_me(&patch.head.node_id) => {
-                let text = format!("only {} writes it", patch.head.node_id);
+        let owner = &patch.node_id;
+        // Where the base is held, it is what is held. Where it is not, what it said of the home is
+        // not known: then a version that is told from the one held by that alone counts as held.
+        let held = self.record_of(owner).map(|held| held.head.home.clone());
+        let head = patch.head(&held.unwrap_or_default());
+        match self.judge(&head, &patch.public_key) {
+            Judgement::News if self.is_me(owner) => {
+                let text = format!("only {owner} writes it");
                 Judgement::Refused(Reason::OwnRecord, text, None)
             }
             Judgement::News if self.base_of(patch).is_none() => {
-                let owner = &patch.head.node_id;
                 let text = format!("the version of {owner} that this is made of is not held here");
                 Judgement::Refused(Reason::LacksBase, text, None)
             }
@@ -255,7 +293,7 @@ impl Node {
             return refusal.into();
         }
         let mut proved = None;
-        let mut refused = push.refused;
+        let (mut refused, mut held) = (push.refused, push.held);
         for record in push.records {
             let owner = record.head.node_id.clone();
             let was_held = self.floor_of(&owner).is_some_and(|floor| floor.was_held(&record));
@@ -266,10 +304,27 @@ impl Node {
                 // owner is: it is no other member that brings it.
                 proved.get_or_insert(owner.clone());
             }
+            if matches!(judgement, Judgement::News | Judgement::Held) {
+                held.push(owner.clone());
+            }
             refused.extend(RefusedPart::of(&owner, judgement));
         }
-        let verdict = refuse_parts(refused).unwrap_or(Verdict::Nothing);
+        held.extend(push.suspects.iter().filter(|it| self.holds(it)).map(|it| it.node_id.clone()));
+        self.on_words(push.words, now, actions);
+        self.on_suspects(push.suspects, now, actions);
+        for relay in push.relays.iter().filter(|relay| held.contains(&relay.owner)) {
+            self.pass_on(relay, now, actions);
+        }
+        let challenge = self.on_asks(push.asks, now, actions);
+        let here = challenge.map(|it| Verdict::Here(self.settings.node_id.clone(), it));
+        let verdict = refuse_parts(refused).or(here).unwrap_or(Verdict::Nothing);
         Reply { verdict, caller: proved }
+    }
+
+    /// Whether just the version is held here that somebody accuses.
+    fn holds(&self, suspected: &Suspected) -> bool {
+        let peer = self.peers.get(&suspected.node_id);
+        peer.is_some_and(|peer| peer.version().fingerprint == suspected.fingerprint)
     }
 
     /// Whether a node has answered on the host that somebody calls from.
@@ -312,6 +367,7 @@ fn refuse_parts(refused: Vec<RefusedPart>) -> Option<Verdict> {
         timestamp: held.head.timestamp,
         left: held.head.left,
         digest: held.head.digest,
+        home: held.head.home,
         signature: held.signature,
     };
     let records = refused.into_iter().map(|part| RefusedRecord {

@@ -38,7 +38,8 @@ impl Node {
     /// Lets a peer be tried where it never answered, if there is a try left. Those that are due at
     /// a tick were chosen before ([`Self::grant_tries`]).
     pub(super) fn grant_try(&mut self, node_id: &NodeId, now: Now) {
-        let peer = self.peers.get(node_id).filter(|peer| waits_for_a_try(peer, now));
+        let is_due = |peer: &&Peer| waits_for_a_try(peer, now) && self.has_cause(peer);
+        let peer = self.peers.get(node_id).filter(is_due);
         let Some((peer, address)) = peer.and_then(|peer| Some((peer, peer.address_wanted()?)))
         else {
             return;
@@ -64,7 +65,8 @@ impl Node {
         self.tries.budget.give(TRIES_A_TICK);
         let wait_ms = ADDRESS_WAIT_TICKS * self.settings.tick_ms;
         self.tries.tried_at.retain(|_, at| now.mono_ms.saturating_sub(*at) < wait_ms);
-        let waiting = self.peers.iter().filter(|(_, peer)| waits_for_a_try(peer, now));
+        let is_due = |peer: &Peer| waits_for_a_try(peer, now) && self.has_cause(peer);
+        let waiting = self.peers.iter().filter(|(_, peer)| is_due(peer));
         let (known, others): (Vec<_>, Vec<_>) =
             waiting.partition(|(_, peer)| peer.place.proved().is_some());
         let known: Vec<NodeId> = known.into_iter().map(|(node_id, _)| node_id.clone()).collect();

@@ -9,11 +9,13 @@ use bincode::error::{DecodeError, EncodeError};
 use super::{ProgramVersion, Text};
 use crate::protocol::BODY_BYTES_MAX;
 use crate::protocol::address::Address;
-use crate::protocol::head::{Fingerprint, Version};
+use crate::protocol::head::{Fingerprint, Home, Version};
 use crate::protocol::identity::{
     Incarnation, NodeId, PUBLIC_KEY_BYTES, PublicKey, RANK_BYTES, Rank, Session,
 };
+use crate::protocol::ring::Ring;
 use crate::protocol::verdict::Reason;
+use crate::protocol::view::BucketSet;
 
 type Config = Configuration<LittleEndian, Fixint, Limit<DECODED_BYTES_MAX>>;
 
@@ -95,9 +97,17 @@ travels_as!(ProgramVersion, &str, ProgramVersion::as_str, |text| {
     Some(ProgramVersion::new(text)).filter(|taken| taken.as_str() == text)
 });
 travels_as!(PublicKey, [u8; PUBLIC_KEY_BYTES], |key| key.0, |bytes| Some(PublicKey(bytes)));
+travels_as!(Ring, u8, |ring| *ring as u8, Ring::of);
+travels_as!(BucketSet, u32, |buckets| buckets.0, |bits| Some(BucketSet(bits)));
 travels_as!(Rank, [u8; RANK_BYTES], |rank| rank.0, |bytes| Some(Rank(bytes)));
 travels_as!(Incarnation, [u8; 16], |it| it.0, |bytes| Some(Incarnation(bytes)));
 travels_as!(Session, [u8; 16], |session| session.0, |bytes| Some(Session(bytes)));
+travels_as!(
+    Home,
+    (Incarnation, Option<Address>),
+    |home| (home.incarnation, home.address.clone()),
+    |(incarnation, address)| { Some(Home { incarnation, address }) }
+);
 travels_as!(Version, (u64, Fingerprint), |version| (version.timestamp, version.fingerprint), |(
     timestamp,
     fingerprint,

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::Kind;
 use crate::protocol::address::Address;
-use crate::protocol::head::Version;
+use crate::protocol::head::{Fingerprint, Head, Home, Version};
 use crate::protocol::identity::{Incarnation, NodeId, PublicKey, Rank, Session};
 use crate::protocol::record::{Patch, Record, Signature, SignedHead};
-use crate::protocol::view::ViewHash;
+use crate::protocol::ring::{Ring, Stretch};
+use crate::protocol::view::{BucketSet, Buckets, ViewHash};
 
 /// Longest text of a refusal, bytes.
 pub const TEXT_BYTES_MAX: usize = 500;
@@ -122,36 +123,23 @@ impl Text {
     }
 }
 
-/// PEERS: which versions the caller holds, its own among them.
-#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode)]
+/// PEERS: what the caller holds, by the hashes of the buckets of its view.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
 pub struct Peers {
     /// Who speaks to whom.
     pub header: Header,
-    /// In the order of the ids, each id once; at most [`super::LISTED_MAX`].
-    pub held: Vec<Listed>,
+    /// One for each bucket; zeros where the caller would like to hear of it in any case, as it
+    /// misses a node in it.
+    pub buckets: Box<Buckets>,
 }
 
-/// What a caller holds of a node.
-#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
-pub struct Listed {
-    /// Which node.
-    pub node_id: NodeId,
-    /// The key that it is known by; zeros where none is.
-    pub rank: Rank,
-    /// The version held.
-    pub version: Version,
-    /// Whether the caller would like to hear where the node is.
-    pub is_missed: bool,
-}
-
-/// The answer to PEERS: where the receiver holds something else, and what it would like to have.
+/// The answer to PEERS: all that the receiver knows in those buckets that differ.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode)]
 pub struct PeersAnswer {
+    /// Those that differ. What they do not list is not known to the receiver.
+    pub buckets: BucketSet,
     /// In the order of the ids, each id once; at most [`super::LISTED_MAX`].
     pub nodes: Vec<KnownNode>,
-    /// Nodes of which the caller holds what the receiver lacks, in their order, each once; at most
-    /// [`super::RECORDS_MAX`].
-    pub wishes: Vec<NodeId>,
 }
 
 /// What a node says of another: a hint where it is, and which version of its state is held.
@@ -165,6 +153,8 @@ pub struct KnownNode {
     pub rank: Rank,
     /// The version held.
     pub version: Version,
+    /// Whether it is lost in the eyes of who says this.
+    pub is_lost: bool,
 }
 
 /// UPDATE that brings records.
@@ -176,8 +166,89 @@ pub struct Push {
     pub incarnation: Incarnation,
     /// In the order of the ids, each id once; at most [`super::RECORDS_MAX`].
     pub records: Vec<Arc<Record>>,
-    /// A partial record, of a node that is not among the others.
-    pub patch: Option<Arc<Patch>>,
+    /// Partial records, of nodes that are not among the others, in the order of their ids; with the
+    /// whole ones at most [`super::PUSHED_MAX`].
+    pub patches: Vec<Arc<Patch>>,
+    /// Whom the receiver is asked to bring these versions to, in the order of owners and rings, each
+    /// once; at most [`super::RELAYS_MAX`].
+    pub relays: Vec<Relay>,
+    /// Who is asked for; at most [`super::ASKS_MAX`].
+    pub asks: Vec<Ask>,
+    /// What came of such questions; at most [`super::WORDS_MAX`].
+    pub words: Vec<Word>,
+    /// Who does not answer, by the word of somebody, in the order of the ids, each id once; at
+    /// most [`super::SUSPECTS_MAX`].
+    pub suspects: Vec<Suspected>,
+}
+
+impl Push {
+    /// One that brings nothing yet.
+    pub fn new(to: NodeId, incarnation: Incarnation) -> Self {
+        let (records, patches, relays) = (Vec::new(), Vec::new(), Vec::new());
+        let (asks, words, suspects) = (Vec::new(), Vec::new(), Vec::new());
+        Self { to, incarnation, records, patches, relays, asks, words, suspects }
+    }
+
+    /// What the receiver itself is asked to sign.
+    pub fn self_ask(&self) -> Option<&Ask> {
+        self.asks.iter().find(|ask| ask.about == self.to)
+    }
+}
+
+/// Whom the receiver of a version is asked to bring it to.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Relay {
+    /// Whose version.
+    pub owner: NodeId,
+    /// The ring of which the stretch is a part.
+    pub ring: Ring,
+    /// All that the receiver knows there.
+    pub stretch: Stretch,
+}
+
+/// Drawn by who asks: so that a word that answers it is one of now.
+pub type Challenge = [u8; 16];
+
+/// Somebody asks whether a node is there, which it can't reach itself.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Ask {
+    /// Which node is to be tried; the receiver itself has only to answer.
+    pub about: NodeId,
+    /// Who wants to know.
+    pub asker: NodeId,
+    /// What the node has to sign.
+    pub challenge: Challenge,
+}
+
+/// What came of an ask.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Word {
+    /// Which node was tried.
+    pub about: NodeId,
+    /// The challenge of the ask.
+    pub challenge: Challenge,
+    /// The signature of that node over it; nothing where it was tried in vain.
+    pub signature: Option<Signature>,
+}
+
+/// An accusation: the node does not answer. It ends with any version newer than this one.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+pub struct Suspected {
+    /// Which node.
+    pub node_id: NodeId,
+    /// The version that the accuser holds of it.
+    pub fingerprint: Fingerprint,
+}
+
+/// That a node is there, as it signs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Here {
+    /// Which node.
+    pub node_id: NodeId,
+    /// What it was asked to sign.
+    pub challenge: Challenge,
+    /// Its signature.
+    pub signature: Signature,
 }
 
 /// UPDATE that asks for records.
@@ -203,6 +274,8 @@ pub struct Wish {
 pub struct Ping {
     /// Who speaks to whom.
     pub header: Header,
+    /// The caller's view.
+    pub view: ViewHash,
 }
 
 /// The answer to PING: the view of the receiver.
@@ -294,6 +367,8 @@ pub enum Answer {
     Ping(Pong),
     /// To DATA: accepted.
     Data,
+    /// To UPDATE that asks for the receiver itself: its signature over the challenge.
+    Here(Signature),
 }
 
 /// A refusal of a request that opened.
@@ -329,6 +404,8 @@ pub struct Held {
     pub left: bool,
     /// Digest of the entries.
     pub digest: [u8; 32],
+    /// Where the owner lives.
+    pub home: Home,
     /// The owner's signature.
     pub signature: Signature,
 }
@@ -337,11 +414,12 @@ impl RefusedRecord {
     /// The head that the receiver holds, with a signature that is not checked yet.
     pub fn signed_head(&self) -> Option<SignedHead> {
         let held = self.held.as_ref()?;
-        let head = crate::protocol::head::Head {
+        let head = Head {
             node_id: self.node_id.clone(),
             timestamp: held.timestamp,
             left: held.left,
             digest: held.digest,
+            home: held.home.clone(),
         };
         Some(SignedHead { head, signature: held.signature })
     }

@@ -20,8 +20,20 @@ pub const LISTED_MAX: usize = PEERS_MAX + 1;
 /// Most records in one UPDATE or in its answer, and most wishes: the signature of each is checked
 /// by one worker, a few ms each on a board without fast arithmetic.
 pub const RECORDS_MAX: usize = 64;
-/// Most records that a refusal names: all that can be pushed, and a partial one.
-pub const REFUSED_MAX: usize = RECORDS_MAX + 1;
+/// Most records in one push: as many whole ones as in an answer, and a partial one; or more partial
+/// ones in their place.
+pub const PUSHED_MAX: usize = RECORDS_MAX + 1;
+/// Most records that a refusal names: all that can be pushed.
+pub const REFUSED_MAX: usize = PUSHED_MAX;
+/// Most stretches that a push asks to be passed on to: both rings of half of the records.
+pub const RELAYS_MAX: usize = RECORDS_MAX;
+
+/// Most asks in one UPDATE: each of them is a request for who gets it.
+pub const ASKS_MAX: usize = 8;
+/// Most words in one UPDATE: the signature of each may have to be checked.
+pub const WORDS_MAX: usize = 8;
+/// Most accusations in one UPDATE.
+pub const SUSPECTS_MAX: usize = 64;
 
 /// The five message types; the number is the first sealed byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,6 +123,7 @@ pub fn encode_answer(answer: &Answer) -> Result<Vec<u8>, EncodeError> {
         Answer::Records(records) => encode(records),
         Answer::Ping(pong) => encode(pong),
         Answer::Data => Ok(Vec::new()),
+        Answer::Here(signature) => encode(signature),
     }
 }
 
@@ -137,11 +150,7 @@ pub fn decode_request(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Request>
             }
             Request::Hello(hello)
         }
-        Kind::Peers => {
-            let (header, Bounded(held)) = decode::<(_, Bounded<Listed, LISTED_MAX>)>(signed)?;
-            check_order(&held, |listed| listed.node_id.as_str())?;
-            Request::Peers(Peers { header, held })
-        }
+        Kind::Peers => Request::Peers(decode(signed)?),
         Kind::Ping => Request::Ping(decode(signed)?),
         Kind::Data => {
             let (header, id, data): (Header, u64, &[u8]) = decode(signed)?;
@@ -158,10 +167,18 @@ pub fn decode_request(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Request>
 fn decode_update(payload: &[u8]) -> Result<Decoded<'_, Request>, Reason> {
     match payload.first() {
         Some(&PUSH) => {
-            type Raw<'a> = Bounded<RawRecord<'a>, REFUSED_MAX>;
-            let (_form, to, incarnation, Bounded(raw)) = decode::<(u8, _, _, Raw<'_>)>(payload)?;
-            let (records, patch) = typed_records(raw)?;
-            let message = Request::Push(Push { to, incarnation, records, patch });
+            type Raw<'a> = Bounded<RawRecord<'a>, PUSHED_MAX>;
+            type Relays = Bounded<Relay, RELAYS_MAX>;
+            type Asked = (Bounded<Ask, ASKS_MAX>, Bounded<Word, WORDS_MAX>);
+            type Accused = Bounded<Suspected, SUSPECTS_MAX>;
+            let (_form, to, incarnation, Bounded(raw), Bounded(relays), asked, Bounded(suspects)) =
+                decode::<(u8, _, _, Raw<'_>, Relays, Asked, Accused)>(payload)?;
+            let (Bounded(asks), Bounded(words)) = asked;
+            check_order(&relays, |relay| (relay.owner.as_str(), relay.ring))?;
+            check_order(&suspects, |suspected| suspected.node_id.as_str())?;
+            let (records, patches) = typed_records(raw)?;
+            let push = Push { to, incarnation, records, patches, relays, asks, words, suspects };
+            let message = Request::Push(push);
             Ok(Decoded { message, signed: payload, signature: [0; SIGNATURE_BYTES] })
         }
         Some(&PULL) => {
@@ -178,6 +195,11 @@ fn decode_update(payload: &[u8]) -> Result<Decoded<'_, Request>, Reason> {
 /// Bytes of an answer with status 200 to an answer of the kind.
 pub fn decode_answer(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Answer>, Reason> {
     if kind == Kind::Update {
+        // A list with something in it is longer.
+        if let Ok(signature) = Signature::try_from(payload) {
+            let message = Answer::Here(signature);
+            return Ok(Decoded { message, signed: payload, signature: [0; SIGNATURE_BYTES] });
+        }
         let Bounded(raw) = decode::<Bounded<RawRecord<'_>, RECORDS_MAX>>(payload)?;
         let message = Answer::Records(whole_records(raw)?);
         return Ok(Decoded { message, signed: payload, signature: [0; SIGNATURE_BYTES] });
@@ -186,11 +208,9 @@ pub fn decode_answer(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Answer>, 
     let message = match kind {
         Kind::Hello => Answer::Hello(decode(signed)?),
         Kind::Peers => {
-            let (Bounded(nodes), Bounded(wishes)) =
-                decode::<(Bounded<KnownNode, LISTED_MAX>, Bounded<_, RECORDS_MAX>)>(signed)?;
+            let (buckets, Bounded(nodes)) = decode::<(_, Bounded<KnownNode, LISTED_MAX>)>(signed)?;
             check_order(&nodes, |known| known.node_id.as_str())?;
-            check_order(&wishes, super::identity::NodeId::as_str)?;
-            Answer::Peers(PeersAnswer { nodes, wishes })
+            Answer::Peers(PeersAnswer { buckets, nodes })
         }
         Kind::Ping => Answer::Ping(decode(signed)?),
         Kind::Data if signed.is_empty() => Answer::Data,
@@ -230,7 +250,10 @@ fn split_signature(payload: &[u8]) -> Result<(&[u8], Signature), Reason> {
 }
 
 /// One way to write a list: sorted, each name once.
-fn check_order<T>(list: &[T], name: impl Fn(&T) -> &str) -> Result<(), Reason> {
+fn check_order<'a, T, N: PartialOrd + 'a>(
+    list: &'a [T],
+    name: impl Fn(&'a T) -> N,
+) -> Result<(), Reason> {
     let is_sorted = list.is_sorted_by(|left, right| name(left) < name(right));
     if is_sorted { Ok(()) } else { Err(Reason::Malformed) }
 }
@@ -239,10 +262,10 @@ impl Encode for Push {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         self.to.encode(encoder)?;
         self.incarnation.encode(encoder)?;
-        let count = self.records.len() + usize::from(self.patch.is_some());
-        codec::length(count).encode(encoder)?;
+        codec::length(self.records.len() + self.patches.len()).encode(encoder)?;
         self.records.iter().try_for_each(|record| record.encode(encoder))?;
-        self.patch.iter().try_for_each(|patch| patch.encode(encoder))
+        self.patches.iter().try_for_each(|patch| patch.encode(encoder))?;
+        (&self.relays, &self.asks, &self.words, &self.suspects).encode(encoder)
     }
 }
 
@@ -258,6 +281,7 @@ impl Encode for Data {
 mod tests {
     use super::super::head::Version;
     use super::super::identity::{Incarnation, NodeId, Rank, Session};
+    use super::super::view::BucketSet;
     use super::*;
 
     fn header() -> Header {
@@ -277,13 +301,17 @@ mod tests {
     }
 
     fn lists(names: impl Iterator<Item = usize>) -> Option<Reason> {
-        let held = names.map(|number| Listed {
+        let nodes = names.map(|number| KnownNode {
             node_id: NodeId::new(&format!("n{number:04}")).unwrap(),
+            address: None,
             rank: Rank::default(),
             version: Version::default(),
-            is_missed: false,
+            is_lost: false,
         });
-        refused(Kind::Peers, &Request::Peers(Peers { header: header(), held: held.collect() }))
+        let answer = PeersAnswer { buckets: BucketSet(1), nodes: nodes.collect() };
+        let mut payload = encode_answer(&Answer::Peers(answer)).unwrap();
+        payload.extend_from_slice(&[0; SIGNATURE_BYTES]);
+        decode_answer(Kind::Peers, &payload).err()
     }
 
     fn wishes(names: impl Iterator<Item = usize>) -> Option<Reason> {
@@ -301,6 +329,48 @@ mod tests {
         assert_eq!(lists(0..LISTED_MAX + 1), Some(Reason::Malformed));
         assert_eq!(wishes(0..RECORDS_MAX), None);
         assert_eq!(wishes(0..RECORDS_MAX + 1), Some(Reason::Malformed));
+    }
+
+    fn tells(change: impl FnOnce(&mut Push)) -> Option<Reason> {
+        let mut push = Push::new(NodeId::new("to").unwrap(), Incarnation([1; 16]));
+        change(&mut push);
+        decode_request(Kind::Update, &encode_request(&Request::Push(push)).unwrap()).err()
+    }
+
+    fn suspected(number: usize) -> Suspected {
+        let node_id = NodeId::new(&format!("n{number:04}")).unwrap();
+        Suspected { node_id, fingerprint: [1; 16] }
+    }
+
+    /// Each ask is a request for who gets it, each word a signature to check.
+    #[test]
+    fn asks_words_and_accusations_are_few() {
+        let id = || NodeId::new("n").unwrap();
+        let ask = || Ask { about: id(), asker: id(), challenge: [1; 16] };
+        let word = || Word { about: id(), challenge: [1; 16], signature: Some([1; 64]) };
+        for (more, refused) in [(0, None), (1, Some(Reason::Malformed))] {
+            let asks = (0..ASKS_MAX + more).map(|_| ask()).collect();
+            assert_eq!(tells(|push| push.asks = asks), refused);
+            let words = (0..WORDS_MAX + more).map(|_| word()).collect();
+            assert_eq!(tells(|push| push.words = words), refused);
+            let suspects = (0..SUSPECTS_MAX + more).map(suspected).collect();
+            assert_eq!(tells(|push| push.suspects = suspects), refused);
+        }
+        for names in [[1, 1], [2, 1]] {
+            let suspects = names.map(suspected).to_vec();
+            assert_eq!(tells(|push| push.suspects = suspects), Some(Reason::Malformed));
+        }
+    }
+
+    /// 64 bytes are a signature, and no list of records.
+    #[test]
+    fn an_answer_that_says_here_is_told_from_records() {
+        let here = encode_answer(&Answer::Here([7; 64])).unwrap();
+        let decoded = decode_answer(Kind::Update, &here).unwrap().message;
+        assert!(matches!(decoded, Answer::Here(signature) if signature == [7; 64]));
+        let none = encode_answer(&Answer::Records(Vec::new())).unwrap();
+        let decoded = decode_answer(Kind::Update, &none).unwrap().message;
+        assert!(matches!(decoded, Answer::Records(records) if records.is_empty()));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Records to bytes and back: whole ones, and partial ones.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bincode::de::{BorrowDecode, BorrowDecoder};
@@ -9,7 +10,7 @@ use bincode::error::{DecodeError, EncodeError};
 use super::codec::length;
 use super::{RECORDS_MAX, check_order};
 use crate::protocol::entries::{Change, Entries, InvalidEntry, Key, Value, check_limits};
-use crate::protocol::head::{Fingerprint, Head};
+use crate::protocol::head::{Fingerprint, Head, Home};
 use crate::protocol::identity::{NodeId, PublicKey};
 use crate::protocol::record::{Draft, Patch, Record, Signature};
 use crate::protocol::verdict::Reason;
@@ -21,6 +22,8 @@ pub(super) struct RawRecord<'a> {
     public_key: PublicKey,
     timestamp: u64,
     left: bool,
+    /// Always there in a whole record.
+    home: Option<Home>,
     content: RawContent<'a>,
     signature: Signature,
 }
@@ -34,6 +37,8 @@ enum RawContent<'a> {
 const LEFT: u8 = 1;
 /// In the flags of a record: it tells what changed, not all entries.
 const PARTIAL: u8 = 2;
+/// In the flags of a partial record: it tells where its owner lives, as the base says otherwise.
+const MOVED: u8 = 4;
 
 impl<'de, Context> BorrowDecode<'de, Context> for RawRecord<'de> {
     fn borrow_decode<D: BorrowDecoder<'de, Context = Context>>(
@@ -41,33 +46,41 @@ impl<'de, Context> BorrowDecode<'de, Context> for RawRecord<'de> {
     ) -> Result<Self, DecodeError> {
         let (node_id, public_key, timestamp, flags): (_, _, _, u8) =
             BorrowDecode::borrow_decode(decoder)?;
-        if flags > LEFT | PARTIAL {
+        let is_partial = flags & PARTIAL != 0;
+        let known = if is_partial { LEFT | PARTIAL | MOVED } else { LEFT };
+        if flags & !known != 0 {
             return Err(DecodeError::Other("no flags of a record"));
         }
-        let content = if flags & PARTIAL == 0 {
-            RawContent::Whole(BorrowDecode::borrow_decode(decoder)?)
-        } else {
+        let has_home = !is_partial || flags & MOVED != 0;
+        let home = has_home.then(|| Home::borrow_decode(decoder)).transpose()?;
+        let content = if is_partial {
             let (base, digest, changes) = BorrowDecode::borrow_decode(decoder)?;
             RawContent::Partial { base, digest, changes }
+        } else {
+            RawContent::Whole(BorrowDecode::borrow_decode(decoder)?)
         };
         let signature = BorrowDecode::borrow_decode(decoder)?;
         let left = flags & LEFT != 0;
-        Ok(Self { node_id, public_key, timestamp, left, content, signature })
+        Ok(Self { node_id, public_key, timestamp, left, home, content, signature })
     }
 }
 
-/// The whole ones, in the order of their ids, and the partial one, which comes last: there is one
+/// The whole ones, and behind them the partial ones, both in the order of their ids: there is one
 /// way to write a list, and it has at most one version of each node.
-pub(super) type TypedRecords = (Vec<Arc<Record>>, Option<Arc<Patch>>);
+pub(super) type TypedRecords = (Vec<Arc<Record>>, Vec<Arc<Patch>>);
 
 pub(super) fn typed_records(mut all: Vec<RawRecord<'_>>) -> Result<TypedRecords, Reason> {
-    let patch = match all.pop_if(|last| matches!(last.content, RawContent::Partial { .. })) {
-        Some(raw) if all.iter().any(|other| other.node_id == raw.node_id) => {
-            return Err(Reason::Malformed);
-        }
-        raw => raw.map(typed_patch).transpose()?,
-    };
-    Ok((whole_records(all)?, patch.map(Arc::new)))
+    let is_whole = |raw: &RawRecord<'_>| matches!(raw.content, RawContent::Whole(_));
+    let wholes = all.iter().take_while(|raw| is_whole(raw)).count();
+    let partial = all.split_off(wholes);
+    check_order(&partial, |raw| raw.node_id.as_str())?;
+    let names: BTreeSet<&NodeId> = all.iter().map(|raw| &raw.node_id).collect();
+    if partial.iter().any(|raw| names.contains(&raw.node_id)) {
+        return Err(Reason::Malformed);
+    }
+    let patches = partial.into_iter().map(|raw| typed_patch(raw).map(Arc::new));
+    let patches = patches.collect::<Result<_, _>>()?;
+    Ok((whole_records(all)?, patches))
 }
 
 /// Whole records in the order of their ids.
@@ -83,23 +96,23 @@ pub(super) fn whole_records(all: Vec<RawRecord<'_>>) -> Result<Vec<Arc<Record>>,
 
 fn typed_record(raw: RawRecord<'_>) -> Result<Record, Reason> {
     check_timestamp(raw.timestamp)?;
-    let RawContent::Whole(entries) = raw.content else {
+    let (RawContent::Whole(entries), Some(home)) = (raw.content, raw.home) else {
         return Err(Reason::Malformed);
     };
     let entries = Arc::new(typed_entries(&entries)?);
-    let draft = Draft::new(raw.node_id, raw.timestamp, raw.left, entries);
+    let draft = Draft::new(raw.node_id, raw.timestamp, raw.left, entries).at(home);
     Ok(Record::new(draft, raw.public_key, raw.signature))
 }
 
 fn typed_patch(raw: RawRecord<'_>) -> Result<Patch, Reason> {
     check_timestamp(raw.timestamp)?;
     let RawContent::Partial { base, digest, changes } = raw.content else {
+        // A whole one stands before all partial ones.
         return Err(Reason::Malformed);
     };
     let change = typed_change(&changes)?;
-    let RawRecord { node_id, timestamp, left, public_key, signature, .. } = raw;
-    let head = Head { node_id, timestamp, left, digest };
-    Ok(Patch { head, public_key, base, change, signature })
+    let RawRecord { node_id, timestamp, left, home, public_key, signature, .. } = raw;
+    Ok(Patch { node_id, timestamp, left, digest, home, public_key, base, change, signature })
 }
 
 fn check_timestamp(timestamp: u64) -> Result<(), Reason> {
@@ -134,7 +147,10 @@ fn typed_change(changes: &[(&str, Option<&[u8]>)]) -> Result<Change, Reason> {
 
 impl Encode for Record {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        encode_head(&self.head, &self.public_key, 0, encoder)?;
+        let Head { node_id, timestamp, left, home, .. } = &self.head;
+        let flags = if *left { LEFT } else { 0 };
+        (node_id, &self.public_key, timestamp, flags).encode(encoder)?;
+        home.encode(encoder)?;
         length(self.entries.len()).encode(encoder)?;
         for (key, value) in self.entries.iter() {
             key.as_str().encode(encoder)?;
@@ -146,8 +162,14 @@ impl Encode for Record {
 
 impl Encode for Patch {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        encode_head(&self.head, &self.public_key, PARTIAL, encoder)?;
-        (self.base, self.head.digest).encode(encoder)?;
+        let (left, moved) =
+            (if self.left { LEFT } else { 0 }, if self.home.is_some() { MOVED } else { 0 });
+        let flags = PARTIAL | left | moved;
+        (&self.node_id, &self.public_key, &self.timestamp, flags).encode(encoder)?;
+        if let Some(home) = &self.home {
+            home.encode(encoder)?;
+        }
+        (self.base, self.digest).encode(encoder)?;
         length(self.change.len()).encode(encoder)?;
         for (key, value) in &self.change {
             key.as_str().encode(encoder)?;
@@ -157,21 +179,9 @@ impl Encode for Patch {
     }
 }
 
-fn encode_head<E: Encoder>(
-    head: &Head,
-    public_key: &PublicKey,
-    flags: u8,
-    encoder: &mut E,
-) -> Result<(), EncodeError> {
-    head.node_id.encode(encoder)?;
-    public_key.encode(encoder)?;
-    head.timestamp.encode(encoder)?;
-    (flags | u8::from(head.left)).encode(encoder)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{Answer, Kind, Push, REFUSED_MAX, Request, decode_answer, decode_request};
+    use super::super::{Answer, Kind, PUSHED_MAX, Push, Request, decode_answer, decode_request};
     use super::super::{encode_answer, encode_request};
     use super::*;
     use crate::protocol::identity::Incarnation;
@@ -182,15 +192,23 @@ mod tests {
     }
 
     fn patch(name: &str, keys: &[&str]) -> Arc<Patch> {
-        let head = Head { digest: [1; 32], ..record(name, 5).head.clone() };
-        let change = keys.iter().map(|key| (Key::new(key).unwrap(), None)).collect();
-        let (public_key, base, signature) = (PublicKey([4; 65]), [2; 16], [0; 64]);
-        Arc::new(Patch { head, public_key, base, change, signature })
+        Arc::new(Patch {
+            node_id: NodeId::new(name).unwrap(),
+            timestamp: 5,
+            left: false,
+            digest: [1; 32],
+            home: None,
+            public_key: PublicKey([4; 65]),
+            base: [2; 16],
+            change: keys.iter().map(|key| (Key::new(key).unwrap(), None)).collect(),
+            signature: [0; 64],
+        })
     }
 
-    fn payload(records: Vec<Arc<Record>>, patch: Option<Arc<Patch>>) -> Vec<u8> {
+    fn payload(records: Vec<Arc<Record>>, patches: Vec<Arc<Patch>>) -> Vec<u8> {
         let (to, incarnation) = (NodeId::new("us").unwrap(), Incarnation([3; 16]));
-        encode_request(&Request::Push(Push { to, incarnation, records, patch })).unwrap()
+        let push = Push { records, patches, ..Push::new(to, incarnation) };
+        encode_request(&Request::Push(push)).unwrap()
     }
 
     fn refused(payload: &[u8]) -> Option<Reason> {
@@ -202,11 +220,11 @@ mod tests {
     }
 
     #[test]
-    fn an_update_has_few_records_and_one_partial_one() {
-        assert_eq!(refused(&payload(many(RECORDS_MAX), Some(patch("z", &["a"])))), None);
-        let too_many = payload(many(RECORDS_MAX + 1), None);
+    fn an_update_has_few_records() {
+        assert_eq!(refused(&payload(many(RECORDS_MAX), vec![patch("z", &["a"])])), None);
+        let too_many = payload(many(RECORDS_MAX + 1), Vec::new());
         assert_eq!(refused(&too_many), Some(Reason::Malformed));
-        assert_eq!(refused(&payload(many(REFUSED_MAX + 1), None)), Some(Reason::Malformed));
+        assert_eq!(refused(&payload(many(PUSHED_MAX + 1), Vec::new())), Some(Reason::Malformed));
         let answer = |records| encode_answer(&Answer::Records(records)).unwrap();
         assert!(decode_answer(Kind::Update, &answer(many(RECORDS_MAX))).is_ok());
         assert!(decode_answer(Kind::Update, &answer(many(RECORDS_MAX + 1))).is_err());
@@ -216,11 +234,11 @@ mod tests {
     fn an_update_has_one_version_of_a_node() {
         for names in [["a", "a"], ["b", "a"]] {
             let records = names.map(|name| record(name, 5)).to_vec();
-            assert_eq!(refused(&payload(records.clone(), None)), Some(Reason::Malformed));
+            assert_eq!(refused(&payload(records.clone(), Vec::new())), Some(Reason::Malformed));
             let answer = encode_answer(&Answer::Records(records)).unwrap();
             assert!(decode_answer(Kind::Update, &answer).is_err());
         }
-        let twice = payload(vec![record("a", 5)], Some(patch("a", &["k"])));
+        let twice = payload(vec![record("a", 5)], vec![patch("a", &["k"])]);
         assert_eq!(refused(&twice), Some(Reason::Malformed));
     }
 
@@ -230,8 +248,8 @@ mod tests {
 
     #[test]
     fn flags_that_mean_nothing_are_refused() {
-        let good = payload(vec![record("a", 5)], None);
-        for flags in [4, 5, 0x80, 0xff] {
+        let good = payload(vec![record("a", 5)], Vec::new());
+        for flags in [4, 5, 8, 0x80, 0xff] {
             let mut bytes = good.clone();
             assert_eq!(std::mem::replace(&mut bytes[FLAGS_AT], flags), 0);
             assert_eq!(refused(&bytes), Some(Reason::Malformed), "{flags}");
@@ -239,12 +257,70 @@ mod tests {
         let mut left = good;
         left[FLAGS_AT] = LEFT;
         assert_eq!(refused(&left), None);
+        let partial = payload(Vec::new(), vec![patch("a", &["k"])]);
+        for flags in [PARTIAL | 8, PARTIAL | 0x80] {
+            let mut bytes = partial.clone();
+            assert_eq!(std::mem::replace(&mut bytes[FLAGS_AT], flags), PARTIAL);
+            assert_eq!(refused(&bytes), Some(Reason::Malformed), "{flags}");
+        }
     }
 
-    /// The keys of a partial record rise, and it comes last and alone.
+    /// A whole record always says where its owner lives, a partial one where it has moved.
+    #[test]
+    fn a_home_travels_where_it_is_news() {
+        let home = Home {
+            incarnation: Incarnation([9; 16]),
+            address: Some(crate::protocol::address::Address::new("b:1").unwrap()),
+        };
+        let draft = Draft::new(NodeId::new("a").unwrap(), 5, false, Arc::default());
+        let whole = Record::new(draft.at(home.clone()), PublicKey([4; 65]), [0; 64]);
+        let read = |bytes: &[u8]| match decode_request(Kind::Update, bytes).unwrap().message {
+            Request::Push(push) => push,
+            other => panic!("{other:?}"),
+        };
+        let bytes = payload(vec![Arc::new(whole.clone())], Vec::new());
+        assert_eq!(read(&bytes).records[0].head, whole.head);
+        let stayed = patch("a", &["k"]);
+        let moved = Arc::new(Patch { home: Some(home.clone()), left: true, ..(*stayed).clone() });
+        let (stayed, moved) = (payload(Vec::new(), vec![stayed]), payload(Vec::new(), vec![moved]));
+        assert_eq!(read(&stayed).patches[0].home, None);
+        let patch = read(&moved).patches.remove(0);
+        assert_eq!((&patch.home, patch.left), (&Some(home), true));
+        assert_eq!(moved[FLAGS_AT], LEFT | PARTIAL | MOVED);
+        // The incarnation, and the option of an address: a byte, its length, three characters.
+        assert_eq!(moved.len(), stayed.len() + 16 + 1 + 8 + 3);
+    }
+
+    /// Partial records come behind whole ones, each node once, in their order.
+    #[test]
+    fn partial_records_come_last() {
+        let [a, b] = ["a", "b"].map(|name| patch(name, &["k"]));
+        let all = |count| (0..count).map(|number| patch(&format!("p{number:03}"), &["k"]));
+        assert_eq!(refused(&payload(Vec::new(), vec![Arc::clone(&a), Arc::clone(&b)])), None);
+        let two = payload(Vec::new(), vec![b, Arc::clone(&a)]);
+        assert_eq!(refused(&two), Some(Reason::Malformed));
+        let twice = payload(Vec::new(), vec![Arc::clone(&a), a]);
+        assert_eq!(refused(&twice), Some(Reason::Malformed));
+        assert_eq!(refused(&payload(Vec::new(), all(PUSHED_MAX).collect())), None);
+        let too_many = payload(Vec::new(), all(PUSHED_MAX + 1).collect());
+        assert_eq!(refused(&too_many), Some(Reason::Malformed));
+        let mixed = payload(many(RECORDS_MAX - 1), all(2).collect());
+        assert_eq!(refused(&mixed), None);
+        // A whole one behind a partial one: both as long as one of each.
+        let good = payload(vec![record("a", 5)], vec![patch("b", &["k"])]);
+        let head = FLAGS_AT - (8 + 1) - 65 - 8;
+        let whole = payload(vec![record("a", 5)], Vec::new());
+        let (whole, rest) = (&whole[head..whole.len() - 8], &good[whole.len() - 8..]);
+        let partial = &rest[..rest.len() - 8];
+        let turned = [&good[..head], partial, whole, &[0; 8]].concat();
+        assert_eq!(turned.len(), good.len());
+        assert_eq!(refused(&turned), Some(Reason::Malformed));
+    }
+
+    /// The keys of a partial record rise.
     #[test]
     fn there_is_one_way_to_write_what_changed() {
-        let good = payload(Vec::new(), Some(patch("a", &["x", "y"])));
+        let good = payload(Vec::new(), vec![patch("a", &["x", "y"])]);
         assert_eq!(refused(&good), None);
         let mut bytes = good;
         let at = |bytes: &[u8], key: u8| {
@@ -264,7 +340,7 @@ mod tests {
         for (timestamp, is_one) in
             [(0, false), (1, true), (TIMESTAMP_MAX, true), (TIMESTAMP_MAX + 1, false)]
         {
-            let reason = refused(&payload(vec![record("a", timestamp)], None));
+            let reason = refused(&payload(vec![record("a", timestamp)], Vec::new()));
             assert_eq!(reason, (!is_one).then_some(Reason::LimitExceeded));
         }
     }

@@ -259,16 +259,13 @@ fn what_was_taken_and_is_missing_again_is_brought_ever_more_rarely() {
             address: None,
             rank: key(OUR_KEY).rank_for(us.node.node_id()),
             version: crate::protocol::head::Version::default(),
+            is_lost: false,
         };
         us.answer_all(&other, |request| {
             pushes.set(pushes.get() + usize::from(is_push(request)));
-            let answer = PeersAnswer { nodes: vec![known.clone()], wishes: Vec::new() };
             match request {
-                Request::Peers(_) => Some(Outcome::Listed(signed(answer, other.key))),
-                Request::Ping(_) => {
-                    let pong = Pong { view: [9; 32], twin: None };
-                    Some(Outcome::Pong(signed(pong, other.key)))
-                }
+                Request::Peers(_) => Some(other.lists(vec![known.clone()])),
+                Request::Ping(_) => Some(other.pong_of([9; 16])),
                 _ => None,
             }
         });
@@ -319,22 +316,11 @@ fn wishes_that_nothing_comes_of_wait_ever_longer() {
         let (mut us, mut other) = (Us::new(), Other::new("other", 2));
         us.is_connected_with(&mut other);
         let ghost = Other::new("ghost", 9);
-        let known = KnownNode {
-            node_id: ghost.id.clone(),
-            address: None,
-            rank: ghost.key.rank_for(&ghost.id),
-            version: ghost.record(5, "five").version(),
-        };
+        let known = ghost.known(5, "five");
         let wishes = std::cell::Cell::new(0);
         asked(&mut us, &other, |request| match request {
-            Request::Peers(_) => {
-                let answer = PeersAnswer { nodes: vec![known.clone()], wishes: Vec::new() };
-                Some(Outcome::Listed(signed(answer, other.key)))
-            }
-            Request::Ping(_) => {
-                let pong = Pong { view: [9; 32], twin: None };
-                Some(Outcome::Pong(signed(pong, other.key)))
-            }
+            Request::Peers(_) => Some(other.lists(vec![known.clone()])),
+            Request::Ping(_) => Some(other.pong_of([9; 16])),
             Request::Pull(_) => {
                 wishes.set(wishes.get() + 1);
                 match way {
@@ -361,10 +347,7 @@ fn a_view_that_differs_for_good_is_compared_ever_more_rarely() {
             lists.set(lists.get() + 1);
             None
         }
-        Request::Ping(_) => {
-            let pong = Pong { view: [9; 32], twin: None };
-            Some(Outcome::Pong(signed(pong, other.key)))
-        }
+        Request::Ping(_) => Some(other.pong_of([9; 16])),
         _ => None,
     });
     // At each tick there is a PING.
@@ -390,53 +373,4 @@ fn a_bootstrap_address_that_only_introduces_itself_waits_ever_longer() {
         }
     }
     assert!((10..=60).contains(&greeted), "{greeted}");
-}
-
-/// A member whose list wishes for a state that is held here, and how often it was brought.
-fn wishes_for_ever(update: Option<Outcome>, each_tick: impl Fn(&mut Us, &mut Other)) -> usize {
-    let (mut us, mut other, third) = (Us::new(), Other::new("other", 2), Other::new("third", 3));
-    us.is_connected_with(&mut other);
-    us.is_brought(&third, &[&third.record(5, "five")]);
-    let (is_lost, mut brought) = (update.is_some(), 0);
-    for _ in 0..200 {
-        us.tick();
-        each_tick(&mut us, &mut other);
-        let speaker = other.clone();
-        us.answer_all(&speaker, |request| match request {
-            Request::Peers(_) => {
-                let answer = PeersAnswer { nodes: Vec::new(), wishes: vec![third.id.clone()] };
-                Some(Outcome::Listed(signed(answer, speaker.key)))
-            }
-            Request::Ping(_) => {
-                let pong = Pong { view: [9; 32], twin: None };
-                Some(Outcome::Pong(signed(pong, speaker.key)))
-            }
-            Request::Push(push) => {
-                brought += usize::from(!push.records.is_empty());
-                is_lost.then(|| Outcome::Failed("no answer within 5 s".into()))
-            }
-            _ => None,
-        });
-    }
-    brought
-}
-
-/// It may be large, and who answers all else would get it again and again.
-#[test]
-fn what_was_wished_for_and_not_taken_waits_ever_longer() {
-    let lost = Some(Outcome::Failed(String::new()));
-    let brought = wishes_for_ever(lost, |_, _| {});
-    // Ten minutes; the own state, which is small, is tried beside it.
-    assert!((2..=60).contains(&brought), "{brought}");
-}
-
-/// Its next run has forgotten what the one before was given; one that pretends to gets little.
-#[test]
-fn each_session_that_wishes_for_the_same_waits_longer_for_it() {
-    let brought = wishes_for_ever(None, |us, other| {
-        let [first, ..] = &mut other.given.0;
-        *first = first.wrapping_add(1);
-        us.is_joined_by(other);
-    });
-    assert!((2..=20).contains(&brought), "{brought}");
 }

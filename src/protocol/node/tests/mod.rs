@@ -3,10 +3,14 @@
 
 mod answers;
 mod calls;
+mod compare;
 mod hello;
+mod home;
 mod records;
+mod relay;
 mod requests;
 mod seeds;
+mod suspicion;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -26,9 +30,10 @@ use crate::protocol::record::{Draft, Record, Signature};
 use crate::protocol::report::Refused;
 use crate::protocol::verdict::Reason;
 use crate::protocol::verified::{Authentic, Verified};
+use crate::protocol::view::{BUCKETS, BucketSet, NO_BUCKET, ViewHash};
 use crate::protocol::wire::{
-    Answer, Data, Header, Hello, HelloAnswer, HelloProof, Listed, Peers, PeersAnswer, Ping, Pong,
-    ProgramVersion, Refusal, Request, Text,
+    Answer, Data, Header, Hello, HelloAnswer, HelloProof, Here, KnownNode, Peers, PeersAnswer,
+    Ping, Pong, ProgramVersion, Push, Refusal, Request, Text,
 };
 
 /// The time between ticks, ms.
@@ -162,24 +167,55 @@ impl Other {
                 Outcome::Welcomed(signed((), self.key))
             }
             Request::Hello(_) => self.introduces(),
-            Request::Push(_) | Request::Pull(_) => Outcome::Nothing,
+            Request::Push(push) => self.is_here(push),
+            Request::Pull(_) => Outcome::Nothing,
             Request::Ping(_) => self.pong(us),
             Request::Peers(_) => {
-                let answer = PeersAnswer { nodes: Vec::new(), wishes: Vec::new() };
+                let answer = PeersAnswer { buckets: BucketSet(0), nodes: Vec::new() };
                 Outcome::Listed(signed(answer, self.key))
             }
             Request::Data(_) => Outcome::Accepted(signed((), self.key)),
         }
     }
 
+    fn is_here(&self, push: &Push) -> Outcome {
+        let Some(ask) = push.self_ask() else { return Outcome::Nothing };
+        let (node_id, challenge) = (ask.about.clone(), ask.challenge);
+        let here = Here { node_id, challenge, signature: [0; 64] };
+        let here = Verified::<Here>::check(here, &self.key, &Gullible(self.key));
+        Outcome::Here(here.unwrap())
+    }
+
     fn pong(&self, us: &mut Us) -> Outcome {
-        Outcome::Pong(signed(Pong { view: us.node.view.hash(), twin: None }, self.key))
+        self.pong_of(us.node.view.hash())
+    }
+
+    fn pong_of(&self, view: ViewHash) -> Outcome {
+        Outcome::Pong(signed(Pong { view, twin: None }, self.key))
+    }
+
+    /// It has another view, and lists this in all buckets.
+    fn lists(&self, nodes: Vec<KnownNode>) -> Outcome {
+        let answer = PeersAnswer { buckets: BucketSet(u32::MAX), nodes };
+        Outcome::Listed(signed(answer, self.key))
+    }
+
+    /// How it is listed by somebody who holds this version of it.
+    fn known(&self, timestamp: u64, value: &str) -> KnownNode {
+        let version = self.record(timestamp, value).version();
+        let (node_id, rank) = (self.id.clone(), self.key.rank_for(&self.id));
+        KnownNode { node_id, address: None, rank, version, is_lost: false }
     }
 }
 
 fn refuses(reason: Reason) -> Outcome {
     let text = Text::new("no");
     Outcome::Refused(Refusal { reason: reason.code(), text, number: 0, records: Vec::new() }, None)
+}
+
+/// An UPDATE without anything in it, to whom it may concern.
+fn nothing() -> CheckedPush {
+    CheckedPush::new(id("us"), Incarnation([0; 16]))
 }
 
 /// Our node.
@@ -207,6 +243,8 @@ impl Us {
             advertise: None,
             seeds: Vec::new(),
             tick_ms: TICK_MS,
+            mesh_max: crate::protocol::node::MESH_MAX,
+            relay_heads: crate::protocol::node::RELAY_HEADS,
             program: ProgramVersion::new("test"),
             alone: true,
             is_durable: true,
@@ -214,6 +252,7 @@ impl Us {
         };
         change(&mut settings);
         let own = Other::new("us", OUR_KEY).record(WALL_US, "first");
+        let own = Verified::sign(own.draft().at(settings.home()), &Gullible(key(OUR_KEY))).unwrap();
         let node = Node::new(settings, own, known, 7, now);
         Self { node, now, jobs: VecDeque::new(), finished: Vec::new() }
     }
@@ -303,8 +342,13 @@ impl Us {
     }
 
     fn is_pinged_by(&mut self, other: &mut Other) -> Reply {
+        let view = self.node.view.hash();
+        self.is_pinged_with(other, view)
+    }
+
+    fn is_pinged_with(&mut self, other: &mut Other, view: ViewHash) -> Reply {
         let header = self.header(other);
-        self.request(Incoming::Ping(signed(Ping { header }, other.key)), other.caller())
+        self.request(Incoming::Ping(signed(Ping { header, view }, other.key)), other.caller())
     }
 
     fn is_sent(&mut self, other: &mut Other, data_id: u64) -> Reply {
@@ -332,13 +376,15 @@ impl Us {
         refused: Vec<RefusedPart>,
     ) -> Reply {
         let (to, incarnation) = (self.node.node_id().clone(), self.node.incarnation());
-        let push = CheckedPush { to, incarnation, records, refused };
+        let push = CheckedPush { records, refused, ..CheckedPush::new(to, incarnation) };
         self.request(Incoming::Push(push), by.caller())
     }
 
     fn sets(&mut self, value: &str) {
         let timestamp = self.node.next_timestamp(self.now.wall_us, self.node.own().head.timestamp);
         let own = Other::new("us", OUR_KEY).record(timestamp.unwrap(), value);
+        let own = own.draft().at(self.node.home().clone());
+        let own = Verified::sign(own, &Gullible(key(OUR_KEY))).unwrap();
         let actions = self.node.on_set(own, self.now);
         self.take_actions(actions);
     }
@@ -395,18 +441,19 @@ impl Us {
         count
     }
 
-    /// What it says to a caller that holds this.
-    fn lists(&mut self, held: Vec<Listed>) -> PeersAnswer {
+    /// All that it says to a caller that holds other things in all buckets.
+    fn lists(&mut self) -> PeersAnswer {
         let header = self.header(&mut Other::new("asks", 200));
-        self.node.answer_peers(Peers { header, held })
+        self.node.answer_peers(&Peers { header, buckets: Box::new([NO_BUCKET; BUCKETS]) })
     }
 
-    /// Whether it wishes for a version that somebody holds.
+    /// Whether it would like to have a version that somebody holds.
     fn wishes_for(&mut self, record: &Record) -> bool {
         let node_id = record.head.node_id.clone();
         let (rank, version) = (record.public_key.rank_for(&node_id), record.version());
-        let held = Listed { node_id: node_id.clone(), rank, version, is_missed: false };
-        self.lists(vec![held]).wishes.contains(&node_id)
+        let known = KnownNode { node_id, address: None, rank, version, is_lost: false };
+        let answer = PeersAnswer { buckets: BucketSet(0), nodes: vec![known] };
+        self.node.compare(&id("says"), answer, self.now, &mut Vec::new())
     }
 
     fn degraded(&self) -> Vec<String> {

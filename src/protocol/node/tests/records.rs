@@ -3,6 +3,7 @@
 use super::*;
 use crate::protocol::RETENTION_MS;
 use crate::protocol::fault::Code;
+use crate::protocol::node::Republish;
 use crate::protocol::peer::{Known, Trust};
 use crate::protocol::report::PeerStatus;
 use crate::protocol::wire::KnownNode;
@@ -74,8 +75,9 @@ fn what_others_say_of_a_forgotten_node_does_not_bring_it_back() {
         address: Some(victim.place()),
         rank: victim.key.rank_for(&victim.id),
         version: victim.record(5, "five").version(),
+        is_lost: false,
     };
-    let answer = PeersAnswer { nodes: vec![known], wishes: Vec::new() };
+    let answer = PeersAnswer { buckets: BucketSet(0), nodes: vec![known] };
     let follows = us.node.compare(&third.id, answer, us.now, &mut Vec::new());
     assert!(!follows, "nobody asks for what would be refused");
     assert!(us.node.peers.get(&victim.id).is_none(), "it is no peer again");
@@ -175,12 +177,12 @@ fn what_belongs_to_a_key_goes_with_it() {
     us.is_brought(&Other::new("by", 9), &[&told.record(5, "of another key")]);
     let link = &mut us.node.peers.get_mut(&told.id).unwrap().link;
     link.refused = true;
-    link.given.insert(id("third"), [1; 16]);
+    link.called_at = Some(1);
     let mut proved = Other::new("x", 3);
     us.is_joined_by(&mut proved);
     assert_eq!(us.shows(&told.id), None, "what came with the other key is dropped");
     let link = &us.peer(&proved).link;
-    assert!(!link.refused && link.given.is_empty());
+    assert!(!link.refused && link.called_at != Some(1));
 }
 
 /// Somebody else writes with our key: it is named, and not outrun for ever.
@@ -194,7 +196,7 @@ fn a_later_version_of_ours_is_outrun_a_few_times_only() {
         let later = us.node.own().head.timestamp + 1_000_000_000;
         let reply = us.is_brought(&other, &[&ours.record(later, "not here")]);
         assert_eq!(reason_of(&reply), Some(Reason::OwnRecord));
-        if us.node.take_disk_wishes().republish {
+        if us.node.take_disk_wishes().republish == Some(Republish::Written) {
             outrun += 1;
             us.sets("ours");
             assert!(us.node.own().head.timestamp > later);

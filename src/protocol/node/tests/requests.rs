@@ -78,7 +78,7 @@ fn an_address_that_was_only_claimed_is_not_passed_on_when_its_node_is_gone() {
     us.is_connected_with(&mut proved);
     us.is_joined_by(&mut claimed);
     let address_of = |us: &mut Us, other: &Other| {
-        let listed = us.lists(Vec::new()).nodes.into_iter();
+        let listed = us.lists().nodes.into_iter();
         listed.filter(|known| known.node_id == other.id).find_map(|known| known.address)
     };
     assert_eq!(address_of(&mut us, &claimed), Some(claimed.place()));

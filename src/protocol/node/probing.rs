@@ -1,0 +1,237 @@
+//! Whom to ask whether it is there, and when; and how far this node can trust what it sees.
+
+use super::{Action, Node, Now};
+use crate::protocol::doubt::{Accuser, Health, Times};
+use crate::protocol::identity::NodeId;
+use crate::protocol::peer::Peer;
+use crate::protocol::report::PeerStatus;
+use crate::protocol::ring::position;
+
+use super::suspicion::Favour;
+
+/// Up to so many peers, one that was heard a moment ago needs no probe.
+const SMALL_MESH: usize = 4;
+/// A peer was not heard for so many ticks, and can't be called: others are asked.
+const SILENT_TICKS: u64 = 2;
+/// Who is called by nobody for so many ticks calls all others at each tick, as most likely nobody
+/// can call it.
+const UNCALLED_TICKS: u64 = 2;
+
+/// What a node remembers of its own probes.
+#[derive(Debug)]
+pub(super) struct Probing {
+    pub(super) health: Health,
+    /// When the next probe is due, ms.
+    at: u64,
+    /// Whether the next one goes to the successor on the ring.
+    to_successor: bool,
+    /// When all this was looked at last, ms.
+    looked_at: u64,
+    /// When anybody answered or called last, ms.
+    pub(super) word_at: u64,
+    /// When anybody called last, ms.
+    called_at: u64,
+    /// Whether all others count as suspect, as nobody is heard.
+    pub(super) is_cut_off: bool,
+    /// How many challenges were drawn.
+    pub(super) challenges: u64,
+    /// When an accusation was refuted last, ms.
+    pub(super) refuted_at: Option<u64>,
+    /// What others asked for.
+    pub(super) favours: Vec<Favour>,
+}
+
+impl Probing {
+    pub(super) fn new(now_ms: u64) -> Self {
+        Self {
+            health: Health::default(),
+            at: now_ms,
+            to_successor: true,
+            looked_at: now_ms,
+            word_at: now_ms,
+            called_at: now_ms,
+            is_cut_off: false,
+            challenges: 0,
+            refuted_at: None,
+            favours: Vec::new(),
+        }
+    }
+}
+
+impl Node {
+    /// How long each step takes now.
+    pub(super) fn times(&self) -> Times {
+        Times::of(self.settings.tick_ms, self.probing.health.factor())
+    }
+
+    /// Looks who is doubtful, and sends the next probe where it is due. Whoever said goodbye asks
+    /// nobody whether it is there.
+    pub(super) fn look_around(&mut self, now: Now, actions: &mut Vec<Action>) {
+        self.mind_the_gap(now);
+        if self.own.head.left {
+            return;
+        }
+        self.doubt_the_late(now, actions);
+        self.advance_all(now, actions);
+        let times = self.times();
+        if now.mono_ms >= self.probing.at {
+            let jitter = self.random.u64(0..=times.probe / 10);
+            self.probing.at = now.mono_ms + (times.probe - jitter).max(1);
+            if let Some(peer) = self.next_probe(now).and_then(|id| self.peers.get_mut(&id)) {
+                peer.owed.ping = true;
+            }
+        }
+    }
+
+    /// When this is to be looked at again, ms.
+    pub(super) fn look_around_at(&self, now: Now) -> u64 {
+        let times = self.times();
+        let due = |peer: &Peer| {
+            let late = is_doubtable(peer).then_some(peer.flight.as_ref()).flatten();
+            let late = late.filter(|flight| flight.call.is_some());
+            let late = late.map(|flight| flight.began + times.answer);
+            let doubt = peer.watch.doubt.as_ref().map(|doubt| doubt.until);
+            let accused = peer.watch.accused.as_ref();
+            let accused = accused.filter(|_| is_suspectable(peer));
+            let shown = accused.map(|accused| accused.shown_at);
+            [late, doubt, shown, accused.map(|accused| accused.until)]
+        };
+        let dues = self.peers.iter().flat_map(|(_, peer)| due(peer)).flatten();
+        let next = dues.filter(|at| *at > now.mono_ms);
+        let probe = Some(self.probing.at).filter(|at| *at > now.mono_ms);
+        next.chain(probe).min().unwrap_or(u64::MAX)
+    }
+
+    /// Who did not run for a while has heard nobody in that time: that says nothing of the others.
+    fn mind_the_gap(&mut self, now: Now) {
+        let gap = now.mono_ms.saturating_sub(self.probing.looked_at);
+        self.probing.looked_at = now.mono_ms;
+        if gap <= self.settings.tick_ms {
+            return;
+        }
+        self.probing.word_at = now.mono_ms;
+        self.probing.called_at = now.mono_ms;
+        self.probing.favours.clear();
+        for (_, peer) in self.peers.iter_mut() {
+            peer.watch.doubt = None;
+            if let Some(accused) = &mut peer.watch.accused {
+                accused.until = accused.until.saturating_add(gap);
+                accused.shown_at = accused.shown_at.saturating_add(gap);
+            }
+            if let Some(flight) = &mut peer.flight {
+                flight.began = now.mono_ms;
+            }
+        }
+    }
+
+    /// What is owed at a tick: suspects are asked again, and all of them where nobody calls us.
+    pub(super) fn choose_pings(&mut self, now: Now) {
+        if self.own.head.left {
+            return;
+        }
+        let uncalled = now.mono_ms.saturating_sub(self.probing.called_at);
+        let calls_all = uncalled > UNCALLED_TICKS * self.settings.tick_ms;
+        let is_mesh = self.is_mesh();
+        let is_linked = |peer: &Peer| is_mesh || peer.is_acquaintance;
+        for (_, peer) in self.peers.iter_mut() {
+            let is_due = match peer.status {
+                PeerStatus::Suspect => true,
+                PeerStatus::Alive => calls_all && peer.is_reached() && is_linked(peer),
+                PeerStatus::Lost | PeerStatus::Left => false,
+            };
+            peer.owed.ping |= is_due;
+        }
+    }
+
+    /// Of those that can be called: by turns the successor on the ring, which nobody else may
+    /// probe soon, and one of the others.
+    fn next_probe(&mut self, now: Now) -> Option<NodeId> {
+        let to_successor = std::mem::replace(&mut self.probing.to_successor, false);
+        self.probing.to_successor = !to_successor;
+        let own = position(&self.settings.node_id);
+        let is_small = self.peers.len() <= SMALL_MESH;
+        let enough = self.settings.tick_ms / 2;
+        let is_mesh = self.is_mesh();
+        let callable = |peer: &Peer| {
+            peer.status == PeerStatus::Alive
+                && (is_mesh || peer.is_acquaintance)
+                && peer.is_reached()
+                && peer.flight.is_none()
+                && !(is_small && peer.silence(now.mono_ms) < enough)
+        };
+        let places = self.peers.iter().filter(|(_, peer)| callable(peer));
+        let mut ring: Vec<(u64, &NodeId, u64)> = places
+            .map(|(node_id, peer)| {
+                (peer.ring.wrapping_sub(own), node_id, peer.silence(now.mono_ms))
+            })
+            .collect();
+        ring.sort_unstable();
+        let chosen = if to_successor {
+            ring.first()
+        } else {
+            // Those that links are kept with, be it all or a few.
+            ring.iter().max_by_key(|(_, _, silence)| *silence)
+        };
+        chosen.map(|(_, node_id, _)| (*node_id).clone())
+    }
+
+    /// Calls without an answer so far, and peers that can't be called and are silent.
+    fn doubt_the_late(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let is_mesh = self.is_mesh();
+        let (times, silent_ms) = (self.times(), SILENT_TICKS * self.settings.tick_ms);
+        let is_late = |peer: &Peer| {
+            let flight = peer.flight.as_ref().filter(|flight| flight.call.is_some());
+            peer.is_reached()
+                && !peer.contact.is_failing()
+                && flight.is_some_and(|it| now.mono_ms.saturating_sub(it.began) >= times.answer)
+        };
+        let is_silent = |peer: &Peer| {
+            // In a large network most are never called from here.
+            let is_linked = is_mesh || peer.is_acquaintance;
+            let is_apart = is_linked && (!peer.link.connected || !peer.is_reached());
+            peer.unsure_for(now.mono_ms) > silent_ms && (peer.contact.is_failing() || is_apart)
+        };
+        let doubtful = |peer: &Peer| is_doubtable(peer) && (is_late(peer) || is_silent(peer));
+        let late = self.peers.iter().filter(|(_, peer)| doubtful(peer));
+        let late: Vec<(NodeId, bool)> =
+            late.map(|(node_id, peer)| (node_id.clone(), is_late(peer))).collect();
+        for (node_id, by_call) in late {
+            self.begin_doubt(&node_id, by_call, now, actions);
+        }
+    }
+
+    /// Somebody answered or called: the network is there.
+    pub(super) fn note_word(&mut self, now: Now) {
+        self.probing.word_at = now.mono_ms;
+        if !std::mem::take(&mut self.probing.is_cut_off) {
+            return;
+        }
+        // Those that were suspected as nobody was heard have their time from now on.
+        let until = now.mono_ms + self.times().grace;
+        for (_, peer) in self.peers.iter_mut() {
+            if let Some(accused) = &mut peer.watch.accused
+                && peer.status == PeerStatus::Suspect
+                && accused.by == Accuser::Silent
+            {
+                accused.until = until;
+                peer.owed.ping = true;
+            }
+        }
+    }
+
+    /// Somebody called.
+    pub(super) fn note_call(&mut self, now: Now) {
+        self.probing.called_at = now.mono_ms;
+        self.note_word(now);
+    }
+}
+
+/// Whether a peer can come into doubt: it was there, and nothing stands against it yet.
+pub(super) fn is_doubtable(peer: &Peer) -> bool {
+    peer.status == PeerStatus::Alive && peer.watch.doubt.is_none() && peer.watch.accused.is_none()
+}
+
+/// Whether an accusation still comes to something.
+pub(super) fn is_suspectable(peer: &Peer) -> bool {
+    matches!(peer.status, PeerStatus::Alive | PeerStatus::Suspect)
+}

@@ -1,0 +1,616 @@
+//! A peer gives no answer: others are asked, and told; and it is lost where nothing shows that it
+//! is there.
+
+use super::probing::{is_doubtable, is_suspectable};
+use super::{Action, Node, Now, RETRY_DELAY_MS, Republish, TRIES, give_up};
+use crate::protocol::doubt::{
+    Accused, Accuser, Asked, Doubt, FIRST_ASKED, LAST_ASKED, NEXT_ASKED, Tell,
+};
+use crate::protocol::identity::{NodeId, PublicKey};
+use crate::protocol::peer::Peer;
+use crate::protocol::report::{Event, PeerStatus};
+use crate::protocol::verdict::Reason;
+use crate::protocol::verified::Verified;
+use crate::protocol::wire::{
+    ASKS_MAX, Ask, Challenge, Here, Push, Request, SUSPECTS_MAX, Suspected, WORDS_MAX, Word,
+};
+
+use super::answers::Ended;
+use crate::protocol::flight::{Call, CallKind};
+
+/// Most asks of others that are pending here: each costs a request.
+const FAVOURS_MAX: usize = 16;
+/// Most asks, and most words, that wait to be sent to one peer.
+const OWED_TELLS_MAX: usize = 32;
+
+/// Something that another node asked for.
+#[derive(Debug)]
+pub(super) struct Favour {
+    ask: Ask,
+    /// Until when it is worth an answer, ms.
+    until: u64,
+}
+
+/// What came of an ask of ours, checked.
+#[derive(Debug)]
+pub enum CheckedWord {
+    /// The node is there.
+    Here(Verified<Here>),
+    /// It was tried in vain, under this challenge.
+    InVain(NodeId, Challenge),
+}
+
+/// Doubts.
+impl Node {
+    /// A call to a peer came to nothing.
+    pub(super) fn probe_failed(&mut self, ended: &Ended<'_>, actions: &mut Vec<Action>) {
+        let (node_id, now, is_mesh) = (ended.node_id, ended.now, self.is_mesh());
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        // Where it never answered it was not there before either; in a large network others know.
+        let lives_there = peer.record.as_ref().and_then(|it| it.head.home.address.as_ref());
+        let is_there = lives_there.filter(|_| !is_mesh) == Some(&ended.address);
+        if peer.place.proved() != Some(&ended.address) && !is_there {
+            return;
+        }
+        // One that could not be called before is in doubt when it is silent, too.
+        let is_new = peer.contact.fruitless() <= 1;
+        if let Some(doubt) = &mut peer.watch.doubt {
+            doubt.was_tried = true;
+            self.advance(node_id, now, actions);
+        } else if let Some(accused) = &mut peer.watch.accused {
+            accused.shown_at = accused.shown_at.min(now.mono_ms);
+            self.show_accused(node_id, now, actions);
+        } else if is_new {
+            self.begin_doubt(node_id, true, now, actions);
+        }
+    }
+
+    /// A peer gives no answer: it is tried again at once, and others are asked to try it.
+    pub(super) fn begin_doubt(
+        &mut self,
+        node_id: &NodeId,
+        by_call: bool,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let has_left = self.own.head.left;
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        if has_left || !is_doubtable(peer) {
+            return;
+        }
+        peer.owed.ping = true;
+        for kind in [CallKind::Hello, CallKind::Ping] {
+            if let Some(attempt) = peer.attempts.get_mut(&kind) {
+                attempt.at = attempt.at.min(now.mono_ms);
+            }
+        }
+        self.ask_first(node_id, by_call, now, actions);
+    }
+
+    fn ask_first(&mut self, node_id: &NodeId, by_call: bool, now: Now, actions: &mut Vec<Action>) {
+        let until = now.mono_ms + self.times().stage;
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        peer.watch.doubt = Some(Doubt::new(until, by_call));
+        self.ask_others(node_id, FIRST_ASKED, now, actions);
+    }
+
+    /// Asks so many others to try it. Who was asked already, or is in doubt, is no help.
+    fn ask_others(
+        &mut self,
+        about: &NodeId,
+        count: usize,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let asker = self.settings.node_id.clone();
+        let Some(peer) = self.peers.get(about) else { return false };
+        // Who suspects it asks anew, others or the same.
+        let asked = peer.watch.doubt.as_ref().map_or(&[][..], |doubt| &doubt.asked);
+        let helps = |(node_id, peer): &(&NodeId, &Peer)| {
+            *node_id != about
+                && is_doubtable(peer)
+                && peer.link.connected
+                && peer.is_reached()
+                && peer.owed.tell.asks.len() < OWED_TELLS_MAX
+                && asked.iter().all(|asked| asked.helper != **node_id)
+        };
+        let mut helpers: Vec<NodeId> =
+            self.peers.iter().filter(helps).map(|(node_id, _)| node_id.clone()).collect();
+        self.random.shuffle(&mut helpers);
+        helpers.truncate(count);
+        for helper in &helpers {
+            self.probing.challenges += 1;
+            let drawn = self.probing.challenges.to_le_bytes();
+            let challenge = self.derived(b"dsn/1 challenge", &[&drawn]);
+            let asked = self.peers.get_mut(about).and_then(|peer| peer.watch.asked_mut());
+            if let Some(asked) = asked {
+                let (is_taken, is_over) = (false, false);
+                asked.push(Asked { helper: helper.clone(), challenge, is_taken, is_over });
+            }
+            if let Some(peer) = self.peers.get_mut(helper) {
+                let ask = Ask { about: about.clone(), asker: asker.clone(), challenge };
+                peer.owed.tell.asks.push(ask);
+            }
+            self.poke(helper, now, actions);
+        }
+        !helpers.is_empty()
+    }
+
+    fn asked_under(&mut self, ask: &Ask) -> Option<&mut Asked> {
+        self.peers.get_mut(&ask.about)?.watch.asked_under(&ask.challenge)
+    }
+
+    /// All whose time is over.
+    pub(super) fn advance_all(&mut self, now: Now, actions: &mut Vec<Action>) {
+        self.drop_old_favours(now, actions);
+        let stands = |peer: &Peer| peer.watch.doubt.is_some() || peer.watch.accused.is_some();
+        let watched = self.peers.iter().filter(|(_, peer)| stands(peer));
+        let watched: Vec<NodeId> = watched.map(|(node_id, _)| node_id.clone()).collect();
+        for node_id in watched {
+            self.advance(&node_id, now, actions);
+            self.show_accused(&node_id, now, actions);
+        }
+    }
+
+    /// The next stage of a doubt, where this one is over.
+    fn advance(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
+        let until = now.mono_ms + self.times().stage;
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        if peer.status != PeerStatus::Alive {
+            peer.watch.doubt = None;
+            return;
+        }
+        let Some(doubt) = &mut peer.watch.doubt else { return };
+        let was_asked = !doubt.asked.is_empty();
+        if now.mono_ms < doubt.until && !doubt.is_settled() {
+            return;
+        }
+        if !doubt.is_second {
+            doubt.is_second = true;
+            doubt.until = until;
+            // Where nobody is left to be asked, the second stage is for who could not be asked at
+            // all.
+            if self.ask_others(node_id, NEXT_ASKED, now, actions) || !was_asked {
+                return;
+            }
+        }
+        self.conclude(node_id, now, actions);
+    }
+
+    /// All was in vain, or nobody said anything.
+    fn conclude(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
+        let times = self.times();
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        let Some(doubt) = peer.watch.doubt.take() else { return };
+        let hears_others = now.mono_ms.saturating_sub(self.probing.word_at) <= times.alone;
+        let is_taken = doubt.asked.iter().any(|asked| asked.is_taken);
+        let passed_at = peer.watch.accused_at;
+        let too_soon = passed_at.is_some_and(|at| now.mono_ms < at + times.window);
+        if doubt.asked.is_empty() {
+            self.suspect(node_id, Accuser::Silent, Vec::new(), now, actions);
+        } else if !hears_others {
+            self.count_as_cut_off(now, actions);
+        } else if is_taken && !too_soon {
+            self.suspect(node_id, Accuser::Own, doubt.asked, now, actions);
+            self.spread_suspect(node_id, now, actions);
+        } else {
+            // Whoever hears of nobody blames itself; and who was accused a moment ago has its time.
+            self.ask_first(node_id, doubt.by_call, now, actions);
+        }
+    }
+
+    /// Nobody is heard: it is this node that is not there for the others. It accuses nobody.
+    fn count_as_cut_off(&mut self, now: Now, actions: &mut Vec<Action>) {
+        self.probing.is_cut_off = true;
+        for node_id in self.peers.ids() {
+            if self.peers.get(&node_id).is_some_and(|peer| peer.status == PeerStatus::Alive) {
+                self.suspect(&node_id, Accuser::Silent, Vec::new(), now, actions);
+            }
+        }
+    }
+}
+
+/// Accusations.
+impl Node {
+    /// From now on the peer is suspected, and lost soon.
+    fn suspect(
+        &mut self,
+        node_id: &NodeId,
+        by: Accuser,
+        asked: Vec<Asked>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let times = self.times();
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        let shown_at = match by {
+            Accuser::Own | Accuser::Silent => now.mono_ms,
+            // Perhaps it answers here.
+            Accuser::Others => now.mono_ms + times.answer,
+        };
+        let (fingerprint, until) = (peer.version().fingerprint, now.mono_ms + times.grace);
+        peer.watch.doubt = None;
+        if by != Accuser::Silent {
+            peer.watch.accused_at = Some(now.mono_ms);
+        }
+        peer.watch.accused = Some(Accused { fingerprint, until, shown_at, by, asked });
+        peer.owed.ping = true;
+        self.show_accused(node_id, now, actions);
+        self.poke(node_id, now, actions);
+    }
+
+    /// Tells all others, and the accused.
+    fn spread_suspect(&mut self, accused: &NodeId, now: Now, actions: &mut Vec<Action>) {
+        let held = self.peers.get(accused).is_some_and(|peer| peer.record.is_some());
+        if held && !self.is_mesh() {
+            self.tell_accused(accused, now, actions);
+            return self.spread_accusation(accused, now, actions);
+        }
+        for node_id in self.peers.ids() {
+            let Some(peer) = self.peers.get_mut(&node_id).filter(|_| held) else { continue };
+            let hears = peer.status == PeerStatus::Alive && peer.link.connected;
+            if hears || node_id == *accused {
+                peer.owed.tell.suspects.insert(accused.clone());
+                self.poke(&node_id, now, actions);
+            }
+        }
+    }
+
+    /// The accused has to hear of it, or it can't show that it is there.
+    fn tell_accused(&mut self, accused: &NodeId, now: Now, actions: &mut Vec<Action>) {
+        if let Some(peer) = self.peers.get_mut(accused) {
+            peer.owed.tell.suspects.insert(accused.clone());
+            self.poke(accused, now, actions);
+        }
+    }
+
+    /// What is said of a peer that others accuse, where it is time.
+    fn show_accused(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        let Some(accused) = peer.watch.accused.as_ref().filter(|_| is_suspectable(peer)) else {
+            return;
+        };
+        if now.mono_ms >= accused.until {
+            lose(node_id, peer, actions);
+            self.note_in_view(node_id);
+        } else if now.mono_ms >= accused.shown_at && peer.status == PeerStatus::Alive {
+            let is_near = peer.link.connected && accused.by != Accuser::Silent;
+            peer.status = PeerStatus::Suspect;
+            actions.push(Action::Tell(Event::Suspect { node_id: node_id.clone() }));
+            if is_near {
+                self.ask_others(node_id, LAST_ASKED, now, actions);
+            }
+        }
+    }
+
+    /// Something shows that a peer is there, be it by the word of others: nothing stands against
+    /// it.
+    pub(super) fn clear(&mut self, node_id: &NodeId) {
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        let doubt = peer.watch.doubt.take();
+        peer.watch.accused = None;
+        if doubt.is_some_and(|doubt| doubt.by_call) {
+            // It is there, and gave us no answer.
+            self.probing.health.note(true);
+        }
+    }
+
+    /// Others showed that a peer is there.
+    fn vouch(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
+        self.clear(node_id);
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        peer.watch.vouched_at = Some(now.mono_ms);
+        if matches!(peer.status, PeerStatus::Suspect | PeerStatus::Lost) {
+            peer.status = PeerStatus::Alive;
+            actions.push(Action::Tell(Event::Joined { node_id: node_id.clone() }));
+        }
+        self.note_in_view(node_id);
+    }
+
+    /// A newer version of a peer was taken: it refutes what stood against an older one. Where all
+    /// are called directly who is lost is tried soon instead: what it said before it was lost does
+    /// not bring it back.
+    pub(super) fn refuted(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
+        let is_mesh = self.is_mesh();
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        let Some(accused) = &peer.watch.accused else { return };
+        let is_newer = peer.version().fingerprint != accused.fingerprint;
+        let is_gone = peer.status == PeerStatus::Lost && is_mesh;
+        if is_newer && !is_gone && peer.status != PeerStatus::Left {
+            self.vouch(node_id, now, actions);
+        } else if peer.status == PeerStatus::Lost && is_newer && !is_mesh {
+            // Most nodes never hear it themselves.
+            peer.status = PeerStatus::Suspect;
+            self.vouch(node_id, now, actions);
+        } else if peer.status == PeerStatus::Lost {
+            peer.contact.hurry(now.mono_ms);
+        }
+    }
+
+    /// Others say that somebody does not answer.
+    pub(super) fn on_suspects(
+        &mut self,
+        suspects: Vec<Suspected>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let window = self.times().window;
+        for Suspected { node_id, fingerprint } in suspects {
+            if self.is_me(&node_id) {
+                if fingerprint == self.own.fingerprint {
+                    self.refute(now, actions);
+                }
+                continue;
+            }
+            let Some(peer) = self.peers.get(&node_id) else { continue };
+            let passed_at = peer.watch.accused_at;
+            let too_soon = passed_at.is_some_and(|at| now.mono_ms < at + window);
+            let is_known = peer.version().fingerprint == fingerprint;
+            // A doubt of our own may have come to the same; else it is for them to show it.
+            let is_free = peer.status == PeerStatus::Alive && peer.watch.accused.is_none();
+            if is_free && is_known && !too_soon {
+                self.suspect(&node_id, Accuser::Others, Vec::new(), now, actions);
+                let is_known = self.peers.get(&node_id).is_some_and(|peer| peer.link.connected);
+                if is_known && !self.is_mesh() {
+                    // Who accuses it can't reach it; perhaps we can.
+                    self.tell_accused(&node_id, now, actions);
+                }
+            }
+        }
+    }
+
+    /// We are accused: a newer version shows that we are there.
+    pub(super) fn refute(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let wait = self.times().refute;
+        let too_soon = self.probing.refuted_at.is_some_and(|at| now.mono_ms < at + wait);
+        if too_soon || self.own.head.left {
+            return;
+        }
+        self.probing.refuted_at = Some(now.mono_ms);
+        self.behind = self.behind.max(Some(Republish::Unwritten));
+        actions.push(Action::WakeDisk);
+    }
+}
+
+/// Asks and words.
+impl Node {
+    /// The key to check a word with, where we wait for one under its challenge.
+    pub fn awaits(&self, word: &Word) -> Option<PublicKey> {
+        let peer = self.peers.get(&word.about)?;
+        let mut asked = peer.watch.asked().iter();
+        let is_open = asked.any(|asked| asked.challenge == word.challenge);
+        is_open.then_some(peer.pin?.key)
+    }
+
+    /// Somebody wants to know whether a third one is there. Gives what is to be signed where that
+    /// is us.
+    pub(super) fn on_asks(
+        &mut self,
+        asks: Vec<Ask>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) -> Option<Challenge> {
+        let mut challenge = None;
+        for ask in asks {
+            if self.is_me(&ask.about) {
+                challenge.get_or_insert(ask.challenge);
+            } else if !self.is_me(&ask.asker) && self.probing.favours.len() < FAVOURS_MAX {
+                self.do_favour(ask, now, actions);
+            }
+        }
+        challenge
+    }
+
+    fn do_favour(&mut self, ask: Ask, now: Now, actions: &mut Vec<Action>) {
+        if !self.peers.get(&ask.asker).is_some_and(|asker| asker.link.connected) {
+            return;
+        }
+        let about = ask.about.clone();
+        self.probing
+            .favours
+            .push(Favour { ask: ask.clone(), until: now.mono_ms + self.settings.tick_ms });
+        let peer = self.peers.get_mut(&about).filter(|peer| may_be_told(peer));
+        let has_room = |peer: &&mut Peer| peer.owed.tell.asks.len() < OWED_TELLS_MAX;
+        let Some(peer) = peer.filter(has_room) else {
+            return self.end_favour(&ask, None, now, actions);
+        };
+        peer.owed.tell.asks.push(ask);
+        self.poke(&about, now, actions);
+    }
+
+    /// Tells the asker what came of it.
+    fn end_favour(&mut self, ask: &Ask, here: Option<&Here>, now: Now, actions: &mut Vec<Action>) {
+        let before = self.probing.favours.len();
+        self.probing.favours.retain(|favour| favour.ask != *ask);
+        let was_pending = self.probing.favours.len() < before;
+        let Some(asker) = self.peers.get_mut(&ask.asker).filter(|_| was_pending) else { return };
+        if asker.owed.tell.words.len() < OWED_TELLS_MAX {
+            let signature = here.map(|here| here.signature);
+            let (about, challenge) = (ask.about.clone(), ask.challenge);
+            asker.owed.tell.words.push(Word { about, challenge, signature });
+            self.poke(&ask.asker, now, actions);
+        }
+    }
+
+    fn drop_old_favours(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let favours = self.probing.favours.iter();
+        let old = favours.filter(|favour| now.mono_ms >= favour.until);
+        let old: Vec<Ask> = old.map(|favour| favour.ask.clone()).collect();
+        for ask in old {
+            if let Some(peer) = self.peers.get_mut(&ask.about) {
+                peer.owed.tell.asks.retain(|owed| *owed != ask);
+            }
+            self.end_favour(&ask, None, now, actions);
+        }
+    }
+
+    pub(super) fn on_words(
+        &mut self,
+        words: Vec<CheckedWord>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        for word in words {
+            let (about, challenge) = match &word {
+                CheckedWord::Here(here) => (here.node_id.clone(), here.challenge),
+                CheckedWord::InVain(about, challenge) => (about.clone(), *challenge),
+            };
+            // It may have been over since the signature was looked at.
+            let watch = self.peers.get_mut(&about).map(|peer| &mut peer.watch);
+            let asked = watch.and_then(|watch| watch.asked_under(&challenge));
+            let Some(asked) = asked else { continue };
+            (asked.is_taken, asked.is_over) = (true, true);
+            match word {
+                CheckedWord::Here(_) => self.vouch(&about, now, actions),
+                CheckedWord::InVain(..) => self.advance(&about, now, actions),
+            }
+        }
+    }
+
+    /// What is owed to a peer beside records, as far as it fits: one question to the peer itself,
+    /// as its answer has one signature.
+    pub(super) fn make_tell(&mut self, node_id: &NodeId) -> Option<(Call, Request)> {
+        let peer = self.peers.get_mut(node_id)?;
+        let incarnation = peer.run()?;
+        let owed = std::mem::take(&mut peer.owed.tell);
+        let (mut now, mut later) = (Tell::default(), Tell::default());
+        for ask in owed.asks {
+            let is_full = now.asks.len() == ASKS_MAX;
+            let is_second = ask.about == *node_id && now.self_ask(node_id).is_some();
+            if is_full || is_second { &mut later } else { &mut now }.asks.push(ask);
+        }
+        for word in owed.words {
+            if now.words.len() == WORDS_MAX { &mut later } else { &mut now }.words.push(word);
+        }
+        for accused in owed.suspects {
+            let is_full = now.suspects.len() == SUSPECTS_MAX;
+            if is_full { &mut later } else { &mut now }.suspects.insert(accused);
+        }
+        peer.owed.tell = later;
+        // What was refuted meanwhile, or came to an end, is told to nobody.
+        let suspected = |id: &NodeId| {
+            let peer = self.peers.get(id).filter(|peer| peer.status == PeerStatus::Suspect)?;
+            let fingerprint = peer.watch.accused.as_ref()?.fingerprint;
+            Some(Suspected { node_id: id.clone(), fingerprint })
+        };
+        let suspects: Vec<Suspected> = now.suspects.iter().filter_map(suspected).collect();
+        if now.asks.is_empty() && now.words.is_empty() && suspects.is_empty() {
+            return None;
+        }
+        let (asks, words) = (now.asks.clone(), now.words.clone());
+        let push = Push { asks, words, suspects, ..Push::new(node_id.clone(), incarnation) };
+        Some((Call::Tell(now), Request::Push(push)))
+    }
+
+    /// It was taken. Where the peer was asked to sign and did not, it is as if it gave no answer.
+    pub(super) fn on_told(
+        &mut self,
+        ended: &Ended<'_>,
+        tell: &Tell,
+        here: Option<&Here>,
+        actions: &mut Vec<Action>,
+    ) {
+        for ask in &tell.asks {
+            if ask.about == *ended.node_id {
+                self.end_favour(ask, here, ended.now, actions);
+            } else if let Some(asked) = self.asked_under(ask) {
+                asked.is_taken = true;
+            }
+        }
+    }
+
+    /// It got no answer: tried again twice, as any other call. Nothing else follows from it.
+    pub(super) fn tell_in_vain(
+        &mut self,
+        ended: &Ended<'_>,
+        tell: &Tell,
+        actions: &mut Vec<Action>,
+    ) {
+        let again = ended.tries < TRIES && (!tell.words.is_empty() || !tell.suspects.is_empty());
+        if let Some(peer) = self.peers.get_mut(ended.node_id) {
+            if again {
+                let at = ended.now.mono_ms + RETRY_DELAY_MS;
+                let attempt = peer.attempts.entry(CallKind::Tell).or_default();
+                (attempt.tries, attempt.at) = (ended.tries, at);
+                actions.push(Action::WakeAt(at));
+            } else {
+                peer.attempts.remove(&CallKind::Tell);
+            }
+        }
+        self.tell_failed(ended, tell, again, actions);
+    }
+
+    /// It is another run: after a HELLO it is told again, once.
+    pub(super) fn tell_refused(
+        &mut self,
+        ended: &Ended<'_>,
+        tell: &Tell,
+        reason: Reason,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
+        let attempt = peer.attempts.entry(CallKind::Tell).or_default();
+        let had_chance = std::mem::replace(&mut attempt.had_second_chance, true);
+        let again = reason == Reason::WrongSession && !had_chance;
+        if !again {
+            peer.attempts.remove(&CallKind::Tell);
+            return self.tell_failed(ended, tell, false, actions);
+        }
+        (attempt.tries, attempt.at) = (ended.tries, ended.now.mono_ms);
+        peer.link.connected = false;
+        peer.contact.hurry(ended.now.mono_ms);
+        peer.owed.tell.asks.extend(tell.asks.iter().cloned());
+        peer.owed.tell.words.extend(tell.words.iter().cloned());
+        peer.owed.tell.suspects.extend(tell.suspects.iter().cloned());
+    }
+
+    /// What can still be told is told again, a question is over.
+    fn tell_failed(
+        &mut self,
+        ended: &Ended<'_>,
+        tell: &Tell,
+        again: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        for ask in &tell.asks {
+            if ask.about == *ended.node_id {
+                self.end_favour(ask, None, ended.now, actions);
+            } else if let Some(asked) = self.asked_under(ask) {
+                asked.is_over = true;
+                self.advance(&ask.about, ended.now, actions);
+            }
+        }
+        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
+        if again {
+            peer.owed.tell.suspects.extend(tell.suspects.iter().cloned());
+            let room = OWED_TELLS_MAX.saturating_sub(peer.owed.tell.words.len());
+            peer.owed.tell.words.extend(tell.words.iter().take(room).cloned());
+        }
+        if tell.self_ask(ended.node_id).is_none() {
+            // Whether it is there is seen by asking it.
+            peer.owed.ping |= is_doubtable(peer);
+        }
+    }
+}
+
+/// Whether what is owed to a peer beside records may go to it, be it connected or not.
+pub(super) fn may_be_told(peer: &Peer) -> bool {
+    peer.status != PeerStatus::Left && peer.run().is_some()
+}
+
+/// Nothing showed in time that the peer is there.
+pub(super) fn lose(node_id: &NodeId, peer: &mut Peer, actions: &mut Vec<Action>) {
+    // Its twin, if it has one, may take its place.
+    peer.link.superseded.clear();
+    peer.watch.doubt = None;
+    // The last that is known of it may be that it left, heard from others first.
+    let left = peer.record.as_ref().is_some_and(|record| record.head.left);
+    let (status, event, why) = if left {
+        (PeerStatus::Left, Event::Left { node_id: node_id.clone() }, "it left the network")
+    } else {
+        (PeerStatus::Lost, Event::Lost { node_id: node_id.clone() }, "it is lost")
+    };
+    peer.status = status;
+    actions.push(Action::Tell(event));
+    give_up(node_id, peer, why, actions);
+}

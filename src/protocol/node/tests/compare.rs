@@ -1,0 +1,305 @@
+//! Views that differ, lists of what differs, and who is asked for it.
+
+use super::*;
+use crate::protocol::head::Fingerprint;
+use crate::protocol::report::PeerStatus;
+use crate::protocol::wire::RECORDS_MAX;
+
+/// A view that is not ours.
+const ANOTHER: ViewHash = [9; 16];
+
+fn connected(count: u8) -> (Us, Vec<Other>) {
+    let mut us = Us::new();
+    let mut others: Vec<Other> =
+        (0..count).map(|number| Other::new(&format!("other{number}"), 2 + number)).collect();
+    for other in &mut others {
+        us.is_connected_with(other);
+    }
+    (us, others)
+}
+
+/// How often this node asks for the other one's list now, whose view is this one.
+fn lists_asked(us: &mut Us, other: &Other, view: Option<ViewHash>) -> usize {
+    let peer = us.node.peers.get_mut(&other.id).unwrap();
+    (peer.owed.ping, peer.upkeep) = (true, 0);
+    let mut actions = Vec::new();
+    us.node.poke(&other.id, us.now, &mut actions);
+    us.take_actions(actions);
+    let mut count = 0;
+    us.answer_all(other, |request| {
+        count += usize::from(matches!(request, Request::Peers(_)));
+        let view = view.filter(|_| matches!(request, Request::Ping(_)))?;
+        Some(other.pong_of(view))
+    });
+    count
+}
+
+/// A change that is on its way through the network starts no lists.
+#[test]
+fn views_are_looked_into_only_where_they_still_differ_after_a_grace() {
+    let (mut us, others) = connected(1);
+    let other = &others[0];
+    assert_eq!(lists_asked(&mut us, other, Some(ANOTHER)), 0);
+    us.wait(TICK_MS / 2);
+    assert_eq!(lists_asked(&mut us, other, Some([8; 16])), 0, "it is on its way");
+    us.wait(TICK_MS / 2);
+    assert_eq!(lists_asked(&mut us, other, None), 0, "it came");
+    assert_eq!(lists_asked(&mut us, other, Some(ANOTHER)), 0);
+    us.wait(TICK_MS);
+    assert_eq!(lists_asked(&mut us, other, Some(ANOTHER)), 1);
+}
+
+/// Both sides of a PING see it.
+#[test]
+fn a_ping_that_comes_in_is_as_good_as_an_answer_to_one() {
+    let (mut us, mut others) = connected(1);
+    let other = &mut others[0];
+    us.jobs.clear();
+    us.is_pinged_with(other, ANOTHER);
+    assert!(us.begins_with(other).is_none(), "not yet");
+    us.wait(TICK_MS);
+    us.is_pinged_with(other, ANOTHER);
+    let (_, outgoing) = us.begins_with(other).expect("its list is asked for");
+    assert!(matches!(outgoing.request, Request::Peers(_)));
+}
+
+/// What happened meanwhile is no change on its way.
+#[test]
+fn who_is_new_or_back_is_compared_at_once() {
+    let (mut us, mut new) = (Us::new(), Other::new("other", 2));
+    us.is_joined_by(&mut new);
+    assert_eq!(lists_asked(&mut us, &new, Some(ANOTHER)), 1, "it is new");
+    us.wait(TICK_MS);
+    assert_eq!(lists_asked(&mut us, &new, None), 0);
+    us.node.peers.get_mut(&new.id).unwrap().status = PeerStatus::Lost;
+    us.is_pinged_with(&mut new, ANOTHER);
+    assert_eq!(us.peer(&new).status, PeerStatus::Alive);
+    assert_eq!(lists_asked(&mut us, &new, Some(ANOTHER)), 1, "it is back");
+    us.wait(TICK_MS);
+    assert_eq!(lists_asked(&mut us, &new, None), 0);
+    new.given = Session([9; 16]);
+    us.is_joined_by(&mut new);
+    assert_eq!(lists_asked(&mut us, &new, Some(ANOTHER)), 1, "it has forgotten us");
+}
+
+/// A view that stays another one is asked about at a tick, by few PINGs.
+#[test]
+fn some_of_those_whose_views_differ_are_asked_again_at_a_tick() {
+    let (mut us, others) = connected(20);
+    for other in &others {
+        lists_asked(&mut us, other, Some(ANOTHER));
+        // Heard just now: else it would get a PING for that.
+        us.node.peers.get_mut(&other.id).unwrap().heard_at = Some(us.now.mono_ms + 2 * TICK_MS);
+    }
+    us.tick();
+    let owed = us.node.peers.iter().filter(|(_, peer)| peer.flight.is_some()).count();
+    assert_eq!(owed, 4);
+}
+
+#[test]
+fn an_answer_lists_all_of_those_buckets_that_differ_and_of_no_others() {
+    let (mut us, others) = connected(20);
+    for other in &others {
+        us.is_brought(other, &[&other.record(5, "five")]);
+    }
+    let all = us.lists();
+    assert_eq!((all.buckets.0, all.nodes.len()), (u32::MAX, 21), "this node is in its list");
+    let own = us.node.own().fingerprint;
+    let mut asks = |buckets| {
+        let header = us.header(&mut Other::new("asks", 200));
+        us.node.answer_peers(&Peers { header, buckets: Box::new(buckets) })
+    };
+    for other in &others {
+        let missed = [other.id.clone()];
+        let buckets = asks_without(&mut asks, own, &missed, &others);
+        let (answer, bucket) = buckets;
+        assert_eq!(answer.buckets, bucket);
+        assert!(answer.nodes.iter().any(|known| known.node_id == other.id));
+        assert!(answer.nodes.iter().all(|known| bucket.has(&known.node_id)));
+    }
+}
+
+/// Asks with all that the node holds, as it was told, but one that is missed; gives the bucket of
+/// that one, too.
+fn asks_without(
+    asks: &mut impl FnMut([ViewHash; BUCKETS]) -> PeersAnswer,
+    own: Fingerprint,
+    missed: &[NodeId],
+    others: &[Other],
+) -> (PeersAnswer, BucketSet) {
+    let mut view = crate::protocol::view::View::default();
+    view.note(&id("us"), Some(own));
+    for other in others {
+        view.note(&other.id, Some(other.record(5, "five").fingerprint));
+    }
+    let nobody = view.buckets_without(std::iter::empty());
+    assert_eq!(asks(nobody), PeersAnswer { buckets: BucketSet(0), nodes: Vec::new() });
+    let buckets = view.buckets_without(missed.iter());
+    let bucket = view.differing(&buckets);
+    (asks(buckets), bucket)
+}
+
+/// Others may know where it is now.
+#[test]
+fn who_is_missed_is_asked_for_whatever_the_views_are() {
+    let (mut us, others) = connected(2);
+    us.node.peers.get_mut(&others[1].id).unwrap().status = PeerStatus::Lost;
+    let (equal, mut missed) = (us.node.view.buckets_without(std::iter::empty()), false);
+    for _ in 0..4 {
+        us.tick();
+        us.answer_all(&others[0], |request| {
+            let Request::Peers(peers) = request else { return None };
+            let differing = us_differs(&equal, &*peers.buckets);
+            missed |= differing.has(&others[1].id) && differing.0.is_power_of_two();
+            None
+        });
+    }
+    assert!(missed, "within two ticks");
+}
+
+fn us_differs(one: &[ViewHash], other: &[ViewHash]) -> BucketSet {
+    let differs = one.iter().zip(other).enumerate();
+    BucketSet(differs.map(|(at, (one, other))| u32::from(one != other) << at).sum())
+}
+
+fn pulls(us: &mut Us, other: &Other) -> Option<(Job, Vec<NodeId>)> {
+    let (job, outgoing) = us.begins_with(other)?;
+    let Request::Pull(pull) = outgoing.request else { panic!("{:?}", outgoing.request) };
+    Some((job, pull.wishes.into_iter().map(|wish| wish.node_id).collect()))
+}
+
+/// All others hold what this node lacks: one of them is asked, and the next one only where that one
+/// gives no answer for long.
+#[test]
+fn what_one_peer_was_asked_for_no_other_one_is() {
+    for comes in [true, false] {
+        let (mut us, others) = connected(2);
+        us.jobs.clear();
+        let ghosts = ["ghost0", "ghost1"].map(|name| Other::new(name, 9));
+        let known = || ghosts.iter().map(|ghost| ghost.known(5, "five")).collect();
+        for other in &others {
+            let answer = PeersAnswer { buckets: BucketSet(0), nodes: known() };
+            us.node.compare(&other.id, answer, us.now, &mut Vec::new());
+        }
+        let mut actions = Vec::new();
+        us.node.poke_all(us.now, &mut actions);
+        us.take_actions(actions);
+        let (job, wishes) = pulls(&mut us, &others[0]).expect("the first one is asked");
+        assert_eq!(wishes, ghosts.each_ref().map(|ghost| ghost.id.clone()));
+        assert!(pulls(&mut us, &others[1]).is_none(), "it is on its way");
+        if comes {
+            // One of two: the other one did not fit.
+            let records = vec![ghosts[0].record(5, "five")];
+            us.is_answered(&job, Outcome::Records(records));
+            let next = [&others[0], &others[1]].map(|other| us.begins_with(other));
+            let asked: Vec<NodeId> = next
+                .into_iter()
+                .flatten()
+                .filter_map(|(_, outgoing)| match outgoing.request {
+                    Request::Pull(pull) => Some(pull.wishes),
+                    _ => None,
+                })
+                .flatten()
+                .map(|wish| wish.node_id)
+                .collect();
+            assert_eq!(asked, [ghosts[1].id.clone()], "once, and not for what came");
+        } else {
+            us.wait(TICK_MS / 2);
+            let mut actions = Vec::new();
+            us.node.poke_all(us.now, &mut actions);
+            us.take_actions(actions);
+            assert!(pulls(&mut us, &others[1]).is_some(), "the first one hangs");
+        }
+    }
+}
+
+/// What is asked for fits in one message: a longer one would be refused whole, each time.
+#[test]
+fn what_is_asked_for_fits_in_one_message() {
+    let (mut us, others) = connected(1);
+    let other = &others[0];
+    let known = (0..200).map(|number| Other::new(&format!("ghost{number:03}"), 9).known(5, "x"));
+    let answer = PeersAnswer { buckets: BucketSet(0), nodes: known.collect() };
+    us.node.compare(&other.id, answer, us.now, &mut Vec::new());
+    us.tick();
+    let mut pulled = 0;
+    us.answer_all(other, |request| {
+        let Request::Pull(pull) = request else { return None };
+        assert!(pull.wishes.len() <= RECORDS_MAX);
+        pulled = pull.wishes.len();
+        None
+    });
+    assert_eq!(pulled, RECORDS_MAX);
+}
+
+/// One that lacks what is held here of others, for so many ticks; how often it is brought some of
+/// it, and how much at most.
+fn lacks_for_ever(
+    ticks: u64,
+    each_tick: impl Fn(&mut Us, &mut Other),
+    update: impl Fn() -> Option<Outcome>,
+) -> (usize, usize) {
+    let (mut us, mut others) = connected(1);
+    let other = &mut others[0];
+    // It was called alone.
+    us.node.peers.get_mut(&other.id).unwrap().link.called_at = None;
+    for number in 0..100 {
+        let ghost = Other::new(&format!("ghost{number:03}"), 9);
+        us.is_brought(other, &[&ghost.record(5, "five")]);
+    }
+    let (mut brought, mut most) = (0, 0);
+    for _ in 0..ticks {
+        us.tick();
+        each_tick(&mut us, other);
+        us.answer_all(&other.clone(), |request| match request {
+            Request::Peers(_) => Some(other.lists(Vec::new())),
+            Request::Ping(_) => Some(other.pong_of(ANOTHER)),
+            Request::Push(push) if !push.records.is_empty() => {
+                brought += 1;
+                most = most.max(push.records.len());
+                update()
+            }
+            _ => None,
+        });
+    }
+    (brought, most)
+}
+
+/// It can't ask for it.
+#[test]
+fn who_lacks_something_and_never_calls_is_brought_it() {
+    let (brought, most) = lacks_for_ever(6, |_, _| {}, || None);
+    assert!(brought >= 2, "{brought}");
+    assert_eq!(most, RECORDS_MAX, "a longer one would be refused whole");
+}
+
+#[test]
+fn who_calls_is_brought_nothing_that_it_does_not_ask_for() {
+    let calls = |us: &mut Us, other: &mut Other| {
+        us.is_pinged_with(other, ANOTHER);
+    };
+    assert_eq!(lacks_for_ever(100, calls, || None).0, 0);
+}
+
+/// It did call, and does not any more.
+#[test]
+fn who_called_once_is_brought_something_later() {
+    let called = |us: &mut Us, other: &mut Other| {
+        let link = &mut us.node.peers.get_mut(&other.id).unwrap().link;
+        link.called_at.get_or_insert(us.now.mono_ms);
+    };
+    assert_eq!(lacks_for_ever(9, called, || None).0, 0);
+    assert!(lacks_for_ever(30, called, || None).0 > 0);
+}
+
+/// It says for ever that it lacks what it takes, or gives no answer to it.
+#[test]
+fn what_is_brought_and_changes_nothing_is_brought_ever_more_rarely() {
+    let lost = || Some(Outcome::Failed("no answer within 5 s".into()));
+    let ways: [fn() -> Option<Outcome>; 2] = [|| None, lost];
+    for update in ways {
+        let (brought, _) = lacks_for_ever(200, |_, _| {}, update);
+        // Ten minutes, each wait twice as long up to that: two messages each time.
+        assert!((2..=30).contains(&brought), "{brought}");
+    }
+}
