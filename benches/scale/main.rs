@@ -115,10 +115,7 @@ fn primed(table: &mut Table, options: &Options, size: usize) {
     let mut crowd = Crowd::primed(size, 0, options.seed);
     let each = (table::rss_mb() - before) / size as f64;
     table.add("memory of a node, records shared", size, 0.0, each, "MB", Goal::None);
-    let seconds = if size >= 1000 { 30 } else { 120 };
-    let (requests, bytes) = figures::idle(&mut crowd, seconds);
-    table.add("idle: requests a node", size, 0.0, requests, "/s", Goal::AtMost(1.1));
-    table.add("idle: bytes a node", size, 0.0, bytes, "B/s", Goal::AtMost(500.0));
+    add_idle(table, &mut crowd, size, 0.0);
     add_sets(table, &figures::sets(&mut crowd, options.sets), size, 0.0);
     let ends = [(End::Killed, "killed", 5.0), (End::Hung, "hung", 10.0), (End::Cut, "cut", 10.0)];
     for (end, what, most) in ends {
@@ -129,8 +126,32 @@ fn primed(table: &mut Table, options: &Options, size: usize) {
     }
     for (loss, _) in LOSS {
         crowd.loss = loss;
-        add_sets(table, &figures::sets(&mut crowd, options.sets), size, f64::from(loss) / 1e4);
+        let percent = f64::from(loss) / 1e4;
+        add_idle(table, &mut crowd, size, percent);
+        add_sets(table, &figures::sets(&mut crowd, options.sets), size, percent);
     }
+}
+
+fn add_idle(table: &mut Table, crowd: &mut Crowd, size: usize, loss: f64) {
+    let seconds = if size >= 1000 { 30 } else { 120 };
+    let traffic = figures::idle_traffic(crowd, seconds);
+    let each = |count: u64| count as f64 / (seconds as f64 * size as f64);
+    let at_most = |most| if loss == 0.0 { Goal::AtMost(most) } else { Goal::None };
+    let (requests, bytes) = (each(traffic.requests), each(traffic.bytes));
+    table.add("idle: requests a node", size, loss, requests, "/s", at_most(1.1));
+    table.add("idle: bytes a node", size, loss, bytes, "B/s", at_most(500.0));
+    println!(
+        "   (of it HELLO {:.3}, PEERS {:.3}, PING {:.3}, pulls {:.3}, UPDATEs with records {:.3}, \
+         asks {:.3}, words {:.3}, accusations {:.3})",
+        each(traffic.hellos),
+        each(traffic.lists),
+        each(traffic.pings),
+        each(traffic.pulls),
+        each(traffic.pushes),
+        each(traffic.asks),
+        each(traffic.words),
+        each(traffic.accusations)
+    );
 }
 
 fn add_sets(table: &mut Table, sets: &figures::Sets, size: usize, loss: f64) {

@@ -104,9 +104,14 @@ fn traffic_of(crowd: &mut Crowd, us: u64) -> Traffic {
 
 /// Requests and bytes of a node in a second of which nothing happens.
 pub fn idle(crowd: &mut Crowd, seconds: u64) -> (f64, f64) {
-    let traffic = traffic_of(crowd, seconds * SECOND);
+    let traffic = idle_traffic(crowd, seconds);
     let each = seconds as f64 * running(crowd).len() as f64;
     (traffic.requests as f64 / each, traffic.bytes as f64 / each)
+}
+
+/// What all send in so many seconds of which nothing happens.
+pub fn idle_traffic(crowd: &mut Crowd, seconds: u64) -> Traffic {
+    traffic_of(crowd, seconds * SECOND)
 }
 
 /// What happens to a node.
