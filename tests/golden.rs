@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use dsn::protocol::crypto::{
     Ecdsa, NetworkKeys, Place, PrivateKey, Signed, Signer, TAG_BYTES, Tag, Verifier, open, seal,
 };
-use dsn::protocol::identity::{hex, unhex};
+use dsn::protocol::identity::{SIGNATURE_BYTES, hex, unhex};
 use dsn::protocol::record::{Patch, Record};
 use dsn::protocol::verified::Verified;
 use dsn::protocol::wire::{self, Kind, Push, Request};
@@ -215,7 +215,9 @@ fn every_cut_and_every_flipped_bit_of_a_payload_is_survived() {
         };
         assert!(decodes(&payload), "{name}");
         for length in 0..payload.len() {
-            assert!(!decodes(&payload[..length]), "{name}: cut to {length}");
+            // Nothing but a signature is as long as one; and no seal opens over less than all.
+            let is_here = name == "update-answer" && length == SIGNATURE_BYTES;
+            assert!(is_here || !decodes(&payload[..length]), "{name}: cut to {length}");
         }
         let mut longer = payload.clone();
         longer.push(0);

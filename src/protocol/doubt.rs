@@ -180,6 +180,15 @@ pub enum Accuser {
     Others,
 }
 
+/// Something that another node asked for.
+#[derive(Debug)]
+pub struct Favour {
+    /// What it asked.
+    pub ask: Ask,
+    /// Until when it is worth an answer, ms.
+    pub until: u64,
+}
+
 /// What is owed to a peer beside records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tell {

@@ -3,8 +3,8 @@
 //!
 //! Reading order: the limits below, `identity` and `address` (names), `entries`, `head` and
 //! `record` (what a node owns), `crypto` and `verified` (what is proved), `wire` (bytes), `verdict`
-//! (answers), `pace`, `whereabouts`, `floor`, `link`, `doubt`, `flight`, `peer` and `peers` (what is
-//! known of others), `node` (the rules).
+//! (answers), `pace`, `whereabouts`, `floor`, `link`, `doubt`, `flight`, `peer` and `peers`
+//! (what is known of others), `node` (the rules).
 
 pub mod address;
 mod changes;

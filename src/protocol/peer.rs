@@ -264,6 +264,17 @@ impl Peer {
         now_ms.saturating_sub(self.heard_at.unwrap_or(self.known_since))
     }
 
+    /// Whether it can come into doubt: it was there, and nothing stands against it yet.
+    pub fn is_doubtable(&self) -> bool {
+        let Watch { doubt, accused, .. } = &self.watch;
+        self.status == PeerStatus::Alive && doubt.is_none() && accused.is_none()
+    }
+
+    /// Whether an accusation still comes to something.
+    pub fn is_suspectable(&self) -> bool {
+        matches!(self.status, PeerStatus::Alive | PeerStatus::Suspect)
+    }
+
     /// How long neither it nor others showed that it is there, ms.
     pub fn unsure_for(&self, now_ms: u64) -> u64 {
         let vouched = self.watch.vouched_at.map(|at| now_ms.saturating_sub(at));

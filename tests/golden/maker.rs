@@ -13,9 +13,9 @@ use dsn::protocol::verdict::Reason;
 use dsn::protocol::verified::Verified;
 use dsn::protocol::view::View;
 use dsn::protocol::wire::{
-    self, Answer, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Peers,
-    PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request, Text,
-    Twin, Wish,
+    self, Answer, Ask, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Peers,
+    PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request,
+    Suspected, Text, Twin, Wish, Word,
 };
 
 use super::{Vector, folder, network_keys, private_key, tag_of};
@@ -153,6 +153,7 @@ impl Maker {
         self.make_partial();
         self.make_data();
         self.make_moved();
+        self.make_asked();
     }
 
     fn make_hello(&mut self) {
@@ -302,6 +303,24 @@ impl Maker {
         let next = Verified::sign(next, &self.alpha).unwrap();
         let push = Self::push(Vec::new(), vec![Self::patch(&base, &next, Change::new())]);
         self.both("update-request-moved", &push, ("update-moved-nothing", 204), Vec::new());
+    }
+
+    /// Alpha asks beta whether it is there, for delta, and to try gamma, for itself; it says that it
+    /// tried delta in vain, and accuses gamma.
+    fn make_asked(&mut self) {
+        let ask =
+            |about, asker, byte| Ask { about: id(about), asker: id(asker), challenge: [byte; 16] };
+        let word = Word { about: id("delta"), challenge: [0xc3; 16], signature: None };
+        let push = Push {
+            asks: vec![ask("beta", "delta", 0xc1), ask("gamma", "alpha", 0xc2)],
+            words: vec![word],
+            suspects: vec![Suspected { node_id: id("gamma"), fingerprint: [0xdd; 16] }],
+            ..Push::new(id("beta"), BETA_RUN)
+        };
+        let what = Signed::Here { node_id: &id("beta"), challenge: &[0xc1; 16] };
+        let signature = self.beta.sign(what).unwrap();
+        let here = wire::encode_answer(&Answer::Here(signature)).unwrap();
+        self.both("update-request-asks", &Request::Push(push), ("update-here", 200), here);
     }
 
     fn make_data(&mut self) {

@@ -242,7 +242,16 @@ HEAD = structure({
 })  # fmt: skip
 REFUSED = structure({"node_id": NODE_ID, "reason": U16, "head": option(HEAD)})
 
-PUSH = structure({"form": U8, "to": NODE_ID, "incarnation": RUN, "records": list_of(RECORD, 65)})
+RELAY = structure({"owner": NODE_ID, "ring": U8, "after": NODE_ID, "through": NODE_ID})
+ASK = structure({"about": NODE_ID, "asker": NODE_ID, "challenge": RUN})
+WORD = structure({"about": NODE_ID, "challenge": RUN, "here": option(SIGNATURE)})
+SUSPECT = structure({"node_id": NODE_ID, "fingerprint": fixed(16)})
+
+PUSH = structure({
+    "form": U8, "to": NODE_ID, "incarnation": RUN, "records": list_of(RECORD, 65),
+    "relays": list_of(RELAY, 64), "asks": list_of(ASK, 8), "words": list_of(WORD, 8),
+    "suspects": list_of(SUSPECT, 64, "node_id"),
+})  # fmt: skip
 REQUESTS = {
     "/hello": structure({
         "lowest": U16, "highest": U16, "from": NODE_ID, "public_key": KEY, "incarnation": RUN,
@@ -270,6 +279,7 @@ ANSWERS = {
     ("/ping", 200): structure({"view": fixed(16), "twin": option(TWIN), "signature": SIGNATURE}),
     ("/data", 200): structure({"signature": SIGNATURE}),
 }  # fmt: skip
+HERE = structure({"here": SIGNATURE})
 REFUSAL = structure({
     "reason": U16, "text": text(is_printable(500)), "number": U64, "records": list_of(REFUSED, 65),
 })  # fmt: skip
@@ -284,6 +294,8 @@ def request_type(path, form):
 
 
 def decode_answer(path, status, payload):
+    if (path, status, len(payload)) == ("/update", 200, 64):
+        return {"here": payload}
     if (path, status) in ANSWERS:
         return decode(ANSWERS[path, status], payload)
     refusal = decode(REFUSAL, payload)
@@ -311,6 +323,10 @@ def signed_request(path, payload):
 
 def signed_answer(path, request_tag, payload):
     return b"dsn/1 answer" + bytes([TYPES[path]]) + request_tag + payload[:-64]
+
+
+def signed_here(node_id, challenge):
+    return b"dsn/1 here" + bytes([len(node_id)]) + node_id.encode() + challenge
 
 
 def public_bytes(key):
@@ -448,6 +464,7 @@ def check_example(name, keys, examples):
         request_tag = examples[answers][-1][-32:]
         place = place_of_answer(path, status, request_tag)
         kind, message = ANSWERS.get((path, status), REFUSAL), decode_answer(path, status, payload)
+        kind = HERE if "here" in message else kind
         speaker, said = "beta", signed_answer(path, request_tag, payload)
     else:
         place, kind = place_of_request(path), request_type(path, payload[0])
@@ -473,6 +490,9 @@ def check_page(page):
                     verify_record(record)
             elif record["head"]:
                 verify_held(keys[record["node_id"]], record)
+
+    ask, _ = messages["update-request-asks"]["asks"]
+    verify(keys["beta"], messages["update-here"]["here"], signed_here("beta", ask["challenge"]))
 
     [base] = messages["update-request"]["records"]
     record = changed(base, messages["update-request-partial"]["records"][0])
@@ -573,7 +593,8 @@ class Member:
 
     def push(self, *records, **other):
         return self.ask("/update", {"form": 0, "to": self.to, "incarnation": self.to_incarnation,
-                                    "records": records, **other})  # fmt: skip
+                                    "records": records, "relays": [], "asks": [], "words": [],
+                                    "suspects": [], **other})  # fmt: skip
 
     def data(self, message_id, data):
         return self.ask("/data", {**self.header(), "id": message_id, "bytes": data})
@@ -767,6 +788,42 @@ def pushes(me, records):
     assert verdict["head"] is None and holds(records[me.node_id])
 
 
+def asks(me):
+    """Whoever may be asked says that it is there; what nobody waits for changes nothing."""
+
+    def ask(about):
+        return {"about": about, "asker": "nobody", "challenge": os.urandom(16)}
+
+    mine = ask(me.to)
+    status, answer = me.push(asks=[ask("third"), mine, ask(me.to)])
+    assert status == 200, answer
+    verify(me.to_key, answer["here"], signed_here(me.to, mine["challenge"]))
+    assert me.push(asks=[ask("third")]) == (204, {})
+    words = [{"about": "third", "challenge": os.urandom(16), "here": here}
+             for here in (None, bytes(64))]  # fmt: skip
+    suspects = [{"node_id": "third", "fingerprint": os.urandom(16)}]
+    assert me.push(words=words, suspects=suspects) == (204, {})
+    refused(me.push(asks=[ask("third")] * 9), 400, 1)
+    refused(me.push(suspects=suspects * 2), 400, 1)
+
+
+def accused(me, records):
+    """It refutes an accusation by a newer version, which it brings nobody who can't be called."""
+    before = records[me.to]
+    suspects = [{"node_id": me.to, "fingerprint": version(before)["fingerprint"]}]
+    assert me.push(suspects=suspects) == (204, {})
+    for _ in range(100):
+        status, answer = me.pull({me.to: version(before)})
+        if status == 200:
+            [records[me.to]] = answer["records"]
+            verify_record(records[me.to])
+            assert records[me.to]["timestamp"] > before["timestamp"]
+            assert records[me.to]["entries"] == before["entries"]
+            return
+        time.sleep(0.1)
+    raise AssertionError("it does not refute it")
+
+
 def data(me):
     first = me.next_number()
     assert me.data(first, b"hello from Python")[0] == 200
@@ -814,6 +871,8 @@ def join(address, key_file):
     check_view(me, records)
     tables(me, records)
     pushes(me, records)
+    asks(me)
+    accused(me, records)
     data(me)
     goodbye_and_back(me, records)
     impostor(me.node_id, address, network)

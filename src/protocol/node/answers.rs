@@ -1,7 +1,6 @@
 //! What comes back: what a call that ended means, one function for each kind of call.
 
 use super::hello::not_allowed;
-use super::probing::is_doubtable;
 use super::{
     Action, Job, Judgement, Node, Now, Outcome, RETRY_DELAY_MS, TRIES, Target, give_up,
     give_up_doubtful, place_text,
@@ -452,7 +451,7 @@ impl Node {
         if matches!(call, Call::Hello { .. } | Call::Ping { .. }) {
             self.probe_failed(ended, actions);
         } else if let Some(peer) = self.peers.get_mut(ended.node_id) {
-            peer.owed.ping |= is_doubtable(peer);
+            peer.owed.ping |= peer.is_doubtable();
         }
     }
 

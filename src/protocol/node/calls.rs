@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::suspicion::may_be_told;
+use super::asking::may_be_told;
 use super::{Action, Job, Node, Now, OWED_DATA_MAX, Outgoing, Target, place_text};
 use crate::protocol::DATA_BYTES_MAX;
 use crate::protocol::errand::Errands;

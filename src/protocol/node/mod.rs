@@ -5,6 +5,7 @@
 mod actions;
 mod allowed;
 mod answers;
+mod asking;
 mod calls;
 mod compare;
 mod conflicts;
@@ -50,6 +51,7 @@ pub use actions::{
     Target, Urgency, Verdict,
 };
 pub use allowed::AllowList;
+pub use asking::CheckedWord;
 pub use calls::UPKEEP_MAX;
 use conflicts::Conflicts;
 use graves::Graves;
@@ -62,7 +64,6 @@ pub use relay::{MESH_MAX, RELAY_HEADS};
 use report::Happened;
 pub use requests::{CheckedPush, RefusedPart};
 use seeds::Seed;
-pub use suspicion::CheckedWord;
 use tries::Tries;
 
 /// One node of the network: the rules and all that they need to remember.

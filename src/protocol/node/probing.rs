@@ -1,13 +1,11 @@
 //! Whom to ask whether it is there, and when; and how far this node can trust what it sees.
 
 use super::{Action, Node, Now};
-use crate::protocol::doubt::{Accuser, Health, Times};
+use crate::protocol::doubt::{Accuser, Favour, Health, Times};
 use crate::protocol::identity::NodeId;
 use crate::protocol::peer::Peer;
 use crate::protocol::report::PeerStatus;
 use crate::protocol::ring::position;
-
-use super::suspicion::Favour;
 
 /// Up to so many peers, one that was heard a moment ago needs no probe.
 const SMALL_MESH: usize = 4;
@@ -22,7 +20,7 @@ const UNCALLED_TICKS: u64 = 2;
 pub(super) struct Probing {
     pub(super) health: Health,
     /// When the next probe is due, ms.
-    at: u64,
+    pub(super) at: u64,
     /// Whether the next one goes to the successor on the ring.
     to_successor: bool,
     /// When all this was looked at last, ms.
@@ -87,12 +85,12 @@ impl Node {
     pub(super) fn look_around_at(&self, now: Now) -> u64 {
         let times = self.times();
         let due = |peer: &Peer| {
-            let late = is_doubtable(peer).then_some(peer.flight.as_ref()).flatten();
+            let late = peer.is_doubtable().then_some(peer.flight.as_ref()).flatten();
             let late = late.filter(|flight| flight.call.is_some());
             let late = late.map(|flight| flight.began + times.answer);
             let doubt = peer.watch.doubt.as_ref().map(|doubt| doubt.until);
             let accused = peer.watch.accused.as_ref();
-            let accused = accused.filter(|_| is_suspectable(peer));
+            let accused = accused.filter(|_| peer.is_suspectable());
             let shown = accused.map(|accused| accused.shown_at);
             [late, doubt, shown, accused.map(|accused| accused.until)]
         };
@@ -191,7 +189,7 @@ impl Node {
             let is_apart = is_linked && (!peer.link.connected || !peer.is_reached());
             peer.unsure_for(now.mono_ms) > silent_ms && (peer.contact.is_failing() || is_apart)
         };
-        let doubtful = |peer: &Peer| is_doubtable(peer) && (is_late(peer) || is_silent(peer));
+        let doubtful = |peer: &Peer| peer.is_doubtable() && (is_late(peer) || is_silent(peer));
         let late = self.peers.iter().filter(|(_, peer)| doubtful(peer));
         let late: Vec<(NodeId, bool)> =
             late.map(|(node_id, peer)| (node_id.clone(), is_late(peer))).collect();
@@ -224,14 +222,4 @@ impl Node {
         self.probing.called_at = now.mono_ms;
         self.note_word(now);
     }
-}
-
-/// Whether a peer can come into doubt: it was there, and nothing stands against it yet.
-pub(super) fn is_doubtable(peer: &Peer) -> bool {
-    peer.status == PeerStatus::Alive && peer.watch.doubt.is_none() && peer.watch.accused.is_none()
-}
-
-/// Whether an accusation still comes to something.
-pub(super) fn is_suspectable(peer: &Peer) -> bool {
-    matches!(peer.status, PeerStatus::Alive | PeerStatus::Suspect)
 }

@@ -1,44 +1,15 @@
-//! A peer gives no answer: others are asked, and told; and it is lost where nothing shows that it
-//! is there.
-
-use super::probing::{is_doubtable, is_suspectable};
-use super::{Action, Node, Now, RETRY_DELAY_MS, Republish, TRIES, give_up};
-use crate::protocol::doubt::{
-    Accused, Accuser, Asked, Doubt, FIRST_ASKED, LAST_ASKED, NEXT_ASKED, Tell,
-};
-use crate::protocol::identity::{NodeId, PublicKey};
-use crate::protocol::peer::Peer;
-use crate::protocol::report::{Event, PeerStatus};
-use crate::protocol::verdict::Reason;
-use crate::protocol::verified::Verified;
-use crate::protocol::wire::{
-    ASKS_MAX, Ask, Challenge, Here, Push, Request, SUSPECTS_MAX, Suspected, WORDS_MAX, Word,
-};
+//! A peer gives no answer: it is in doubt, then accused, then lost where nothing shows that it is
+//! there.
 
 use super::answers::Ended;
-use crate::protocol::flight::{Call, CallKind};
-
-/// Most asks of others that are pending here: each costs a request.
-const FAVOURS_MAX: usize = 16;
-/// Most asks, and most words, that wait to be sent to one peer.
-const OWED_TELLS_MAX: usize = 32;
-
-/// Something that another node asked for.
-#[derive(Debug)]
-pub(super) struct Favour {
-    ask: Ask,
-    /// Until when it is worth an answer, ms.
-    until: u64,
-}
-
-/// What came of an ask of ours, checked.
-#[derive(Debug)]
-pub enum CheckedWord {
-    /// The node is there.
-    Here(Verified<Here>),
-    /// It was tried in vain, under this challenge.
-    InVain(NodeId, Challenge),
-}
+use super::asking::OWED_TELLS_MAX;
+use super::{Action, Node, Now, Republish, give_up};
+use crate::protocol::doubt::{Accused, Accuser, Asked, Doubt, FIRST_ASKED, LAST_ASKED, NEXT_ASKED};
+use crate::protocol::flight::CallKind;
+use crate::protocol::identity::NodeId;
+use crate::protocol::peer::Peer;
+use crate::protocol::report::{Event, PeerStatus};
+use crate::protocol::wire::{Ask, Suspected};
 
 /// Doubts.
 impl Node {
@@ -75,7 +46,7 @@ impl Node {
     ) {
         let has_left = self.own.head.left;
         let Some(peer) = self.peers.get_mut(node_id) else { return };
-        if has_left || !is_doubtable(peer) {
+        if has_left || !peer.is_doubtable() {
             return;
         }
         peer.owed.ping = true;
@@ -108,7 +79,7 @@ impl Node {
         let asked = peer.watch.doubt.as_ref().map_or(&[][..], |doubt| &doubt.asked);
         let helps = |(node_id, peer): &(&NodeId, &Peer)| {
             *node_id != about
-                && is_doubtable(peer)
+                && peer.is_doubtable()
                 && peer.link.connected
                 && peer.is_reached()
                 && peer.owed.tell.asks.len() < OWED_TELLS_MAX
@@ -136,10 +107,6 @@ impl Node {
         !helpers.is_empty()
     }
 
-    fn asked_under(&mut self, ask: &Ask) -> Option<&mut Asked> {
-        self.peers.get_mut(&ask.about)?.watch.asked_under(&ask.challenge)
-    }
-
     /// All whose time is over.
     pub(super) fn advance_all(&mut self, now: Now, actions: &mut Vec<Action>) {
         self.drop_old_favours(now, actions);
@@ -153,7 +120,7 @@ impl Node {
     }
 
     /// The next stage of a doubt, where this one is over.
-    fn advance(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
+    pub(super) fn advance(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
         let until = now.mono_ms + self.times().stage;
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         if peer.status != PeerStatus::Alive {
@@ -267,7 +234,7 @@ impl Node {
     /// What is said of a peer that others accuse, where it is time.
     fn show_accused(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
         let Some(peer) = self.peers.get_mut(node_id) else { return };
-        let Some(accused) = peer.watch.accused.as_ref().filter(|_| is_suspectable(peer)) else {
+        let Some(accused) = peer.watch.accused.as_ref().filter(|_| peer.is_suspectable()) else {
             return;
         };
         if now.mono_ms >= accused.until {
@@ -296,7 +263,7 @@ impl Node {
     }
 
     /// Others showed that a peer is there.
-    fn vouch(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
+    pub(super) fn vouch(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
         self.clear(node_id);
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         peer.watch.vouched_at = Some(now.mono_ms);
@@ -370,232 +337,6 @@ impl Node {
         self.behind = self.behind.max(Some(Republish::Unwritten));
         actions.push(Action::WakeDisk);
     }
-}
-
-/// Asks and words.
-impl Node {
-    /// The key to check a word with, where we wait for one under its challenge.
-    pub fn awaits(&self, word: &Word) -> Option<PublicKey> {
-        let peer = self.peers.get(&word.about)?;
-        let mut asked = peer.watch.asked().iter();
-        let is_open = asked.any(|asked| asked.challenge == word.challenge);
-        is_open.then_some(peer.pin?.key)
-    }
-
-    /// Somebody wants to know whether a third one is there. Gives what is to be signed where that
-    /// is us.
-    pub(super) fn on_asks(
-        &mut self,
-        asks: Vec<Ask>,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) -> Option<Challenge> {
-        let mut challenge = None;
-        for ask in asks {
-            if self.is_me(&ask.about) {
-                challenge.get_or_insert(ask.challenge);
-            } else if !self.is_me(&ask.asker) && self.probing.favours.len() < FAVOURS_MAX {
-                self.do_favour(ask, now, actions);
-            }
-        }
-        challenge
-    }
-
-    fn do_favour(&mut self, ask: Ask, now: Now, actions: &mut Vec<Action>) {
-        if !self.peers.get(&ask.asker).is_some_and(|asker| asker.link.connected) {
-            return;
-        }
-        let about = ask.about.clone();
-        self.probing
-            .favours
-            .push(Favour { ask: ask.clone(), until: now.mono_ms + self.settings.tick_ms });
-        let peer = self.peers.get_mut(&about).filter(|peer| may_be_told(peer));
-        let has_room = |peer: &&mut Peer| peer.owed.tell.asks.len() < OWED_TELLS_MAX;
-        let Some(peer) = peer.filter(has_room) else {
-            return self.end_favour(&ask, None, now, actions);
-        };
-        peer.owed.tell.asks.push(ask);
-        self.poke(&about, now, actions);
-    }
-
-    /// Tells the asker what came of it.
-    fn end_favour(&mut self, ask: &Ask, here: Option<&Here>, now: Now, actions: &mut Vec<Action>) {
-        let before = self.probing.favours.len();
-        self.probing.favours.retain(|favour| favour.ask != *ask);
-        let was_pending = self.probing.favours.len() < before;
-        let Some(asker) = self.peers.get_mut(&ask.asker).filter(|_| was_pending) else { return };
-        if asker.owed.tell.words.len() < OWED_TELLS_MAX {
-            let signature = here.map(|here| here.signature);
-            let (about, challenge) = (ask.about.clone(), ask.challenge);
-            asker.owed.tell.words.push(Word { about, challenge, signature });
-            self.poke(&ask.asker, now, actions);
-        }
-    }
-
-    fn drop_old_favours(&mut self, now: Now, actions: &mut Vec<Action>) {
-        let favours = self.probing.favours.iter();
-        let old = favours.filter(|favour| now.mono_ms >= favour.until);
-        let old: Vec<Ask> = old.map(|favour| favour.ask.clone()).collect();
-        for ask in old {
-            if let Some(peer) = self.peers.get_mut(&ask.about) {
-                peer.owed.tell.asks.retain(|owed| *owed != ask);
-            }
-            self.end_favour(&ask, None, now, actions);
-        }
-    }
-
-    pub(super) fn on_words(
-        &mut self,
-        words: Vec<CheckedWord>,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) {
-        for word in words {
-            let (about, challenge) = match &word {
-                CheckedWord::Here(here) => (here.node_id.clone(), here.challenge),
-                CheckedWord::InVain(about, challenge) => (about.clone(), *challenge),
-            };
-            // It may have been over since the signature was looked at.
-            let watch = self.peers.get_mut(&about).map(|peer| &mut peer.watch);
-            let asked = watch.and_then(|watch| watch.asked_under(&challenge));
-            let Some(asked) = asked else { continue };
-            (asked.is_taken, asked.is_over) = (true, true);
-            match word {
-                CheckedWord::Here(_) => self.vouch(&about, now, actions),
-                CheckedWord::InVain(..) => self.advance(&about, now, actions),
-            }
-        }
-    }
-
-    /// What is owed to a peer beside records, as far as it fits: one question to the peer itself,
-    /// as its answer has one signature.
-    pub(super) fn make_tell(&mut self, node_id: &NodeId) -> Option<(Call, Request)> {
-        let peer = self.peers.get_mut(node_id)?;
-        let incarnation = peer.run()?;
-        let owed = std::mem::take(&mut peer.owed.tell);
-        let (mut now, mut later) = (Tell::default(), Tell::default());
-        for ask in owed.asks {
-            let is_full = now.asks.len() == ASKS_MAX;
-            let is_second = ask.about == *node_id && now.self_ask(node_id).is_some();
-            if is_full || is_second { &mut later } else { &mut now }.asks.push(ask);
-        }
-        for word in owed.words {
-            if now.words.len() == WORDS_MAX { &mut later } else { &mut now }.words.push(word);
-        }
-        for accused in owed.suspects {
-            let is_full = now.suspects.len() == SUSPECTS_MAX;
-            if is_full { &mut later } else { &mut now }.suspects.insert(accused);
-        }
-        peer.owed.tell = later;
-        // What was refuted meanwhile, or came to an end, is told to nobody.
-        let suspected = |id: &NodeId| {
-            let peer = self.peers.get(id).filter(|peer| peer.status == PeerStatus::Suspect)?;
-            let fingerprint = peer.watch.accused.as_ref()?.fingerprint;
-            Some(Suspected { node_id: id.clone(), fingerprint })
-        };
-        let suspects: Vec<Suspected> = now.suspects.iter().filter_map(suspected).collect();
-        if now.asks.is_empty() && now.words.is_empty() && suspects.is_empty() {
-            return None;
-        }
-        let (asks, words) = (now.asks.clone(), now.words.clone());
-        let push = Push { asks, words, suspects, ..Push::new(node_id.clone(), incarnation) };
-        Some((Call::Tell(now), Request::Push(push)))
-    }
-
-    /// It was taken. Where the peer was asked to sign and did not, it is as if it gave no answer.
-    pub(super) fn on_told(
-        &mut self,
-        ended: &Ended<'_>,
-        tell: &Tell,
-        here: Option<&Here>,
-        actions: &mut Vec<Action>,
-    ) {
-        for ask in &tell.asks {
-            if ask.about == *ended.node_id {
-                self.end_favour(ask, here, ended.now, actions);
-            } else if let Some(asked) = self.asked_under(ask) {
-                asked.is_taken = true;
-            }
-        }
-    }
-
-    /// It got no answer: tried again twice, as any other call. Nothing else follows from it.
-    pub(super) fn tell_in_vain(
-        &mut self,
-        ended: &Ended<'_>,
-        tell: &Tell,
-        actions: &mut Vec<Action>,
-    ) {
-        let again = ended.tries < TRIES && (!tell.words.is_empty() || !tell.suspects.is_empty());
-        if let Some(peer) = self.peers.get_mut(ended.node_id) {
-            if again {
-                let at = ended.now.mono_ms + RETRY_DELAY_MS;
-                let attempt = peer.attempts.entry(CallKind::Tell).or_default();
-                (attempt.tries, attempt.at) = (ended.tries, at);
-                actions.push(Action::WakeAt(at));
-            } else {
-                peer.attempts.remove(&CallKind::Tell);
-            }
-        }
-        self.tell_failed(ended, tell, again, actions);
-    }
-
-    /// It is another run: after a HELLO it is told again, once.
-    pub(super) fn tell_refused(
-        &mut self,
-        ended: &Ended<'_>,
-        tell: &Tell,
-        reason: Reason,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
-        let attempt = peer.attempts.entry(CallKind::Tell).or_default();
-        let had_chance = std::mem::replace(&mut attempt.had_second_chance, true);
-        let again = reason == Reason::WrongSession && !had_chance;
-        if !again {
-            peer.attempts.remove(&CallKind::Tell);
-            return self.tell_failed(ended, tell, false, actions);
-        }
-        (attempt.tries, attempt.at) = (ended.tries, ended.now.mono_ms);
-        peer.link.connected = false;
-        peer.contact.hurry(ended.now.mono_ms);
-        peer.owed.tell.asks.extend(tell.asks.iter().cloned());
-        peer.owed.tell.words.extend(tell.words.iter().cloned());
-        peer.owed.tell.suspects.extend(tell.suspects.iter().cloned());
-    }
-
-    /// What can still be told is told again, a question is over.
-    fn tell_failed(
-        &mut self,
-        ended: &Ended<'_>,
-        tell: &Tell,
-        again: bool,
-        actions: &mut Vec<Action>,
-    ) {
-        for ask in &tell.asks {
-            if ask.about == *ended.node_id {
-                self.end_favour(ask, None, ended.now, actions);
-            } else if let Some(asked) = self.asked_under(ask) {
-                asked.is_over = true;
-                self.advance(&ask.about, ended.now, actions);
-            }
-        }
-        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
-        if again {
-            peer.owed.tell.suspects.extend(tell.suspects.iter().cloned());
-            let room = OWED_TELLS_MAX.saturating_sub(peer.owed.tell.words.len());
-            peer.owed.tell.words.extend(tell.words.iter().take(room).cloned());
-        }
-        if tell.self_ask(ended.node_id).is_none() {
-            // Whether it is there is seen by asking it.
-            peer.owed.ping |= is_doubtable(peer);
-        }
-    }
-}
-
-/// Whether what is owed to a peer beside records may go to it, be it connected or not.
-pub(super) fn may_be_told(peer: &Peer) -> bool {
-    peer.status != PeerStatus::Left && peer.run().is_some()
 }
 
 /// Nothing showed in time that the peer is there.

@@ -82,15 +82,13 @@ impl Node {
         }
     }
 
-    /// Some of those whose views differed are asked for theirs once more: if it still differs, lists
-    /// follow.
+    /// Some of those whose views differed are asked for theirs once more: if it still differs,
+    /// lists follow.
     fn choose_exchange(&mut self, now: Now) {
-        if self.own.head.left {
-            return;
-        }
-        let random = &mut self.random;
+        let (has_left, random) = (self.own.head.left, &mut self.random);
         let differs = |peer: &Peer| {
-            peer.status == PeerStatus::Alive
+            !has_left
+                && peer.status == PeerStatus::Alive
                 && peer.grace_until.is_some_and(|until| now.mono_ms >= until)
                 && peer.exchange.is_due(now.mono_ms)
         };

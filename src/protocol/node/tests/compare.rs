@@ -91,6 +91,8 @@ fn some_of_those_whose_views_differ_are_asked_again_at_a_tick() {
         // Heard just now: else it would get a PING for that.
         us.node.peers.get_mut(&other.id).unwrap().heard_at = Some(us.now.mono_ms + 2 * TICK_MS);
     }
+    // Nobody is probed meanwhile.
+    us.node.probing.at = u64::MAX;
     us.tick();
     let owed = us.node.peers.iter().filter(|(_, peer)| peer.flight.is_some()).count();
     assert_eq!(owed, 4);
@@ -271,6 +273,33 @@ fn who_lacks_something_and_never_calls_is_brought_it() {
     let (brought, most) = lacks_for_ever(6, |_, _| {}, || None);
     assert!(brought >= 2, "{brought}");
     assert_eq!(most, RECORDS_MAX, "a longer one would be refused whole");
+}
+
+/// Who lacks others, and takes nothing, would be brought a large own state with each of them.
+#[test]
+fn what_is_brought_of_others_takes_the_own_state_not_along_before_its_time() {
+    let (mut us, others) = connected(1);
+    let (other, ghost) = (&others[0], Other::new("ghost", 9));
+    us.is_brought(other, &[&ghost.record(5, "five")]);
+    us.sets("v1");
+    us.jobs.clear();
+    let now_ms = us.now.mono_ms;
+    let peer = us.node.peers.get_mut(&other.id).unwrap();
+    (peer.flight, peer.link.called_at) = (None, None);
+    let wait = crate::protocol::pace::Wait { now_ms, tick_ms: 100 * TICK_MS, roll: 1.0 };
+    peer.push.came_to_nothing(wait, u64::MAX);
+    for _ in 0..2 {
+        let answer = PeersAnswer { buckets: BucketSet(u32::MAX), nodes: Vec::new() };
+        us.node.compare(&other.id, answer, us.now, &mut Vec::new());
+        us.wait(2 * TICK_MS);
+    }
+    let mut actions = Vec::new();
+    us.node.poke(&other.id, us.now, &mut actions);
+    us.take_actions(actions);
+    let (_, outgoing) = us.begins_with(other).expect("something is brought");
+    let Request::Push(push) = outgoing.request else { panic!("{:?}", outgoing.request) };
+    let owners: Vec<&NodeId> = push.records.iter().map(|record| &record.head.node_id).collect();
+    assert_eq!((owners, push.patch.is_none()), (vec![&ghost.id], true));
 }
 
 #[test]

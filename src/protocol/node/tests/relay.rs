@@ -21,6 +21,8 @@ fn among(count: u8) -> (Us, Vec<Other>) {
         us.serve(other);
     }
     us.jobs.clear();
+    // Nobody is probed meanwhile.
+    us.node.probing.at = u64::MAX;
     (us, others)
 }
 
@@ -30,6 +32,12 @@ fn pushes(us: &mut Us) -> Vec<(Job, Push)> {
     while let Some(job) = us.jobs.pop_front() {
         match us.node.begin(&job, us.now).map(|outgoing| outgoing.request) {
             Some(Request::Push(push)) => all.push((job, push)),
+            // One that failed is asked whether it is there.
+            Some(Request::Ping(ping)) => {
+                let key = us.node.key_of(&ping.header.to).unwrap();
+                let pong = Pong { view: us.node.view.hash(), twin: None };
+                us.is_answered(&job, Outcome::Pong(signed(pong, key)));
+            }
             Some(other) => panic!("{other:?}"),
             None => {}
         }

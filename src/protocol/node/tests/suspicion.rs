@@ -189,6 +189,7 @@ fn who_is_cut_off_accuses_nobody() {
 fn who_hung_begins_anew() {
     let (mut us, others, silent) = connected(6);
     in_doubt(&mut us, &others, &silent);
+    live(&mut us, THIRD_MS, &others, &silent);
     us.wait(60_000);
     let (_, actions) = us.node.on_tick(us.now);
     let says = |action: &Action| matches!(action, Action::Tell(Event::Suspect { .. }));
@@ -245,6 +246,7 @@ fn who_is_accused_makes_a_newer_version_now_and_then() {
         let suspects = vec![Suspected { node_id: id("us"), fingerprint }];
         CheckedPush { suspects, ..nothing() }
     };
+    us.sets("at home");
     let by = &others[0];
     let suspects = vec![Suspected { node_id: id("us"), fingerprint: [7; 16] }];
     pushed(&mut us, by, CheckedPush { suspects, ..nothing() });
