@@ -42,6 +42,7 @@ pub(crate) struct Options {
     seed: u64,
     sets: usize,
     victims: usize,
+    explain: bool,
 }
 
 /// Lost tries, in a million, with the words for it.
@@ -63,8 +64,14 @@ const FIGURES: [(&str, Measure); 9] = [
 ];
 
 fn main() {
-    let mut options =
-        Options { sizes: vec![16, 64, 256], hours: 0.25, seed: 1, sets: 20, victims: 3 };
+    let mut options = Options {
+        sizes: vec![16, 64, 256],
+        hours: 0.25,
+        seed: 1,
+        sets: 20,
+        victims: 3,
+        explain: false,
+    };
     let mut wanted = Vec::new();
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(argument) = arguments.next() {
@@ -77,6 +84,7 @@ fn main() {
             "--seed" => options.seed = next().parse().unwrap(),
             "--sets" => options.sets = next().parse().unwrap(),
             "--victims" => options.victims = next().parse().unwrap(),
+            "--explain" => options.explain = true,
             "--long" => {
                 options.sizes = vec![16, 64, 256, 1000];
                 options.hours = 24.0;
@@ -199,8 +207,19 @@ fn mistakes(table: &mut Table, options: &Options, size: usize) {
     table.add("false losts, nodes", size, 5.0, day(found.losses), &unit, Goal::AtMost(0.0));
 }
 
+/// Says how far a network is from being whole, where that is asked for.
+fn explain(options: &Options) -> impl Fn(&Crowd) {
+    let is_wanted = options.explain;
+    move |crowd: &Crowd| {
+        if is_wanted {
+            let (at, sent) = (crowd.now_us as f64 / 1e6 - 1.0, crowd.traffic);
+            println!("   {at:.2} s: {}; {sent:?}", crowd.lack());
+        }
+    }
+}
+
 fn join(table: &mut Table, options: &Options, size: usize) {
-    let (time, traffic, _) = figures::join(size, 0, options.seed, 60);
+    let (time, traffic, _) = figures::join(size, 0, options.seed, 60, explain(options));
     let goal = size_goal(size, &[(256, 2.0), (1000, 5.0)]);
     table.add("all join at once", size, 0.0, time, "s", goal);
     let requests = traffic.requests as f64;
@@ -209,7 +228,7 @@ fn join(table: &mut Table, options: &Options, size: usize) {
 }
 
 fn join_loss(table: &mut Table, options: &Options, size: usize) {
-    let (time, ..) = figures::join(size, 50_000, options.seed, 120);
+    let (time, ..) = figures::join(size, 50_000, options.seed, 120, explain(options));
     table.add("all join at once", size, 5.0, time, "s", Goal::AtMost(15.0));
 }
 

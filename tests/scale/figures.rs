@@ -183,16 +183,27 @@ fn seconds(us: Option<u64>) -> f64 {
 }
 
 /// All start at once, and know the first one alone: after how long, s, all know all; and what it
-/// took.
-pub fn join(count: usize, loss: u32, seed: u64, limit_s: u64) -> (f64, Traffic, Crowd) {
+/// took. What is lacking is said to `tell` four times a second.
+pub fn join(
+    count: usize,
+    loss: u32,
+    seed: u64,
+    limit_s: u64,
+    tell: impl Fn(&Crowd),
+) -> (f64, Traffic, Crowd) {
     let mut crowd = Crowd::new(count, seed);
     crowd.loss = loss;
     for host in 0..count {
         crowd.start(host);
     }
-    let time = crowd.run_until(limit_s * SECOND, Crowd::is_whole);
+    let began_us = crowd.now_us;
+    let mut time = None;
+    while time.is_none() && crowd.now_us - began_us < limit_s * SECOND {
+        time = crowd.run_until(SECOND / 4, Crowd::is_whole);
+        tell(&crowd);
+    }
     let traffic = crowd.traffic;
-    (seconds(time), traffic, crowd)
+    (seconds(time.map(|_| crowd.now_us - began_us)), traffic, crowd)
 }
 
 /// One more starts: after how long, s, it knows all and all know it; and the requests beyond those
