@@ -15,9 +15,6 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use crate::zone;
 
-/// Time for one try: name, connection, request, answer and its body.
-pub const TRY_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// How long a connection is kept without use. A server keeps it longer, so that a request never
 /// meets a connection that is just being closed.
 const IDLE_MAX: Duration = Duration::from_secs(10);

@@ -188,15 +188,17 @@ fn a_message_has_at_most_64_records() {
 fn push_of_any_length(member: &Member, count: u64) -> Heard {
     let one = member.payload(&member.push(vec![member.record(7, &[])]));
     let none = member.payload(&member.push(Vec::new()));
-    // A list is its length and then its elements, and stands last.
-    let at = none.len() - 8;
+    // A list is its length and then its elements; four that are empty stand behind that of records.
+    let behind = 4 * 8;
+    let at = none.len() - behind - 8;
     assert_eq!(one[..at], none[..at]);
-    let record = &one[at + 8..];
+    let record = &one[at + 8..one.len() - behind];
     let mut payload = none[..at].to_vec();
     payload.extend_from_slice(&count.to_le_bytes());
     for _ in 0..count {
         payload.extend_from_slice(record);
     }
+    payload.extend_from_slice(&[0; 4 * 8]);
     let envelope = member.envelope(Kind::Update, &payload);
     member.say_bytes(Kind::Update, "/update", &envelope)
 }

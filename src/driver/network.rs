@@ -2,7 +2,7 @@
 
 use std::hash::BuildHasher;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Driver;
 use crate::client;
@@ -100,8 +100,8 @@ impl Driver {
         let sealed = seal_request(outgoing, &keys, &self.private_key, nonce)
             .map_err(|fault| fault.to_string())?;
         let address = outgoing.address.as_str();
-        let answer = match self.client.post(address, sealed.path, &sealed.body, client::TRY_TIMEOUT)
-        {
+        let limit = Duration::from_millis(outgoing.limit_ms);
+        let answer = match self.client.post(address, sealed.path, &sealed.body, limit) {
             Ok(client::Answer { status, seal, body }) => HttpAnswer { status, seal, body },
             Err(fault) => return Ok(Outcome::Failed(fault.to_string())),
         };

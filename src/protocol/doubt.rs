@@ -94,14 +94,25 @@ pub struct Watch {
 pub struct Doubt {
     /// Until when this stage lasts, ms.
     pub until: u64,
-    /// Whether the second stage is under way.
-    pub is_second: bool,
+    /// How far it went.
+    pub stage: Stage,
     /// Whether it was tried again in vain.
     pub was_tried: bool,
     /// Whether a call of ours is behind it, and not silence alone.
     pub by_call: bool,
     /// Who was asked to try it.
     pub asked: Vec<Asked>,
+}
+
+/// How far a doubt went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// This node tries it once more itself: most answers that do not come got lost on their way.
+    Again,
+    /// A few others were asked.
+    First,
+    /// More of them were.
+    Second,
 }
 
 /// Somebody who was asked to try a peer.
@@ -119,13 +130,14 @@ pub struct Asked {
 
 impl Doubt {
     /// One that begins.
-    pub fn new(until: u64, by_call: bool) -> Self {
-        Self { until, is_second: false, was_tried: false, by_call, asked: Vec::new() }
+    pub fn new(stage: Stage, until: u64, by_call: bool) -> Self {
+        Self { until, stage, was_tried: false, by_call, asked: Vec::new() }
     }
 
     /// Whether nothing is to be waited for before the end of the stage.
     pub fn is_settled(&self) -> bool {
-        self.was_tried && !self.asked.is_empty() && self.asked.iter().all(|asked| asked.is_over)
+        let all_said = !self.asked.is_empty() && self.asked.iter().all(|asked| asked.is_over);
+        self.was_tried && (all_said || self.stage == Stage::Again)
     }
 }
 

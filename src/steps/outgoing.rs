@@ -303,7 +303,7 @@ mod tests {
 
     fn outgoing(request: Request) -> Outgoing {
         let address = crate::protocol::address::Address::new("10.0.0.1:8000").unwrap();
-        Outgoing { address, signer: Some(PEERS), network_key: 0, request }
+        Outgoing { address, signer: Some(PEERS), limit_ms: 1, network_key: 0, request }
     }
 
     fn hello() -> Outgoing {

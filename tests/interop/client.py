@@ -234,7 +234,9 @@ RECORD = Type(read_record, write_record)
 HEADER = {"from": NODE_ID, "to": NODE_ID, "incarnation": RUN, "session": RUN, "number": U64}
 PROOF = structure({"to": NODE_ID, "session": RUN, "number": U64, "given": RUN})
 RANKED = {"rank": fixed(8), "version": structure(VERSION)}
-KNOWN = structure({"node_id": NODE_ID, "address": option(ADDRESS), **RANKED})
+KNOWN = structure({
+    "node_id": NODE_ID, "address": option(ADDRESS), **RANKED, "is_lost": BOOL,
+})  # fmt: skip
 WISH = structure({"node_id": NODE_ID, **VERSION})
 TWIN = structure({"address": ADDRESS, "public_key": KEY})
 HEAD = structure({
@@ -685,7 +687,7 @@ def first_records(me):
     differing, known = me.peers({}, missed=everything)
     assert differing == 2**32 - 1
     assert known.pop(me.node_id) == {
-        "node_id": me.node_id, "address": None, "version": NO_VERSION,
+        "node_id": me.node_id, "address": None, "version": NO_VERSION, "is_lost": False,
         "rank": rank(me.node_id, public_bytes(me.key)),
     }  # fmt: skip
     status, answer = me.pull({node_id: NO_VERSION for node_id in known})
@@ -723,7 +725,7 @@ def tables(me, records):
     differing, known = me.peers(before)
     assert differing == 1 << bucket_of("absent")
     assert known["absent"] == {
-        "node_id": "absent", "address": None, "version": version(absent),
+        "node_id": "absent", "address": None, "version": version(absent), "is_lost": False,
         "rank": rank("absent", absent["public_key"]),
     }  # fmt: skip
 

@@ -31,8 +31,6 @@ use super::host::{Back, Believes, Call, Doing, EPOCH_US, KEYS, Letter, PORT, Sig
 pub use super::host::{Costs, Host, Traffic};
 use super::host::{address_of, brings_records, ip_of, key_of, number_at, place_of};
 
-/// How long a try waits for its answer (`src/client.rs`).
-const TRY_US: u64 = 5_000_000;
 /// After how long a connection is reset whose request got lost.
 const RESET_US: u64 = 5_000;
 /// What the journal's thread takes to look for wishes.
@@ -388,7 +386,7 @@ impl Crowd {
             Event::Disk => self.look_for_wishes(host),
             Event::Done => self.done(host),
             Event::Come(flight, back) => self.come(host, flight, *back),
-            Event::Over(flight) => self.come(host, flight, Back::Failed("no answer within 5 s")),
+            Event::Over(flight) => self.come(host, flight, Back::Failed("no answer in time")),
             Event::Arrive(_) => {}
         }
     }
@@ -602,12 +600,12 @@ impl Crowd {
             at.busy[place_of(job.class)] -= 1;
             return self.pump(host);
         };
-        let flight = job.flight;
+        let (flight, limit_us) = (job.flight, outgoing.limit_ms * 1_000);
         let call = Call { job, outgoing, tag, began_us: self.now_us };
         at.open.insert(flight, call);
         at.doing = Some(Doing::Send(flight));
         self.schedule(self.costs.send, host, Event::Done);
-        self.schedule(TRY_US, host, Event::Over(flight));
+        self.schedule(limit_us, host, Event::Over(flight));
     }
 
     fn done(&mut self, host: usize) {

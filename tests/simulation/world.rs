@@ -21,7 +21,6 @@ use super::crypto::{SimVerifier, key_of, network_keys};
 pub use super::host::{Clock, Host, PORT, Running};
 use super::liar::{Liar, Purpose};
 
-const TRY_TIMEOUT_MS: u64 = 5_000;
 /// Most recorded requests that can be replayed.
 const ARCHIVE_MAX: usize = 300;
 
@@ -452,7 +451,7 @@ impl World {
         if twice {
             self.check(Err(format!("boundedness: two flights from n{host} to {:?}", job.target)));
         }
-        let flight = job.flight;
+        let (flight, limit_ms) = (job.flight, outgoing.limit_ms);
         let (kind, place) = (outgoing.request.kind(), outgoing.address.clone());
         let target = job.target.clone();
         self.say(|| format!("n{host} tries {kind:?} at {place} for {target:?}"));
@@ -464,8 +463,9 @@ impl World {
         let caller = SocketAddr::new(self.hosts[host].ip, 40_000);
         let open = super::host::OpenFlight { job, outgoing, tag: sealed.tag };
         self.running(host).open.insert(flight, open);
-        let timeout = Event::Come { flight, answer: Err("no answer within 5 s".into()) };
-        self.schedule(TRY_TIMEOUT_MS, host, timeout);
+        let timeout =
+            Event::Come { flight, answer: Err(format!("no answer within {limit_ms} ms")) };
+        self.schedule(limit_ms, host, timeout);
         let bytes = Bytes { path: sealed.path, body: sealed.body.into() };
         let is_copied = self.random.u32(0..1000) < self.faults.copied;
         if is_copied && self.hosts.iter().any(|other| other.ip == to.ip()) {

@@ -215,6 +215,8 @@ pub struct Outgoing {
     pub address: Address,
     /// The key that signs the answer; nothing where it is not known yet.
     pub signer: Option<PublicKey>,
+    /// How long the answer is waited for, ms.
+    pub limit_ms: u64,
     /// Which of the network keys seals it, counted around: 0 unless the target did not open those
     /// before.
     pub network_key: usize,

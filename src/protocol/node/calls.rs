@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::asking::may_be_told;
-use super::{Action, Job, Node, Now, OWED_DATA_MAX, Outgoing, Target, place_text};
+use super::{Action, Job, Node, Now, OWED_DATA_MAX, Outgoing, TRY_LIMIT_MS, Target, place_text};
 use crate::protocol::DATA_BYTES_MAX;
 use crate::protocol::errand::Errands;
 use crate::protocol::flight::{Call, CallKind, Class, Ticket};
@@ -188,7 +188,10 @@ impl Node {
     /// Whether the own record is due to the peer.
     fn brings_own(&self, peer: &Peer, now: Now) -> bool {
         let (own, at_peer) = (Some(self.own.fingerprint), &peer.link.own);
-        at_peer.lacks(self.own.fingerprint)
+        // A version that says where we live is about to be made: one is enough.
+        let is_settled = self.own.head.home == self.home || self.own.head.left;
+        is_settled
+            && at_peer.lacks(self.own.fingerprint)
             && peer.push.is_due(now.mono_ms)
             && (at_peer.sent != own || peer.upkeep < UPKEEP_MAX)
             && (at_peer.brought != own || peer.again.is_due(now.mono_ms))
@@ -203,6 +206,7 @@ impl Node {
         // What has to wait with others does not take a sender of these.
         let fits = |due: &CallKind| peer.class_of(*due) <= waiting.class;
         let due = self.dues(peer, now).into_iter().find(fits)?;
+        let times = self.times();
         let tries = peer.attempts.get(&due).map_or(0, |attempt| attempt.tries);
         let people_wait = !peer.owed.pings.is_empty() || !peer.owed.data.is_empty();
         let asked_by_people = people_wait && matches!(due, CallKind::Ping | CallKind::Data);
@@ -242,7 +246,10 @@ impl Node {
         flight.address = Some(address.clone());
         flight.tries = tries + 1;
         flight.began = now.mono_ms;
-        Some(Outgoing { address, signer, network_key, request })
+        // It is small and answered at once; while it is waited for nothing else goes there.
+        let is_probe = matches!(due, CallKind::Ping | CallKind::Tell) && !asked_by_people;
+        let limit_ms = if is_probe { times.answer.min(TRY_LIMIT_MS) } else { TRY_LIMIT_MS };
+        Some(Outgoing { address, signer, limit_ms, network_key, request })
     }
 
     fn make_hello(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {

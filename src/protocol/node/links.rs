@@ -18,15 +18,24 @@ const SUCCESSORS: usize = 2;
 const DISPUTED_MAX: usize = 4;
 
 impl Node {
-    /// Whether there are so few peers that everybody keeps a link with everybody.
+    /// Whether there are so few peers that everybody keeps a link with everybody. Names alone, which
+    /// anybody can make up, do not count.
     pub(super) fn is_mesh(&self) -> bool {
-        self.peers.len() <= self.settings.mesh_max
+        self.members <= self.settings.mesh_max
     }
 
-    /// Whether HELLO goes to a peer that nobody here has a message for.
+    /// Counts those that make the network a large one.
+    pub(super) fn count_members(&mut self) {
+        self.members = self.peers.iter().filter(|(_, peer)| is_member(peer)).count();
+    }
+
+    /// Whether a link is kept with a peer, or is to be made: it is one of the few, it said HELLO
+    /// here, or people have a message for it.
     pub(super) fn is_linked(&self, peer: &Peer) -> bool {
         let is_asked_for = !peer.owed.data.is_empty() || !peer.owed.pings.is_empty();
-        self.is_mesh() || peer.is_acquaintance || peer.link.was_introduced || is_asked_for
+        let has_begun = peer.link.called_at.is_some() || peer.link.was_introduced;
+        let has_begun = has_begun || peer.link.connected;
+        self.is_mesh() || peer.is_acquaintance || has_begun || is_asked_for
     }
 
     /// Whether there is anything to call a peer for.
@@ -44,6 +53,7 @@ impl Node {
             .peers
             .iter()
             .filter(|(_, peer)| matches!(peer.status, PeerStatus::Alive | PeerStatus::Suspect))
+            .filter(|(_, peer)| is_member(peer))
             .map(|(node_id, peer)| (peer.ring.wrapping_sub(own), node_id))
             .collect();
         ring.sort_unstable();
@@ -77,6 +87,7 @@ impl Node {
 
     /// The same for all, where the network has become a large one; and what of them is in the view.
     pub(super) fn look_at_hearsay(&mut self, actions: &mut Vec<Action>) {
+        self.count_members();
         for node_id in self.peers.ids() {
             self.believe(&node_id, actions);
             self.note_in_view(&node_id);
@@ -131,6 +142,11 @@ impl Node {
             }
         }
     }
+}
+
+/// Whether it was met, or said something.
+fn is_member(peer: &Peer) -> bool {
+    peer.record.is_some() || peer.place.proved().is_some()
 }
 
 /// Stands in the view for a version whose owner is lost.

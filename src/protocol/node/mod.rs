@@ -84,6 +84,8 @@ pub struct Node {
     own_changes: Changes,
     /// When the first of those that were asked to pass something on is late, ms.
     hedge_at: u64,
+    /// How many peers were met, or said something.
+    members: usize,
     /// The own version that somebody brings to all that we do not know.
     introduced: Option<Fingerprint>,
     /// Who is lost by the last list that came: those that are not known yet do not count as there.
@@ -122,6 +124,8 @@ pub struct Node {
 
 /// Most messages that wait to be sent to one peer.
 pub const OWED_DATA_MAX: usize = 16;
+/// How long one try may take, ms: from the name to the last byte of the answer.
+pub const TRY_LIMIT_MS: u64 = 5_000;
 /// Tries of a request: the first and two more.
 pub const TRIES: u32 = 3;
 /// Time between tries, ms.
@@ -157,6 +161,7 @@ impl Node {
             own_changes: Changes::of_own(),
             hedge_at: u64::MAX,
             introduced: None,
+            members: 0,
             said_lost: BTreeSet::new(),
             catch_ups: 0,
             is_restored: false,
@@ -180,6 +185,7 @@ impl Node {
         for known in known {
             node.remember(known, now);
         }
+        node.count_members();
         node
     }
 

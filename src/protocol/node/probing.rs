@@ -184,8 +184,9 @@ impl Node {
                 && flight.is_some_and(|it| now.mono_ms.saturating_sub(it.began) >= times.answer)
         };
         let is_silent = |peer: &Peer| {
-            // In a large network most are never called from here.
-            let is_linked = is_mesh || peer.is_acquaintance;
+            // In a large network most are never called from here, and who never answered anybody
+            // can call, and not be called.
+            let is_linked = is_mesh || peer.is_acquaintance && peer.place.proved().is_some();
             let is_apart = is_linked && (!peer.link.connected || !peer.is_reached());
             peer.unsure_for(now.mono_ms) > silent_ms && (peer.contact.is_failing() || is_apart)
         };

@@ -174,6 +174,7 @@ impl Node {
         let new = Arc::clone(&record.entries);
         let old = peer.record.replace(record);
         peer.passed.clear();
+        self.members += usize::from(old.is_none());
         if let Some((old, new)) = old.as_ref().zip(peer.record.clone()).filter(|_| !is_mesh) {
             peer.note_step(old, &new, now);
         }

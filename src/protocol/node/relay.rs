@@ -26,8 +26,9 @@ pub const MESH_MAX: usize = 32;
 pub const RELAY_HEADS: usize = 8;
 /// What is large, bytes.
 const LARGE_BYTES: usize = 16 * 1024;
-/// How long an answer of a head is waited for, ms: what takes a healthy one a few.
-const HEDGE_MS: u64 = 250;
+/// How long an answer of a head is waited for, ms: what takes a healthy one a few. Where a third of
+/// all hang at once, two in a row are not rare.
+const HEDGE_MS: u64 = 150;
 /// How long what patches of others are made of is kept, ms: it is passed on within seconds.
 const CHANGES_MS: u64 = 10_000;
 

@@ -135,7 +135,8 @@ impl Node {
         }
         seed.tries += 1;
         let (network_key, address) = (seed.network_key, address.clone());
-        Some(Outgoing { address, signer: None, network_key, request })
+        let limit_ms = super::TRY_LIMIT_MS;
+        Some(Outgoing { address, signer: None, limit_ms, network_key, request })
     }
 
     pub(super) fn end_seed_flight(&mut self, address: &Address, flight: u64) {

@@ -4,7 +4,9 @@
 use super::answers::Ended;
 use super::asking::OWED_TELLS_MAX;
 use super::{Action, Node, Now, Republish, give_up};
-use crate::protocol::doubt::{Accused, Accuser, Asked, Doubt, FIRST_ASKED, LAST_ASKED, NEXT_ASKED};
+use crate::protocol::doubt::{
+    Accused, Accuser, Asked, Doubt, FIRST_ASKED, LAST_ASKED, NEXT_ASKED, Stage,
+};
 use crate::protocol::flight::CallKind;
 use crate::protocol::identity::NodeId;
 use crate::protocol::peer::Peer;
@@ -15,12 +17,10 @@ use crate::protocol::wire::{Ask, Suspected};
 impl Node {
     /// A call to a peer came to nothing.
     pub(super) fn probe_failed(&mut self, ended: &Ended<'_>, actions: &mut Vec<Action>) {
-        let (node_id, now, is_mesh) = (ended.node_id, ended.now, self.is_mesh());
+        let (node_id, now) = (ended.node_id, ended.now);
         let Some(peer) = self.peers.get_mut(node_id) else { return };
-        // Where it never answered it was not there before either; in a large network others know.
-        let lives_there = peer.record.as_ref().and_then(|it| it.head.home.address.as_ref());
-        let is_there = lives_there.filter(|_| !is_mesh) == Some(&ended.address);
-        if peer.place.proved() != Some(&ended.address) && !is_there {
+        // Where it never answered it was not there before either.
+        if peer.place.proved() != Some(&ended.address) {
             return;
         }
         // One that could not be called before is in doubt when it is silent, too.
@@ -36,7 +36,8 @@ impl Node {
         }
     }
 
-    /// A peer gives no answer: it is tried again at once, and others are asked to try it.
+    /// A peer gives no answer: it is tried again at once, and then others are asked to try it; at
+    /// once where it is only silent.
     pub(super) fn begin_doubt(
         &mut self,
         node_id: &NodeId,
@@ -55,13 +56,21 @@ impl Node {
                 attempt.at = attempt.at.min(now.mono_ms);
             }
         }
-        self.ask_first(node_id, by_call, now, actions);
+        if by_call {
+            let until = now.mono_ms + self.times().answer;
+            let Some(peer) = self.peers.get_mut(node_id) else { return };
+            peer.watch.doubt = Some(Doubt::new(Stage::Again, until, by_call));
+        } else {
+            self.ask_first(node_id, by_call, now, actions);
+        }
     }
 
     fn ask_first(&mut self, node_id: &NodeId, by_call: bool, now: Now, actions: &mut Vec<Action>) {
         let until = now.mono_ms + self.times().stage;
         let Some(peer) = self.peers.get_mut(node_id) else { return };
-        peer.watch.doubt = Some(Doubt::new(until, by_call));
+        let was_tried = peer.watch.doubt.as_ref().is_some_and(|doubt| doubt.was_tried);
+        let doubt = Doubt { was_tried, ..Doubt::new(Stage::First, until, by_call) };
+        peer.watch.doubt = Some(doubt);
         self.ask_others(node_id, FIRST_ASKED, now, actions);
     }
 
@@ -132,8 +141,12 @@ impl Node {
         if now.mono_ms < doubt.until && !doubt.is_settled() {
             return;
         }
-        if !doubt.is_second {
-            doubt.is_second = true;
+        if doubt.stage == Stage::Again {
+            let by_call = doubt.by_call;
+            return self.ask_first(node_id, by_call, now, actions);
+        }
+        if doubt.stage == Stage::First {
+            doubt.stage = Stage::Second;
             doubt.until = until;
             // Where nobody is left to be asked, the second stage is for who could not be asked at
             // all.

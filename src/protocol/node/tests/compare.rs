@@ -299,7 +299,7 @@ fn what_is_brought_of_others_takes_the_own_state_not_along_before_its_time() {
     let (_, outgoing) = us.begins_with(other).expect("something is brought");
     let Request::Push(push) = outgoing.request else { panic!("{:?}", outgoing.request) };
     let owners: Vec<&NodeId> = push.records.iter().map(|record| &record.head.node_id).collect();
-    assert_eq!((owners, push.patch.is_none()), (vec![&ghost.id], true));
+    assert_eq!((owners, push.patches.is_empty()), (vec![&ghost.id], true));
 }
 
 #[test]
