@@ -29,7 +29,7 @@ use zeroize::Zeroizing;
 
 use super::host::{Back, Believes, Call, Doing, EPOCH_US, KEYS, Letter, PORT, Signs, Work};
 pub use super::host::{Costs, Host, Traffic};
-use super::host::{address_of, ip_of, key_of, number_at, place_of};
+use super::host::{address_of, brings_records, ip_of, key_of, number_at, place_of};
 
 /// After how long a connection is reset whose request got lost.
 const RESET_US: u64 = 5_000;
@@ -683,8 +683,7 @@ impl Crowd {
 
     fn receive(&mut self, host: usize, letter: Letter) {
         let Letter { from, from_run, flight, tag, request } = letter;
-        let (is_list, is_push) =
-            (request.kind() == Kind::Peers, request.kind() == Kind::Update && !request.is_signed());
+        let (is_list, is_push) = (request.kind() == Kind::Peers, brings_records(&request));
         let caller = SocketAddr::new(ip_of(from), 40_000);
         let (answering, reply, actions) = self.apply(host, request.clone(), tag, caller);
         self.perform(host, actions);

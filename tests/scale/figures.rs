@@ -104,9 +104,14 @@ fn traffic_of(crowd: &mut Crowd, us: u64) -> Traffic {
 
 /// Requests and bytes of a node in a second of which nothing happens.
 pub fn idle(crowd: &mut Crowd, seconds: u64) -> (f64, f64) {
-    let traffic = traffic_of(crowd, seconds * SECOND);
+    let traffic = idle_traffic(crowd, seconds);
     let each = seconds as f64 * running(crowd).len() as f64;
     (traffic.requests as f64 / each, traffic.bytes as f64 / each)
+}
+
+/// What all send in so many seconds of which nothing happens.
+pub fn idle_traffic(crowd: &mut Crowd, seconds: u64) -> Traffic {
+    traffic_of(crowd, seconds * SECOND)
 }
 
 /// What happens to a node.
@@ -178,16 +183,27 @@ fn seconds(us: Option<u64>) -> f64 {
 }
 
 /// All start at once, and know the first one alone: after how long, s, all know all; and what it
-/// took.
-pub fn join(count: usize, loss: u32, seed: u64, limit_s: u64) -> (f64, Traffic, Crowd) {
+/// took. What is lacking is said to `tell` four times a second.
+pub fn join(
+    count: usize,
+    loss: u32,
+    seed: u64,
+    limit_s: u64,
+    tell: impl Fn(&Crowd),
+) -> (f64, Traffic, Crowd) {
     let mut crowd = Crowd::new(count, seed);
     crowd.loss = loss;
     for host in 0..count {
         crowd.start(host);
     }
-    let time = crowd.run_until(limit_s * SECOND, Crowd::is_whole);
+    let began_us = crowd.now_us;
+    let mut time = None;
+    while time.is_none() && crowd.now_us - began_us < limit_s * SECOND {
+        time = crowd.run_until(SECOND / 4, Crowd::is_whole);
+        tell(&crowd);
+    }
     let traffic = crowd.traffic;
-    (seconds(time), traffic, crowd)
+    (seconds(time.map(|_| crowd.now_us - began_us)), traffic, crowd)
 }
 
 /// One more starts: after how long, s, it knows all and all know it; and the requests beyond those

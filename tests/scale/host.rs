@@ -68,10 +68,15 @@ pub struct Traffic {
     pub hellos: u64,
     pub lists: u64,
     pub list_bytes: u64,
+    /// UPDATEs that bring records.
     pub pushes: u64,
     pub push_bytes: u64,
     pub pulls: u64,
     pub pings: u64,
+    /// UPDATEs with something about who is there.
+    pub asks: u64,
+    pub words: u64,
+    pub accusations: u64,
 }
 
 impl Traffic {
@@ -86,13 +91,21 @@ impl Traffic {
                 self.list_bytes += bytes;
             }
             Kind::Update if request.is_signed() => self.pulls += 1,
-            Kind::Update => {
-                self.pushes += 1;
-                self.push_bytes += bytes;
-            }
+            Kind::Update => self.count_push(request, bytes),
             Kind::Ping => self.pings += 1,
             Kind::Data => {}
         }
+    }
+
+    fn count_push(&mut self, request: &Request, bytes: u64) {
+        let Request::Push(push) = request else { return };
+        if brings_records(request) {
+            self.pushes += 1;
+            self.push_bytes += bytes;
+        }
+        self.asks += u64::from(!push.asks.is_empty());
+        self.words += u64::from(!push.words.is_empty());
+        self.accusations += u64::from(!push.suspects.is_empty());
     }
 
     /// What came to it since.
@@ -107,8 +120,16 @@ impl Traffic {
             push_bytes: self.push_bytes - before.push_bytes,
             pulls: self.pulls - before.pulls,
             pings: self.pings - before.pings,
+            asks: self.asks - before.asks,
+            words: self.words - before.words,
+            accusations: self.accusations - before.accusations,
         }
     }
+}
+
+/// Whether it is an UPDATE that carries a version of anybody.
+pub fn brings_records(request: &Request) -> bool {
+    matches!(request, Request::Push(it) if !it.records.is_empty() || !it.patches.is_empty())
 }
 
 /// A request under way.
