@@ -240,9 +240,9 @@ impl Node {
         flight.address = Some(address.clone());
         flight.tries = tries + 1;
         flight.began = now.mono_ms;
-        // It is small and answered at once; while it is waited for nothing else goes there.
-        let is_probe = matches!(due, CallKind::Ping | CallKind::Tell) && !asked_by_people;
-        let limit_ms = if is_probe { times.answer.min(TRY_LIMIT_MS) } else { TRY_LIMIT_MS };
+        // What is small is answered at once; while it is waited for nothing else goes there.
+        let is_short = !asked_by_people && is_small(&request);
+        let limit_ms = if is_short { times.answer.min(TRY_LIMIT_MS) } else { TRY_LIMIT_MS };
         Some(Outgoing { address, signer, limit_ms, network_key, request })
     }
 
@@ -296,6 +296,7 @@ impl Node {
         let header = self.header(node_id, now)?;
         let owed = &mut self.peers.get_mut(node_id)?.owed;
         (owed.peers, owed.hints) = (false, false);
+        self.listed_at = Some(now.mono_ms);
         Some((Call::Peers, Request::Peers(Peers { header, buckets: Box::new(self.buckets()) })))
     }
 
@@ -363,3 +364,19 @@ impl Node {
         Err(Refused::Unreachable { node_id: node_id.clone(), why })
     }
 }
+
+/// Whether a request is a PING, or an UPDATE that brings little.
+fn is_small(request: &Request) -> bool {
+    match request {
+        Request::Ping(_) => true,
+        Request::Push(push) => {
+            let whole = push.records.iter().map(|record| record.entries.bytes());
+            let partial = push.patches.iter().map(|patch| patch.bytes());
+            whole.chain(partial).sum::<usize>() <= SMALL_BYTES
+        }
+        _ => false,
+    }
+}
+
+/// What a slow host on a slow link takes in well below a second, bytes.
+const SMALL_BYTES: usize = 16 * 1024;

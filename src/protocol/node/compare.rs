@@ -25,12 +25,18 @@ const CALLS_FIRST_TICKS: u64 = 2;
 /// list beside ours by then, or ask whether this node is there.
 const CALLS_AGAIN_TICKS: u64 = 10;
 
+/// In a large network a node asks for no more lists in the time of a tick.
+const LISTS_A_TICK: u64 = 6;
+
 impl Node {
     /// Compares a peer's view with the own one; says whether they are equal. Where they differ, and
     /// did before, its list is owed to be asked for.
     pub(super) fn note_view(&mut self, node_id: &NodeId, theirs: ViewHash, now: Now) -> bool {
         let are_equal = theirs == self.view.hash();
         let grace_ms = self.settings.tick_ms * GRACE_PERCENT / 100;
+        // In a large network what one list led to mostly makes the next one needless.
+        let last = self.listed_at.filter(|_| !self.is_mesh());
+        let next_list = last.map_or(0, |at| at + self.settings.tick_ms / LISTS_A_TICK);
         let Some(peer) = self.peers.get_mut(node_id) else { return are_equal };
         if are_equal {
             peer.grace_until = None;
@@ -39,7 +45,7 @@ impl Node {
             peer.exchange.succeeded();
         } else {
             let until = *peer.grace_until.get_or_insert(now.mono_ms + grace_ms);
-            peer.owed.peers |= now.mono_ms >= until;
+            peer.owed.peers |= now.mono_ms >= until.max(next_list);
         }
         are_equal
     }

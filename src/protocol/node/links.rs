@@ -33,8 +33,9 @@ impl Node {
     /// here, or people have a message for it.
     pub(super) fn is_linked(&self, peer: &Peer) -> bool {
         let is_asked_for = !peer.owed.data.is_empty() || !peer.owed.pings.is_empty();
-        let has_begun = peer.link.called_at.is_some() || peer.link.was_introduced;
-        let has_begun = has_begun || peer.link.connected;
+        // Who was only ever called asks back where it is.
+        let asks_back = peer.link.called_at.is_some() && !self.knows_its_place();
+        let has_begun = peer.link.connected || peer.link.was_introduced || asks_back;
         self.is_mesh() || peer.is_acquaintance || has_begun || is_asked_for
     }
 

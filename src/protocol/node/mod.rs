@@ -86,6 +86,8 @@ pub struct Node {
     own_changes: Changes,
     /// When the first of those that were asked to pass something on is late, ms.
     hedge_at: u64,
+    /// When somebody was asked for its list last, ms.
+    listed_at: Option<u64>,
     /// How many peers were met, or said something.
     members: usize,
     /// The own version that somebody brings to all that we do not know.
@@ -165,6 +167,7 @@ impl Node {
             own_changes: Changes::of_own(),
             hedge_at: u64::MAX,
             introduced: None,
+            listed_at: None,
             members: 0,
             said_lost: BTreeSet::new(),
             catch_ups: 0,

@@ -217,6 +217,11 @@ impl Node {
         }
         self.believe(&node_id, actions);
         self.note_in_view(&node_id);
+        if is_mesh && !self.is_mesh() {
+            // Who is known already counts as there from now on.
+            self.look_at_hearsay(actions);
+            self.choose_acquaintances();
+        }
     }
 
     pub(super) fn drop_record(

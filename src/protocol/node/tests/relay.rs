@@ -11,18 +11,19 @@ use crate::protocol::wire::{Push, RefusedRecord, Relay};
 
 /// One node with so many peers, which cuts each ring into four parts.
 fn among(count: u8) -> (Us, Vec<Other>) {
-    let mut us = Us::with(|it| (it.mesh_max, it.relay_heads) = (2, 4), Vec::new());
+    let mut us = Us::with(|it| (it.mesh_max, it.relay_heads) = (100, 4), Vec::new());
     let mut others: Vec<Other> =
         (0..count).map(|number| Other::new(&format!("n{number:02}"), 2 + number)).collect();
     for other in &mut others {
         us.is_connected_with(other);
     }
+    us.sets("before");
     for other in &others {
         us.serve(other);
     }
     us.jobs.clear();
-    // Nobody is probed meanwhile.
-    us.node.probing.at = u64::MAX;
+    us.node.settings.mesh_max = 2;
+    us.node.count_members();
     (us, others)
 }
 
