@@ -124,6 +124,9 @@ pub struct Peer {
     pub given: BTreeMap<NodeId, Fingerprint>,
     /// Whether a link is kept with it, in a large network.
     pub is_acquaintance: bool,
+    /// Whether others know it by another key than the one that was told here: then it has to prove
+    /// its own.
+    pub is_disputed: bool,
     /// Requests since the own last tick that nobody asked for and that came to nothing new.
     pub upkeep: u32,
     /// Whether an address that never answered may be tried for it now.
@@ -221,6 +224,7 @@ impl Peer {
             give: Pace::default(),
             given: BTreeMap::new(),
             is_acquaintance: false,
+            is_disputed: false,
             upkeep: 0,
             may_try: false,
             network_key: 0,

@@ -48,7 +48,7 @@ pub fn position(node_id: &NodeId) -> u64 {
 }
 
 /// All that come behind one node, up to another one and with it; of one node and itself, all.
-#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stretch {
     /// It begins behind this node.
     pub after: NodeId,

@@ -368,10 +368,10 @@ fn a_small_change_of_a_large_state_travels_as_what_changed() {
     assert!(heard.is_some());
     assert_eq!((world.patches - before, world.baseless), (3, 0), "one to each peer");
     // A peer that missed changes is brought up to date from the version it holds.
-    world.hang(3, 2_000);
+    world.hang(3, 700);
     for number in 0..5 {
         world.set(0, "k7", &number.to_string());
-        world.run_for(300);
+        world.run_for(100);
     }
     whole_within(&mut world, HEALING_MAX_MS);
     assert_eq!(world.baseless, 0);

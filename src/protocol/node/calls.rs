@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::asking::may_be_told;
-use super::load::gives_others;
 use super::{Action, Job, Node, Now, OWED_DATA_MAX, Outgoing, TRY_LIMIT_MS, Target, place_text};
 use crate::protocol::DATA_BYTES_MAX;
 use crate::protocol::flight::{Call, CallKind, Class, Ticket};
@@ -363,6 +362,11 @@ impl Node {
         };
         Err(Refused::Unreachable { node_id: node_id.clone(), why })
     }
+}
+
+/// Whether records of others are due to the peer, which it can't ask for.
+pub(super) fn gives_others(peer: &Peer) -> bool {
+    !peer.owed.send.is_empty() && peer.upkeep < UPKEEP_MAX
 }
 
 /// Whether a request is a PING, or an UPDATE that brings little.

@@ -152,6 +152,11 @@ impl Node {
                 follows |= self.note_own_at(node_id, known.version);
             } else {
                 self.note_other_key(node_id, known, now);
+                let pin = self.pin_of(&known.node_id);
+                let is_other = |pin: Pin| pin.key.rank_for(&known.node_id) != known.rank;
+                if known.rank != Rank::default() && pin.is_some_and(is_other) {
+                    self.note_dispute(&known.node_id, now);
+                }
                 if let Some(address) = &known.address {
                     self.take_hint(&known.node_id, address, now, actions);
                 }

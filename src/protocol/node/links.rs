@@ -16,10 +16,13 @@ const SUCCESSORS: usize = 2;
 /// Most nodes of one list that are looked into as the other side says something else of them: each
 /// costs a few requests.
 const DISPUTED_MAX: usize = 4;
+/// Most nodes that are called at a time as others know them by another key: whoever names many keys
+/// makes nobody call all.
+const DISPUTES_MAX: usize = 16;
 
 impl Node {
-    /// Whether there are so few peers that everybody keeps a link with everybody. Names alone, which
-    /// anybody can make up, do not count.
+    /// Whether there are so few peers that everybody keeps a link with everybody. Names alone,
+    /// which anybody can make up, do not count.
     pub(super) fn is_mesh(&self) -> bool {
         self.members <= self.settings.mesh_max
     }
@@ -36,7 +39,8 @@ impl Node {
         // Who was only ever called asks back where it is.
         let asks_back = peer.link.called_at.is_some() && !self.knows_its_place();
         let has_begun = peer.link.connected || peer.link.was_introduced || asks_back;
-        self.is_mesh() || peer.is_acquaintance || has_begun || is_asked_for
+        let is_to_prove = peer.is_disputed && peer.direct_key().is_none();
+        self.is_mesh() || peer.is_acquaintance || has_begun || is_asked_for || is_to_prove
     }
 
     /// Whether there is anything to call a peer for.
@@ -67,7 +71,11 @@ impl Node {
         let lost: Vec<NodeId> = lost.map(|(node_id, _)| node_id.clone()).collect();
         let lost = self.random.choice(lost);
         for (node_id, peer) in self.peers.iter_mut() {
-            peer.is_acquaintance = near.contains(node_id) || lost.as_ref() == Some(node_id);
+            let is_looked_for = lost.as_ref() == Some(node_id);
+            peer.is_acquaintance = near.contains(node_id) || is_looked_for;
+            peer.owed.ping |= is_looked_for;
+            // What did not prove anything for a tick makes room for others.
+            peer.is_disputed = false;
         }
     }
 
@@ -108,6 +116,20 @@ impl Node {
         self.view.note(node_id, mark);
     }
 
+    /// Others know a node by another key than the one that was told here. In a small network it is
+    /// met anyway; in a large one it is called now, and proves its own.
+    pub(super) fn note_dispute(&mut self, node_id: &NodeId, now: Now) {
+        let disputed = self.peers.iter().filter(|(_, peer)| peer.is_disputed);
+        if self.is_mesh() || disputed.count() >= DISPUTES_MAX {
+            return;
+        }
+        let told = self.peers.get_mut(node_id).filter(|peer| peer.direct_key().is_none());
+        if let Some(peer) = told.filter(|peer| peer.pin.is_some() && !peer.is_disputed) {
+            peer.is_disputed = true;
+            peer.contact.hurry(now.mono_ms);
+        }
+    }
+
     /// Somebody lists what it knows: who is lost there, of those not known here; and where both say
     /// something else of one version, it is looked into. Nobody's word is taken for it.
     pub(super) fn compare_lost(
@@ -138,6 +160,7 @@ impl Node {
                 self.begin_doubt(&node_id, false, now, actions);
             } else if let Some(peer) = self.peers.get_mut(&node_id) {
                 peer.is_acquaintance = true;
+                peer.owed.ping = true;
                 peer.contact.hurry(now.mono_ms);
                 self.poke(&node_id, now, actions);
             }

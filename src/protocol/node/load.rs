@@ -1,5 +1,5 @@
-//! What goes in one push: the own record, what is to be passed on, and records of others that the peer
-//! lacks and can't ask for.
+//! What goes in one push: the own record, what is to be passed on, and records of others that the
+//! peer lacks and can't ask for.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::protocol::wire::{
     PUSHED_MAX, Push, RECORDS_MAX, RELAYS_MAX, Relay, Request, SUSPECTS_MAX, Suspected,
 };
 
-use super::calls::UPKEEP_MAX;
+use super::calls::gives_others;
 
 /// Most bytes of records in one UPDATE beyond its first: a larger batch would hold up the rest.
 const BATCH_BYTES_MAX: usize = 256 * 1024;
@@ -122,11 +122,6 @@ impl Node {
         }
         (taken, left)
     }
-}
-
-/// Whether records of others are due to the peer, which it can't ask for.
-pub(super) fn gives_others(peer: &Peer) -> bool {
-    !peer.owed.send.is_empty() && peer.upkeep < UPKEEP_MAX
 }
 
 /// What goes in one push: whole records, and partial ones.

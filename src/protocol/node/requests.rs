@@ -294,6 +294,9 @@ impl Node {
         }
         let mut proved = None;
         let (mut refused, mut held) = (push.refused, push.held);
+        for part in refused.iter().filter(|part| part.reason == Reason::OtherKey) {
+            self.note_dispute(&part.node_id, now);
+        }
         for record in push.records {
             let owner = record.head.node_id.clone();
             let was_held = self.floor_of(&owner).is_some_and(|floor| floor.was_held(&record));

@@ -13,7 +13,7 @@ use crate::protocol::head::{Fingerprint, Home, Version};
 use crate::protocol::identity::{
     Incarnation, NodeId, PUBLIC_KEY_BYTES, PublicKey, RANK_BYTES, Rank, Session,
 };
-use crate::protocol::rings::Ring;
+use crate::protocol::rings::{Ring, Stretch};
 use crate::protocol::verdict::Reason;
 use crate::protocol::view::BucketSet;
 
@@ -98,6 +98,12 @@ travels_as!(ProgramVersion, &str, ProgramVersion::as_str, |text| {
 });
 travels_as!(PublicKey, [u8; PUBLIC_KEY_BYTES], |key| key.0, |bytes| Some(PublicKey(bytes)));
 travels_as!(Ring, u8, |ring| *ring as u8, Ring::of);
+travels_as!(
+    Stretch,
+    (NodeId, NodeId),
+    |stretch| (stretch.after.clone(), stretch.through.clone()),
+    |(after, through)| Some(Stretch { after, through })
+);
 travels_as!(BucketSet, u32, |buckets| buckets.0, |bits| Some(BucketSet(bits)));
 travels_as!(Rank, [u8; RANK_BYTES], |rank| rank.0, |bytes| Some(Rank(bytes)));
 travels_as!(Incarnation, [u8; 16], |it| it.0, |bytes| Some(Incarnation(bytes)));

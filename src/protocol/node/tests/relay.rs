@@ -208,7 +208,7 @@ fn others_are_asked_in_the_place_of_a_head_that_is_late() {
     for (job, _) in rest {
         us.is_answered(job, Outcome::Nothing);
     }
-    is_late(&mut us, 200);
+    is_late(&mut us, 100);
     assert_eq!(pushes(&mut us).len(), 0, "not yet");
     is_late(&mut us, 60);
     let second = pushes(&mut us);
