@@ -17,7 +17,7 @@ use figures::{End, quantile};
 
 /// Nodes and histories in the normal suite.
 const NODES: usize = 256;
-const SEEDS: u64 = 2;
+const SEEDS: u64 = 1;
 /// Changes, and nodes that end, in each history.
 const CHANGES: usize = 3;
 /// Lost tries, in a million.
@@ -34,14 +34,15 @@ struct Bounds {
     hung_s: f64,
 }
 
-/// Each is to come down to the goals of docs/benchmarks.md.
+/// The goals of docs/benchmarks.md, with some room for chance: what is measured there over many
+/// changes is here over a few.
 const BOUNDS: Bounds = Bounds {
-    change_p99_ms: 400.0,
+    change_p99_ms: 90.0,
     change_within_1_s: 99.0,
     updates_a_node: 2.2,
-    idle_requests: 15.0,
-    killed_s: 20.0,
-    hung_s: 25.0,
+    idle_requests: 1.15,
+    killed_s: 5.0,
+    hung_s: 10.0,
 };
 
 fn number_of(variable: &str) -> Option<u64> {
