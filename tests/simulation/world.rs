@@ -11,6 +11,7 @@ use dsn::protocol::entries::{Change, Entries, Key, Value};
 use dsn::protocol::flight::Ticket;
 use dsn::protocol::identity::NodeId;
 use dsn::protocol::node::{Action, Job, Node, Now, Outcome, Reply};
+use dsn::protocol::peer::{Known, KnownPeer};
 use dsn::protocol::report::{Event as Told, PeerStatus, Refused};
 use dsn::protocol::verdict::Reason;
 use dsn::protocol::wire::{Kind, Request};
@@ -625,17 +626,30 @@ impl World {
     /// wrong.
     fn visible(&self, host: usize, with_states: bool) -> String {
         let Some(node) = self.node(host) else { return String::new() };
+        let is_large = self.hosts[host].mesh_max < self.hosts.len();
         let peers: Vec<_> = node
             .peers(self.now(host))
             .into_iter()
             .map(|peer| {
-                // A version says where its owner lives, too.
+                // A version says where its owner lives, too, and in a large network that it is there.
                 let of_state = with_states.then_some((peer.timestamp, peer.address));
-                (peer.node_id, peer.status, of_state, peer.public_key)
+                let status = (with_states || !is_large).then_some(peer.status);
+                (peer.node_id, status, of_state, peer.public_key)
             })
             .collect();
-        let wrong = node.faults(self.now(host));
-        format!("{peers:?} {:?} {} {wrong:?}", node.known_peers(), node.own().head.timestamp)
+        let pins = |known: KnownPeer| match known.known {
+            Known::Pinned { pin, address } => {
+                (known.node_id, Some(pin), address.filter(|_| with_states))
+            }
+            Known::Forgotten { address } => (known.node_id, None, address),
+        };
+        let known: Vec<_> = node.known_peers().into_iter().map(pins).collect();
+        let wrong: Vec<_> = node
+            .faults(self.now(host))
+            .into_iter()
+            .map(|fault| (fault.code, fault.node, with_states.then_some(fault.text)))
+            .collect();
+        format!("{peers:?} {known:?} {} {wrong:?}", node.own().head.timestamp)
     }
 
     fn come(&mut self, host: usize, flight: u64, answer: Result<HttpAnswer, String>) {

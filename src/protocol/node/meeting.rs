@@ -114,6 +114,8 @@ impl Node {
         }
         if let Some(peer) = self.peers.get_mut(node_id) {
             peer.contact.hurry(now.mono_ms);
+            // It was called for a reason: the second step follows in a large network, too.
+            peer.is_acquaintance = true;
             if peer.status == PeerStatus::Left && !peer.link.said_goodbye() {
                 // It runs again; whether it lets us in is seen next.
                 peer.status = PeerStatus::Suspect;
