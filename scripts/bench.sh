@@ -49,7 +49,7 @@ trap 'exit 143' TERM
 
 # Many nodes: what is left of the arguments goes to the bench itself.
 measure_scale() {
-    processes=yes rules=yes names= options=
+    processes=yes rules=yes names='' options=''
     while [ $# -gt 0 ]; do
         case $1 in
             --sizes | --hours | --seed | --sets | --victims)

@@ -258,6 +258,11 @@ impl Node {
 }
 
 impl Peer {
+    /// Whether its view differed for longer than a change takes, and its list may be asked for.
+    pub(super) fn differs(&self, now_ms: u64) -> bool {
+        self.grace_until.is_some_and(|until| now_ms >= until) && self.exchange.is_due(now_ms)
+    }
+
     /// It lacks this of others. It sees from our view that it does, and asks for it; where it can't
     /// call us it is brought it: ever more rarely where it still lacks all that it was brought.
     fn note_lacking(&mut self, lacking: BTreeMap<NodeId, Fingerprint>, wait: Wait) {

@@ -24,8 +24,8 @@ const BATCH_BYTES_MAX: usize = 256 * 1024;
 
 impl Node {
     /// The own record where the peer lacks it, records of others that it lacks and can't ask for,
-    /// and what it is to pass on: each of them where it is due, as none takes the other along before
-    /// its time.
+    /// and what it is to pass on: each of them where it is due, as none takes the other along
+    /// before its time.
     pub(super) fn make_push(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
         let own = self.own.clone();
         let carries_own = self.brings_own(self.peers.get(node_id)?, now);

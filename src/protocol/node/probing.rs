@@ -150,6 +150,9 @@ impl Node {
         let is_small = self.peers.len() <= SMALL_MESH;
         let enough = self.settings.tick_ms / 2;
         let is_mesh = self.is_mesh();
+        // Where many start at once each finds soon what nobody told it; later liars could make
+        // themselves the only ones that are asked.
+        let is_new = self.ticks <= 1;
         let callable = |peer: &Peer| {
             peer.status == PeerStatus::Alive
                 && (is_mesh || peer.is_acquaintance)
@@ -158,9 +161,11 @@ impl Node {
                 && !(is_small && peer.silence(now.mono_ms) < enough)
         };
         let places = self.peers.iter().filter(|(_, peer)| callable(peer));
-        let mut ring: Vec<(u64, &NodeId, u64)> = places
+        let mut ring: Vec<(u64, &NodeId, (bool, u64))> = places
             .map(|(node_id, peer)| {
-                (peer.ring.wrapping_sub(own), node_id, peer.silence(now.mono_ms))
+                let differs = is_new && peer.differs(now.mono_ms);
+                let urgency = (differs, peer.silence(now.mono_ms));
+                (peer.ring.wrapping_sub(own), node_id, urgency)
             })
             .collect();
         ring.sort_unstable();
@@ -168,7 +173,7 @@ impl Node {
             ring.first()
         } else {
             // Those that links are kept with, be it all or a few.
-            ring.iter().max_by_key(|(_, _, silence)| *silence)
+            ring.iter().max_by_key(|(_, _, urgency)| *urgency)
         };
         chosen.map(|(_, node_id, _)| (*node_id).clone())
     }

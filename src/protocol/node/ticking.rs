@@ -87,10 +87,7 @@ impl Node {
     fn choose_exchange(&mut self, now: Now) {
         let (has_left, random) = (self.own.head.left, &mut self.random);
         let differs = |peer: &Peer| {
-            !has_left
-                && peer.status == PeerStatus::Alive
-                && peer.grace_until.is_some_and(|until| now.mono_ms >= until)
-                && peer.exchange.is_due(now.mono_ms)
+            !has_left && peer.status == PeerStatus::Alive && peer.differs(now.mono_ms)
         };
         let mut differing: Vec<&mut Peer> =
             self.peers.iter_mut().map(|(_, peer)| peer).filter(|peer| differs(peer)).collect();
