@@ -79,7 +79,7 @@ pub struct Peer {
     pub record_since: Option<u64>,
     /// In which rings that version was passed on by us, and in which that it is accused.
     pub passed: BTreeSet<(Ring, bool)>,
-    /// What patches that are passed on are made of, and since when, ms; nothing where none was of late.
+    /// What patches that are passed on are made of, and since when, ms; only where one was of late.
     pub changes: Option<(Box<Changes>, u64)>,
     /// What was dropped of it and may not come back.
     pub floor: Floor,

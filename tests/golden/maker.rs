@@ -305,8 +305,8 @@ impl Maker {
         self.both("update-request-moved", &push, ("update-moved-nothing", 204), Vec::new());
     }
 
-    /// Alpha asks beta whether it is there, for delta, and to try gamma, for itself; it says that it
-    /// tried delta in vain, and accuses gamma.
+    /// Alpha asks beta whether it is there, for delta, and to try gamma, for itself; it says that
+    /// it tried delta in vain, and accuses gamma.
     fn make_asked(&mut self) {
         let ask =
             |about, asker, byte| Ask { about: id(about), asker: id(asker), challenge: [byte; 16] };

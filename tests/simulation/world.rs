@@ -631,7 +631,7 @@ impl World {
             .peers(self.now(host))
             .into_iter()
             .map(|peer| {
-                // A version says where its owner lives, too, and in a large network that it is there.
+                // A version says where its owner lives; in a large network that it is there.
                 let of_state = with_states.then_some((peer.timestamp, peer.address));
                 let status = (with_states || !is_large).then_some(peer.status);
                 (peer.node_id, status, of_state, peer.public_key)

@@ -1,5 +1,5 @@
-//! A change by relays. Its owner cuts each ring of nodes into a few stretches and brings the version
-//! to one node of each, the head, which does the same with its stretch. No tree is kept anywhere:
+//! A change by relays. Its owner cuts each ring of nodes into a few stretches, and brings the
+//! version to one node of each, the head, which does the same with its stretch. No tree is kept anywhere:
 //! each cuts by its own table. Whatever one ring lets fall the other one brings, and what both let
 //! fall is found by views that differ.
 
@@ -41,8 +41,8 @@ struct Way<'a> {
     ring: Ring,
     /// What those on the way most likely hold.
     base: Option<Fingerprint>,
-    /// Whether it begins here: then a head gets its stretch though nobody else is known in it, as it
-    /// may know more.
+    /// Whether it begins here: then a head gets its stretch though nobody else is known in it, as
+    /// it may know more.
     is_root: bool,
 }
 
@@ -292,7 +292,7 @@ impl Node {
         self.peers.iter().flat_map(of).collect()
     }
 
-    /// Whether a peer holds the own version, or a relay that took it brings it there. That the relay
+    /// Whether a peer holds the own version, or a relay that took it brings it there. That it
     /// took it is all that is known; what it lets fall is found by views that differ.
     pub(super) fn is_aware(
         &self,

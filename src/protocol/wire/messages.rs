@@ -169,8 +169,8 @@ pub struct Push {
     /// Partial records, of nodes that are not among the others, in the order of their ids; with the
     /// whole ones at most [`super::PUSHED_MAX`].
     pub patches: Vec<Arc<Patch>>,
-    /// Whom the receiver is asked to bring these versions to, in the order of owners and rings, each
-    /// once; at most [`super::RELAYS_MAX`].
+    /// Whom the receiver is asked to bring these versions to, in the order of owners and rings,
+    /// each once; at most [`super::RELAYS_MAX`].
     pub relays: Vec<Relay>,
     /// Who is asked for; at most [`super::ASKS_MAX`].
     pub asks: Vec<Ask>,
