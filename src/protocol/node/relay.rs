@@ -1,7 +1,7 @@
 //! A change by relays. Its owner cuts each ring of nodes into a few stretches, and brings the
-//! version to one node of each, the head, which does the same with its stretch. No tree is kept anywhere:
-//! each cuts by its own table. Whatever one ring lets fall the other one brings, and what both let
-//! fall is found by views that differ.
+//! version to one node of each, the head, which does the same with its stretch. No tree is kept
+//! anywhere: each cuts by its own table. Whatever one ring lets fall the other one brings, and what
+//! both let fall is found by views that differ.
 
 use std::collections::{BTreeMap, BTreeSet};
 
