@@ -135,6 +135,8 @@ fn host(at: usize, now: Now) -> Host {
         advertise: None,
         seeds: vec![address(1 - at)],
         tick_ms: 3_000,
+        mesh_max: 1,
+        relay_heads: 2,
         program: ProgramVersion::new("fuzz"),
         alone: true,
         is_durable: true,
