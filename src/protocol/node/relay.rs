@@ -178,9 +178,9 @@ impl Node {
                 Some(Call::Push { errands, .. }) => Some(errands),
                 _ => None,
             });
-            for (owner, errand) in in_flight.into_iter().chain([&mut peer.owed.errands]).flatten() {
-                if errand.stretches.is_empty() {
-                } else if errand.hedge_at <= now.mono_ms {
+            let all = in_flight.into_iter().chain([&mut peer.owed.errands]).flatten();
+            for (owner, errand) in all.filter(|(_, errand)| !errand.stretches.is_empty()) {
+                if errand.hedge_at <= now.mono_ms {
                     let stretches = std::mem::take(&mut errand.stretches);
                     late.push((head.clone(), owner.clone(), errand.base, stretches));
                 } else {

@@ -6,16 +6,6 @@ use crate::protocol::node::{OWED_DATA_MAX, UPKEEP_MAX};
 use crate::protocol::peer::Trust;
 use crate::protocol::report::PeerStatus;
 
-fn connected(count: u8) -> (Us, Vec<Other>) {
-    let mut us = Us::new();
-    let mut others: Vec<Other> =
-        (0..count).map(|number| Other::new(&format!("other{number}"), 2 + number)).collect();
-    for other in &mut others {
-        us.is_connected_with(other);
-    }
-    (us, others)
-}
-
 fn is_data(request: &Request) -> bool {
     matches!(request, Request::Data(_))
 }

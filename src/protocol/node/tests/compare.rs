@@ -8,16 +8,6 @@ use crate::protocol::wire::RECORDS_MAX;
 /// A view that is not ours.
 const ANOTHER: ViewHash = [9; 16];
 
-fn connected(count: u8) -> (Us, Vec<Other>) {
-    let mut us = Us::new();
-    let mut others: Vec<Other> =
-        (0..count).map(|number| Other::new(&format!("other{number}"), 2 + number)).collect();
-    for other in &mut others {
-        us.is_connected_with(other);
-    }
-    (us, others)
-}
-
 /// How often this node asks for the other one's list now, whose view is this one.
 fn lists_asked(us: &mut Us, other: &Other, view: Option<ViewHash>) -> usize {
     let peer = us.node.peers.get_mut(&other.id).unwrap();

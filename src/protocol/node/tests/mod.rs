@@ -461,6 +461,17 @@ impl Us {
     }
 }
 
+/// Ours, and so many others that it is connected with.
+fn connected(count: u8) -> (Us, Vec<Other>) {
+    let mut us = Us::new();
+    let mut others: Vec<Other> =
+        (0..count).map(|number| Other::new(&format!("other{number}"), 2 + number)).collect();
+    for other in &mut others {
+        us.is_connected_with(other);
+    }
+    (us, others)
+}
+
 fn reason_of(reply: &Reply) -> Option<Reason> {
     match &reply.verdict {
         Verdict::Refuse(reason, _) => Some(*reason),

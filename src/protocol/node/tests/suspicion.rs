@@ -12,12 +12,9 @@ const THIRD_MS: u64 = TICK_MS / 3;
 const GRACE_MS: u64 = TICK_MS * 4 / 5;
 
 /// So many others that answer, of whom the last one is to fall silent.
-fn connected(count: u8) -> (Us, Vec<Other>, Other) {
-    let mut us = Us::new();
-    let mut others: Vec<Other> =
-        (0..count).map(|number| Other::new(&format!("other{number}"), 2 + number)).collect();
-    for other in &mut others {
-        us.is_connected_with(other);
+fn with_a_silent_one(count: u8) -> (Us, Vec<Other>, Other) {
+    let (mut us, mut others) = connected(count);
+    for other in &others {
         us.is_brought(other, &[&other.record(WALL_US, "alive")]);
     }
     let silent = others.pop().unwrap();
@@ -83,7 +80,7 @@ fn accused(of: &Other, fingerprint: [u8; 16]) -> CheckedPush {
 
 #[test]
 fn few_are_asked_then_some_more_then_all_are_told_and_it_is_lost() {
-    let (mut us, others, silent) = connected(12);
+    let (mut us, others, silent) = with_a_silent_one(12);
     let asks = in_doubt(&mut us, &others, &silent);
     assert_eq!(asks.len(), FIRST_ASKED);
     let challenges: std::collections::BTreeSet<_> = asks.iter().map(|it| it.challenge).collect();
@@ -107,7 +104,7 @@ fn few_are_asked_then_some_more_then_all_are_told_and_it_is_lost() {
 /// Where all say at once that it is in vain, nobody waits.
 #[test]
 fn words_in_vain_end_a_stage() {
-    let (mut us, others, silent) = connected(12);
+    let (mut us, others, silent) = with_a_silent_one(12);
     let mut asks = in_doubt(&mut us, &others, &silent);
     for _ in 0..2 {
         let (more, _) = live(&mut us, 100, &others, &silent);
@@ -125,7 +122,7 @@ fn words_in_vain_end_a_stage() {
 /// A word counts once, under a challenge that is open; it makes no direct word.
 #[test]
 fn who_is_vouched_for_is_there_and_was_not_heard() {
-    let (mut us, others, silent) = connected(4);
+    let (mut us, others, silent) = with_a_silent_one(4);
     let ask = in_doubt(&mut us, &others, &silent).remove(0);
     let heard_at = us.peer(&silent).heard_at;
     let word = |challenge| {
@@ -148,7 +145,7 @@ fn who_is_vouched_for_is_there_and_was_not_heard() {
 /// A slow word may come when it is suspected already.
 #[test]
 fn a_word_that_comes_late_ends_an_accusation() {
-    let (mut us, others, silent) = connected(4);
+    let (mut us, others, silent) = with_a_silent_one(4);
     let ask = in_doubt(&mut us, &others, &silent).remove(0);
     live(&mut us, 2 * THIRD_MS, &others, &silent);
     assert_eq!(us.peer(&silent).status, PeerStatus::Suspect);
@@ -162,7 +159,7 @@ fn a_word_that_comes_late_ends_an_accusation() {
 /// Whoever hears of nobody blames itself.
 #[test]
 fn who_is_cut_off_accuses_nobody() {
-    let (mut us, mut others, silent) = connected(6);
+    let (mut us, mut others, silent) = with_a_silent_one(6);
     us.jobs.clear();
     let mut told = Vec::new();
     for _ in 0..12_000 / 100 {
@@ -187,7 +184,7 @@ fn who_is_cut_off_accuses_nobody() {
 /// A node that did not run for a while finds all its waits over.
 #[test]
 fn who_hung_begins_anew() {
-    let (mut us, others, silent) = connected(6);
+    let (mut us, others, silent) = with_a_silent_one(6);
     in_doubt(&mut us, &others, &silent);
     live(&mut us, THIRD_MS, &others, &silent);
     us.wait(60_000);
@@ -201,7 +198,7 @@ fn who_hung_begins_anew() {
 /// What others say counts for the version that is held, now and then; who is there shows it.
 #[test]
 fn an_accusation_is_refuted_by_a_newer_version_or_a_direct_word() {
-    let (mut us, mut others, silent) = connected(3);
+    let (mut us, mut others, silent) = with_a_silent_one(3);
     let held = us.peer(&silent).version().fingerprint;
     pushed(&mut us, &others[0], accused(&silent, [7; 16]));
     assert!(us.peer(&silent).watch.accused.is_none(), "another version");
@@ -228,7 +225,7 @@ fn an_accusation_is_refuted_by_a_newer_version_or_a_direct_word() {
 
 #[test]
 fn an_accusation_that_nothing_refutes_ends_in_lost() {
-    let (mut us, others, silent) = connected(3);
+    let (mut us, others, silent) = with_a_silent_one(3);
     let held = us.peer(&silent).version().fingerprint;
     pushed(&mut us, &others[0], accused(&silent, held));
     live(&mut us, GRACE_MS + 100, &others, &silent);
@@ -240,7 +237,7 @@ fn an_accusation_that_nothing_refutes_ends_in_lost() {
 
 #[test]
 fn who_is_accused_makes_a_newer_version_now_and_then() {
-    let (mut us, others, _) = connected(2);
+    let (mut us, others, _) = with_a_silent_one(2);
     let accusation = |us: &Us| {
         let fingerprint = us.node.own().fingerprint;
         let suspects = vec![Suspected { node_id: id("us"), fingerprint }];
@@ -267,7 +264,7 @@ fn who_is_accused_makes_a_newer_version_now_and_then() {
 /// What a helper is told to try, and what it says.
 #[test]
 fn an_ask_is_passed_to_whom_it_is_about_and_answered() {
-    let (mut us, others, silent) = connected(3);
+    let (mut us, others, silent) = with_a_silent_one(3);
     let asker = &others[0];
     us.jobs.clear();
     let ask = |about: &NodeId, number: u8| Ask {
@@ -320,7 +317,7 @@ fn an_ask_is_passed_to_whom_it_is_about_and_answered() {
 
 #[test]
 fn asks_of_others_are_few_at_a_time_and_end() {
-    let (mut us, others, silent) = connected(3);
+    let (mut us, others, silent) = with_a_silent_one(3);
     us.jobs.clear();
     for number in 0..40 {
         let (about, asker) = (silent.id.clone(), others[0].id.clone());
@@ -344,7 +341,7 @@ fn asks_of_others_are_few_at_a_time_and_end() {
 /// By turns to the next one on the ring and to who was not heard for longest.
 #[test]
 fn one_probe_goes_out_each_third_of_a_tick() {
-    let (mut us, others, last) = connected(9);
+    let (mut us, others, last) = with_a_silent_one(9);
     let all: Vec<Other> = others.iter().cloned().chain([last]).collect();
     let own = position(&id("us"));
     let next = all.iter().min_by_key(|other| position(&other.id).wrapping_sub(own)).unwrap();
