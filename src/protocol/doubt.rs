@@ -181,6 +181,13 @@ pub struct Accused {
     pub asked: Vec<Asked>,
 }
 
+impl Accused {
+    /// Of one that was lost without an accusation: nothing that it said until then brings it back.
+    pub fn silent(fingerprint: Fingerprint) -> Self {
+        Self { fingerprint, until: 0, shown_at: 0, by: Accuser::Silent, asked: Vec::new() }
+    }
+}
+
 /// By whose word a peer is suspected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accuser {

@@ -91,6 +91,8 @@ pub struct Peer {
     pub known_since: u64,
     /// Its place on the ring of all nodes.
     pub ring: u64,
+    /// Whether something may be due to it: see [`super::peers::PeerTable`].
+    pub is_awake: bool,
     /// What stands against it.
     pub watch: Watch,
     /// How often it was taken out of the table before, in this incarnation of ours.
@@ -179,6 +181,18 @@ pub struct Owed {
     pub tell: Tell,
 }
 
+impl Owed {
+    /// Whether nothing is; without a link no PING or PEERS is.
+    pub fn is_settled(&self, is_linked: bool) -> bool {
+        let Self { ping, peers, hints, pings, data, data_was_last: _, errands, send, want, tell } =
+            self;
+        let is_asked = is_linked && (*ping || *peers || *hints);
+        let waits = !pings.is_empty() || !data.is_empty();
+        let is_brought = !errands.is_empty() || !send.is_empty() || !tell.is_empty();
+        !is_asked && !waits && !is_brought && want.is_empty()
+    }
+}
+
 /// A DATA message that waits to be sent.
 #[derive(Debug)]
 pub struct OwedData {
@@ -208,6 +222,7 @@ impl Peer {
             heard_at: None,
             known_since: now_ms,
             ring: 0,
+            is_awake: true,
             watch: Watch::default(),
             removals: 0,
             link: Link::default(),
@@ -266,6 +281,15 @@ impl Peer {
     /// How long nothing was heard from it, ms.
     pub fn silence(&self, now_ms: u64) -> u64 {
         now_ms.saturating_sub(self.heard_at.unwrap_or(self.known_since))
+    }
+
+    /// Whether nothing is on its way to it, or is to be looked at again as time passes.
+    pub fn is_idle(&self) -> bool {
+        let Watch { doubt, accused, .. } = &self.watch;
+        let is_doubted = doubt.is_some() || accused.is_some() || self.is_disputed;
+        let is_called = self.flight.is_some() || !self.attempts.is_empty() || self.may_try;
+        let is_counted = self.upkeep > 0 || self.changes.is_some();
+        !is_doubted && !is_called && !is_counted && !self.contact.is_failing()
     }
 
     /// Whether it can come into doubt: it was there, and nothing stands against it yet.

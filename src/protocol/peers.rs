@@ -1,6 +1,6 @@
 //! The peer table: all other nodes by id, and who has to go when it is full.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::address::Address;
 use super::flight::Call;
@@ -24,43 +24,109 @@ pub enum Room {
 }
 
 /// All other nodes by id, at most [`PEERS_MAX`].
+///
+/// Of a thousand only a few ever have something due. So those that nothing is due to until they are
+/// changed are laid to rest, and what is done at each wake is done for the others alone. Whoever
+/// gets hold of a peer to change it wakes it: nobody can forget to.
 #[derive(Debug, Default)]
-pub struct PeerTable(BTreeMap<NodeId, Peer>);
+pub struct PeerTable {
+    peers: BTreeMap<NodeId, Peer>,
+    /// Those that do not rest.
+    awake: BTreeSet<NodeId>,
+    /// All by their place on the ring, in its order.
+    ring: Vec<(u64, NodeId)>,
+}
 
 impl PeerTable {
     /// The peer of that name.
     pub fn get(&self, node_id: &NodeId) -> Option<&Peer> {
-        self.0.get(node_id)
+        self.peers.get(node_id)
     }
 
-    /// The peer of that name, to change.
+    /// The peer of that name, to change: it is awake from now on.
     pub fn get_mut(&mut self, node_id: &NodeId) -> Option<&mut Peer> {
-        self.0.get_mut(node_id)
+        let peer = self.peers.get_mut(node_id)?;
+        if !std::mem::replace(&mut peer.is_awake, true) {
+            self.awake.insert(node_id.clone());
+        }
+        Some(peer)
     }
 
     /// All of them in the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = (&NodeId, &Peer)> {
-        self.0.iter()
+        self.peers.iter()
     }
 
-    /// All of them, to change.
+    /// All of them, to change: all are awake from now on.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&NodeId, &mut Peer)> {
-        self.0.iter_mut()
+        self.wake_all();
+        self.peers.iter_mut()
+    }
+
+    /// Those that do not rest, in the order of their ids.
+    pub fn awake(&self) -> impl Iterator<Item = (&NodeId, &Peer)> {
+        self.awake.iter().filter_map(|node_id| self.peers.get_key_value(node_id))
+    }
+
+    /// The ids of those that do not rest.
+    pub fn awake_ids(&self) -> Vec<NodeId> {
+        self.awake.iter().cloned().collect()
+    }
+
+    /// Changes those that do not rest, in the order of their ids.
+    pub fn change_awake(&mut self, mut change: impl FnMut(&NodeId, &mut Peer)) {
+        for node_id in &self.awake {
+            if let Some(peer) = self.peers.get_mut(node_id) {
+                change(node_id, peer);
+            }
+        }
+    }
+
+    /// How many rest.
+    pub fn resting(&self) -> usize {
+        self.peers.len() - self.awake.len()
+    }
+
+    /// Something that concerns all of them changed.
+    pub fn wake_all(&mut self) {
+        if self.resting() > 0 {
+            self.peers.values_mut().for_each(|peer| peer.is_awake = true);
+            self.awake = self.peers.keys().cloned().collect();
+        }
+    }
+
+    /// From now on these rest.
+    pub fn lay_to_rest(&mut self, nodes: &[NodeId]) {
+        for node_id in nodes {
+            if let Some(peer) = self.peers.get_mut(node_id) {
+                peer.is_awake = false;
+                self.awake.remove(node_id);
+            }
+        }
+    }
+
+    /// All of them with their places, in the order in which one comes by them behind a place on the
+    /// ring.
+    pub fn behind(&self, place: u64) -> impl Iterator<Item = (u64, &NodeId, &Peer)> {
+        let first = self.ring.partition_point(|(at, _)| *at <= place);
+        let (before, behind) = self.ring.split_at(first);
+        let all = behind.iter().chain(before);
+        all.filter_map(|(at, node_id)| Some((*at, node_id, self.peers.get(node_id)?)))
     }
 
     /// Their ids.
     pub fn ids(&self) -> Vec<NodeId> {
-        self.0.keys().cloned().collect()
+        self.peers.keys().cloned().collect()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.peers.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.peers.is_empty()
     }
 
     /// Whether one more can come in for the given trust, and who has to go for it. Hearsay pushes
@@ -69,7 +135,7 @@ impl PeerTable {
     /// one that nobody can call does; then who was lost for so long that its state is dropped. Who
     /// was reached in that time stays.
     pub fn room_for(&self, trust: Trust, now_ms: u64) -> Option<Room> {
-        if self.0.len() < PEERS_MAX {
+        if self.peers.len() < PEERS_MAX {
             return Some(Room::Free);
         }
         if trust == Trust::Hearsay {
@@ -88,26 +154,37 @@ impl PeerTable {
                 (false, _) => is_gone.then(|| (0, peer.silence(now_ms))),
             }
         };
-        let ranked = self.0.iter().filter_map(|(node_id, peer)| Some((goes(peer)?, node_id)));
+        let ranked = self.peers.iter().filter_map(|(node_id, peer)| Some((goes(peer)?, node_id)));
         ranked.max_by_key(|(rank, _)| *rank).map(|(_, node_id)| Room::Instead(node_id.clone()))
     }
 
     /// Takes a new peer; the caller has made room.
     pub fn insert(&mut self, node_id: NodeId, mut peer: Peer) {
-        debug_assert!(self.0.len() < PEERS_MAX, "room was made");
+        debug_assert!(self.peers.len() < PEERS_MAX, "room was made");
         peer.ring = position(&node_id);
-        self.0.insert(node_id, peer);
+        peer.is_awake = true;
+        self.awake.insert(node_id.clone());
+        let spot = (peer.ring, node_id.clone());
+        if let Err(place) = self.ring.binary_search(&spot) {
+            self.ring.insert(place, spot);
+        }
+        self.peers.insert(node_id, peer);
     }
 
     /// Drops a peer.
     pub fn remove(&mut self, node_id: &NodeId) -> Option<Peer> {
-        self.0.remove(node_id)
+        let peer = self.peers.remove(node_id)?;
+        self.awake.remove(node_id);
+        if let Ok(place) = self.ring.binary_search(&(peer.ring, node_id.clone())) {
+            self.ring.remove(place);
+        }
+        Some(peer)
     }
 
     /// Whether an address belongs to a node that answers there, or is just being tried, so that it
     /// is not tried for another one: one address is one node.
     pub fn is_taken(&self, address: &Address, by_other_than: &NodeId) -> bool {
-        self.0.iter().filter(|(node_id, _)| *node_id != by_other_than).any(|(_, peer)| {
+        self.peers.iter().filter(|(node_id, _)| *node_id != by_other_than).any(|(_, peer)| {
             let lives_there =
                 peer.status == PeerStatus::Alive && peer.place.proved() == Some(address);
             let call = peer.flight.as_ref().and_then(|flight| flight.call.as_ref());

@@ -195,8 +195,13 @@ impl Node {
         address: &Address,
         actions: &mut Vec<Action>,
     ) {
-        for (other, peer) in self.peers.iter_mut() {
-            if other != node_id {
+        let lived = |(other, peer): &(&NodeId, &Peer)| {
+            *other != node_id && peer.place.proved() == Some(address)
+        };
+        let others: Vec<NodeId> =
+            self.peers.iter().filter(lived).map(|(other, _)| other.clone()).collect();
+        for other in others {
+            if let Some(peer) = self.peers.get_mut(&other) {
                 peer.place.unprove(address);
             }
         }

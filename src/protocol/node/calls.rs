@@ -51,7 +51,7 @@ impl Node {
             return Err(Refused::DataTooLong { bytes: data.len() });
         }
         self.reachable(node_id, now)?;
-        let owed = self.peers.iter().flat_map(|(_, peer)| &peer.owed.data);
+        let owed = self.peers.awake().flat_map(|(_, peer)| &peer.owed.data);
         let waiting: usize = owed.map(|owed| owed.data.len()).sum();
         let ticket = self.next_ticket();
         let peer = self.peers.get_mut(node_id);
@@ -68,7 +68,7 @@ impl Node {
     /// Nobody waits for the ticket any more. Says whether it may still happen, or have happened.
     pub fn cancel(&mut self, ticket: Ticket) -> bool {
         let mut doubtful = false;
-        for (_, peer) in self.peers.iter_mut() {
+        self.peers.change_awake(|_, peer| {
             peer.owed.pings.retain(|waiting| *waiting != ticket);
             let asked = peer.owed.data.iter().find(|data| data.ticket == ticket);
             doubtful |= asked.is_some_and(|data| peer.is_doubtful(data));
@@ -77,7 +77,7 @@ impl Node {
                 peer.attempts.remove(&CallKind::Data);
             }
             peer.owed.data.retain(|data| data.ticket != ticket);
-        }
+        });
         doubtful
     }
 
@@ -319,7 +319,7 @@ impl Node {
 
     /// What the peer has newer, by its own word, and no other one was just asked for.
     fn wishes_to<'a>(&'a self, peer: &'a Peer, now: Now) -> impl Iterator<Item = &'a NodeId> {
-        let others = self.peers.iter();
+        let others = self.peers.awake();
         let asked: BTreeSet<&NodeId> =
             others.flat_map(|(_, other)| other.asked_for(now.mono_ms)).collect();
         peer.owed.want.keys().filter(move |node_id| !asked.contains(node_id))

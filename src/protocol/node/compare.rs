@@ -53,7 +53,7 @@ impl Node {
     /// What is held, bucket by bucket, but nothing for buckets of nodes that are missed: others may
     /// know where those are.
     pub(super) fn buckets(&mut self) -> Buckets {
-        let missed = self.peers.iter().filter(|(_, peer)| is_missed(peer));
+        let missed = self.peers.awake().filter(|(_, peer)| is_missed(peer));
         self.view.buckets_without(missed.map(|(node_id, _)| node_id))
     }
 
@@ -168,7 +168,7 @@ impl Node {
     /// What was asked of one peer came, or did not: others that hold it need not be asked for it
     /// any more, or are next.
     pub(super) fn settle_wants(&mut self, now: Now, actions: &mut Vec<Action>) {
-        let wanting = self.peers.iter().filter(|(_, peer)| !peer.owed.want.is_empty());
+        let wanting = self.peers.awake().filter(|(_, peer)| !peer.owed.want.is_empty());
         let wanting: Vec<NodeId> = wanting.map(|(node_id, _)| node_id.clone()).collect();
         for node_id in wanting {
             let Some(peer) = self.peers.get_mut(&node_id) else { continue };

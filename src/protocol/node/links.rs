@@ -1,6 +1,8 @@
 //! In a large network a node keeps links with few: the next ones on the ring, and some further
 //! away. Of all others it knows what their records say, and what is said of them.
 
+use std::collections::BTreeSet;
+
 use super::{Action, Node, Now};
 use crate::protocol::hash::Sha256;
 use crate::protocol::head::Fingerprint;
@@ -27,9 +29,39 @@ impl Node {
         self.members <= self.settings.mesh_max
     }
 
-    /// Counts those that make the network a large one.
+    /// Counts those that make the network a large one. Where it becomes one, or is one no more, all
+    /// is looked at anew.
     pub(super) fn count_members(&mut self) {
-        self.members = self.peers.iter().filter(|(_, peer)| is_member(peer)).count();
+        let was_mesh = self.is_mesh();
+        let awake = self.peers.awake().filter(|(_, peer)| is_member(peer)).count();
+        self.members = self.peers.resting() + awake;
+        if self.is_mesh() != was_mesh {
+            self.peers.wake_all();
+        }
+    }
+
+    /// Lays those to rest that nothing is due to, and nothing will be until something comes in.
+    pub(super) fn let_rest(&mut self) {
+        let resting = self.peers.awake().filter(|(_, peer)| self.may_rest(peer));
+        let resting: Vec<NodeId> = resting.map(|(node_id, _)| node_id.clone()).collect();
+        self.peers.lay_to_rest(&resting);
+    }
+
+    /// In a large network that is most: they are there, no link is kept with them, and nothing is
+    /// owed to them.
+    pub(super) fn may_rest(&self, peer: &Peer) -> bool {
+        let is_linked = self.is_linked(peer);
+        let is_in_step = peer.link.connected
+            && peer.is_reached()
+            && peer.grace_until.is_none()
+            && !peer.link.own.lacks(self.own.fingerprint);
+        !self.is_mesh()
+            && peer.status == PeerStatus::Alive
+            && peer.record.is_some()
+            && !peer.is_acquaintance
+            && (!is_linked || is_in_step)
+            && peer.owed.is_settled(is_linked)
+            && peer.is_idle()
     }
 
     /// Whether a link is kept with a peer, or is to be made: it is one of the few, it said HELLO
@@ -49,34 +81,58 @@ impl Node {
     }
 
     /// Chooses those that this node keeps links with, and one of the lost that is looked for.
-    pub(super) fn choose_acquaintances(&mut self) {
+    pub(super) fn choose_acquaintances(&mut self, now: Now) {
         if self.is_mesh() {
             return;
         }
-        let own = position(&self.settings.node_id);
-        let mut ring: Vec<(u64, &NodeId)> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| matches!(peer.status, PeerStatus::Alive | PeerStatus::Suspect))
-            .filter(|(_, peer)| is_member(peer))
-            .map(|(node_id, peer)| (peer.ring.wrapping_sub(own), node_id))
-            .collect();
-        ring.sort_unstable();
-        let fingers = (0..usize::BITS).map_while(|power| 1_usize.checked_shl(power));
-        let places = (0..SUCCESSORS).chain(fingers.map(|place| place - 1));
-        let near = places.take_while(|place| *place < ring.len() + SUCCESSORS);
-        let near = near.filter_map(|place| ring.get(place).map(|(_, node_id)| (*node_id).clone()));
-        let near: Vec<NodeId> = near.collect();
-        let lost = self.peers.iter().filter(|(_, peer)| peer.status == PeerStatus::Lost);
-        let lost: Vec<NodeId> = lost.map(|(node_id, _)| node_id.clone()).collect();
-        let lost = self.random.choice(lost);
-        for (node_id, peer) in self.peers.iter_mut() {
-            let is_looked_for = lost.as_ref() == Some(node_id);
-            peer.is_acquaintance = near.contains(node_id) || is_looked_for;
-            peer.owed.ping |= is_looked_for;
+        let near = self.near();
+        let lost = self.next_lost(now);
+        // Whoever is one is awake.
+        self.peers.change_awake(|node_id, peer| {
+            peer.is_acquaintance = false;
+            peer.owed.ping |= lost.as_ref() == Some(node_id);
             // What did not prove anything for a tick makes room for others.
             peer.is_disputed = false;
+        });
+        for node_id in near.iter().chain(&lost) {
+            if let Some(peer) = self.peers.get_mut(node_id) {
+                peer.is_acquaintance = true;
+            }
         }
+    }
+
+    /// Who of those that are lost is looked for next: by turns, as each time in vain counts.
+    fn next_lost(&mut self, now: Now) -> Option<NodeId> {
+        let is_due =
+            |peer: &Peer| peer.status == PeerStatus::Lost && peer.contact.is_due(now.mono_ms);
+        let lost = || self.peers.awake().filter(|(_, peer)| is_due(peer));
+        let fewest = lost().map(|(_, peer)| peer.contact.fruitless()).min()?;
+        let next = lost().filter(|(_, peer)| peer.contact.fruitless() == fewest);
+        let next: Vec<NodeId> = next.map(|(node_id, _)| node_id.clone()).collect();
+        self.random.choice(next)
+    }
+
+    /// The next few that are there, and the first ones behind a half, a quarter, … of the ring: what
+    /// one learns is everywhere after as many steps as the number of nodes has bits
+    /// (Stoica et al., "Chord", 2001).
+    fn near(&self) -> BTreeSet<NodeId> {
+        let own = position(&self.settings.node_id);
+        let is_there = |peer: &Peer| {
+            is_member(peer) && matches!(peer.status, PeerStatus::Alive | PeerStatus::Suspect)
+        };
+        let there_behind =
+            |place: u64| self.peers.behind(place).filter(|(_, _, peer)| is_there(peer));
+        let mut near: BTreeSet<NodeId> =
+            there_behind(own).take(SUCCESSORS).map(|(_, node_id, _)| node_id.clone()).collect();
+        let next = there_behind(own).next().map_or(0, |(place, ..)| place.wrapping_sub(own));
+        for distance in (0..u64::BITS).rev().map(|power| 1_u64 << power) {
+            if distance <= next {
+                break;
+            }
+            let place = own.wrapping_add(distance - 1);
+            near.extend(there_behind(place).next().map(|(_, node_id, _)| node_id.clone()));
+        }
+        near
     }
 
     /// Who says where it lives, and of whom nobody says that it is lost, counts as there: those
@@ -97,7 +153,7 @@ impl Node {
     /// The same for all, where the network has become a large one; and what of them is in the view.
     pub(super) fn look_at_hearsay(&mut self, actions: &mut Vec<Action>) {
         self.count_members();
-        for node_id in self.peers.ids() {
+        for node_id in self.peers.awake_ids() {
             self.believe(&node_id, actions);
             self.note_in_view(&node_id);
         }
@@ -119,7 +175,7 @@ impl Node {
     /// Others know a node by another key than the one that was told here. In a small network it is
     /// met anyway; in a large one it is called now, and proves its own.
     pub(super) fn note_dispute(&mut self, node_id: &NodeId, now: Now) {
-        let disputed = self.peers.iter().filter(|(_, peer)| peer.is_disputed);
+        let disputed = self.peers.awake().filter(|(_, peer)| peer.is_disputed);
         if self.is_mesh() || disputed.count() >= DISPUTES_MAX {
             return;
         }

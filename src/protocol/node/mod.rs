@@ -417,6 +417,13 @@ impl Node {
         }
     }
 
+    /// The same for those to which something may be due as time passes.
+    fn poke_awake(&mut self, now: Now, actions: &mut Vec<Action>) {
+        for node_id in self.peers.awake_ids() {
+            self.poke(&node_id, now, actions);
+        }
+    }
+
     /// Puts a send on its way where something is due to the peer and nothing is in flight; or where
     /// what is due now need not wait with those that what was due before waits with.
     fn poke(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {

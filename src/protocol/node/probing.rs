@@ -94,7 +94,7 @@ impl Node {
             let shown = accused.map(|accused| accused.shown_at);
             [late, doubt, shown, accused.map(|accused| accused.until)]
         };
-        let dues = self.peers.iter().flat_map(|(_, peer)| due(peer)).flatten();
+        let dues = self.peers.awake().flat_map(|(_, peer)| due(peer)).flatten();
         let next = dues.filter(|at| *at > now.mono_ms);
         let probe = Some(self.probing.at).filter(|at| *at > now.mono_ms);
         next.chain(probe).min().unwrap_or(u64::MAX)
@@ -110,7 +110,7 @@ impl Node {
         self.probing.word_at = now.mono_ms;
         self.probing.called_at = now.mono_ms;
         self.probing.favours.clear();
-        for (_, peer) in self.peers.iter_mut() {
+        self.peers.change_awake(|_, peer| {
             peer.watch.doubt = None;
             if let Some(accused) = &mut peer.watch.accused {
                 accused.until = accused.until.saturating_add(gap);
@@ -119,7 +119,7 @@ impl Node {
             if let Some(flight) = &mut peer.flight {
                 flight.began = now.mono_ms;
             }
-        }
+        });
     }
 
     /// What is owed at a tick: suspects are asked again, and all of them where nobody calls us.
@@ -131,14 +131,14 @@ impl Node {
         let calls_all = uncalled > UNCALLED_TICKS * self.settings.tick_ms;
         let is_mesh = self.is_mesh();
         let is_linked = |peer: &Peer| is_mesh || peer.is_acquaintance;
-        for (_, peer) in self.peers.iter_mut() {
+        self.peers.change_awake(|_, peer| {
             let is_due = match peer.status {
                 PeerStatus::Suspect => true,
                 PeerStatus::Alive => calls_all && peer.is_reached() && is_linked(peer),
                 PeerStatus::Lost | PeerStatus::Left => false,
             };
             peer.owed.ping |= is_due;
-        }
+        });
     }
 
     /// Of those that can be called: by turns the successor on the ring, which nobody else may
@@ -160,7 +160,7 @@ impl Node {
                 && peer.flight.is_none()
                 && !(is_small && peer.silence(now.mono_ms) < enough)
         };
-        let places = self.peers.iter().filter(|(_, peer)| callable(peer));
+        let places = self.peers.awake().filter(|(_, peer)| callable(peer));
         let mut ring: Vec<(u64, &NodeId, (bool, u64))> = places
             .map(|(node_id, peer)| {
                 let differs = is_new && peer.differs(now.mono_ms);
@@ -196,7 +196,7 @@ impl Node {
             peer.unsure_for(now.mono_ms) > silent_ms && (peer.contact.is_failing() || is_apart)
         };
         let doubtful = |peer: &Peer| peer.is_doubtable() && (is_late(peer) || is_silent(peer));
-        let late = self.peers.iter().filter(|(_, peer)| doubtful(peer));
+        let late = self.peers.awake().filter(|(_, peer)| doubtful(peer));
         let late: Vec<(NodeId, bool)> =
             late.map(|(node_id, peer)| (node_id.clone(), is_late(peer))).collect();
         for (node_id, by_call) in late {
@@ -212,7 +212,7 @@ impl Node {
         }
         // Those that were suspected as nobody was heard have their time from now on.
         let until = now.mono_ms + self.times().grace;
-        for (_, peer) in self.peers.iter_mut() {
+        self.peers.change_awake(|_, peer| {
             if let Some(accused) = &mut peer.watch.accused
                 && peer.status == PeerStatus::Suspect
                 && accused.by == Accuser::Silent
@@ -220,7 +220,7 @@ impl Node {
                 accused.until = until;
                 peer.owed.ping = true;
             }
-        }
+        });
     }
 
     /// Somebody called.

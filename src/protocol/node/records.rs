@@ -219,8 +219,9 @@ impl Node {
         self.note_in_view(&node_id);
         if is_mesh && !self.is_mesh() {
             // Who is known already counts as there from now on.
+            self.peers.wake_all();
             self.look_at_hearsay(actions);
-            self.choose_acquaintances();
+            self.choose_acquaintances(now);
         }
     }
 
@@ -253,7 +254,7 @@ impl Node {
         };
         let expired: Vec<NodeId> = self
             .peers
-            .iter()
+            .awake()
             .filter(|(_, peer)| is_expired(peer))
             .map(|(node_id, _)| node_id.clone())
             .collect();
@@ -308,11 +309,11 @@ impl Node {
         self.hurried_at = Some(now.mono_ms);
         let tick_ms = self.settings.tick_ms.max(1);
         let random = &mut self.random;
-        for (_, peer) in self.peers.iter_mut() {
+        self.peers.change_awake(|_, peer| {
             if peer.status == PeerStatus::Lost {
                 peer.contact.hurry(now.mono_ms + random.u64(0..tick_ms));
             }
-        }
+        });
     }
 
     /// Peers hold this version of our record, with our signature: it was made in an earlier run

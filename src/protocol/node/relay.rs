@@ -173,7 +173,7 @@ impl Node {
         }
         let mut late = Vec::new();
         let mut next = u64::MAX;
-        for (head, peer) in self.peers.iter_mut() {
+        self.peers.change_awake(|head, peer| {
             let in_flight = peer.flight.as_mut().and_then(|flight| match &mut flight.call {
                 Some(Call::Push { errands, .. }) => Some(errands),
                 _ => None,
@@ -187,7 +187,7 @@ impl Node {
                     next = next.min(errand.hedge_at);
                 }
             }
-        }
+        });
         self.hedge_at = next;
         for (head, owner, base, stretches) in late {
             self.go_around(&head, &owner, base, stretches, now, actions);
@@ -289,7 +289,7 @@ impl Node {
             let errands = in_flight.into_iter().chain(peer.owed.errands.get(me));
             errands.map(|errand| (head, errand)).collect()
         };
-        self.peers.iter().flat_map(of).collect()
+        self.peers.awake().flat_map(of).collect()
     }
 
     /// Whether a peer holds the own version, or a relay that took it brings it there. That it
@@ -310,9 +310,9 @@ impl Node {
 
     /// Forgets what patches of others were made of.
     pub(super) fn drop_old_changes(&mut self, now: Now) {
-        for (_, peer) in self.peers.iter_mut() {
+        self.peers.change_awake(|_, peer| {
             peer.changes.take_if(|(_, at)| now.mono_ms.saturating_sub(*at) > CHANGES_MS);
-        }
+        });
     }
 }
 

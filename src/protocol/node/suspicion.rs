@@ -120,7 +120,7 @@ impl Node {
     pub(super) fn advance_all(&mut self, now: Now, actions: &mut Vec<Action>) {
         self.drop_old_favours(now, actions);
         let stands = |peer: &Peer| peer.watch.doubt.is_some() || peer.watch.accused.is_some();
-        let watched = self.peers.iter().filter(|(_, peer)| stands(peer));
+        let watched = self.peers.awake().filter(|(_, peer)| stands(peer));
         let watched: Vec<NodeId> = watched.map(|(node_id, _)| node_id.clone()).collect();
         for node_id in watched {
             self.advance(&node_id, now, actions);
@@ -357,6 +357,10 @@ pub(super) fn lose(node_id: &NodeId, peer: &mut Peer, actions: &mut Vec<Action>)
     // Its twin, if it has one, may take its place.
     peer.link.superseded.clear();
     peer.watch.doubt = None;
+    if let Some(record) = peer.record.as_ref().filter(|_| peer.watch.accused.is_none()) {
+        // A later version shows that it is there; what it said before does not.
+        peer.watch.accused = Some(Accused::silent(record.fingerprint));
+    }
     // The last that is known of it may be that it left, heard from others first.
     let left = peer.record.as_ref().is_some_and(|record| record.head.left);
     let (status, event, why) = if left {

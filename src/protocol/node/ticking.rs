@@ -3,6 +3,7 @@
 use super::compare::is_missed;
 use super::suspicion::lose;
 use super::{Action, Node, Now, Urgency};
+use crate::protocol::identity::NodeId;
 use crate::protocol::peer::Peer;
 use crate::protocol::report::PeerStatus;
 
@@ -27,17 +28,18 @@ impl Node {
             self.ticks += 1;
             let jitter = self.random.u64(0..=self.settings.tick_ms / 10);
             self.tick_at = now.mono_ms + self.settings.tick_ms - jitter;
-            for (_, peer) in self.peers.iter_mut() {
+            debug_assert!(self.all_may_rest_that_do(now), "a node rests to which something is due");
+            self.peers.change_awake(|_, peer| {
                 peer.upkeep = 0;
                 peer.drop_old_attempts(now.mono_ms);
-            }
+            });
             self.age_peers(now, &mut actions);
             self.drop_expired(now, &mut actions);
             if self.graves.age(now.mono_ms) {
                 self.want_saved(Urgency::Late, &mut actions);
             }
             self.look_at_hearsay(&mut actions);
-            self.choose_acquaintances();
+            self.choose_acquaintances(now);
             self.choose_pings(now);
             self.choose_exchange(now);
             self.choose_hints(now);
@@ -46,6 +48,7 @@ impl Node {
             self.age_notices(now);
             self.drop_old_changes(now);
             self.knock_at_forgotten(now, &mut actions);
+            self.let_rest();
             if self.republish().is_some() {
                 // The disk did not take it when it was asked first.
                 actions.push(Action::WakeDisk);
@@ -53,14 +56,14 @@ impl Node {
         }
         self.hedge_late(now, &mut actions);
         self.look_around(now, &mut actions);
-        self.poke_all(now, &mut actions);
+        self.poke_awake(now, &mut actions);
         self.try_seeds(now, &mut actions);
         (self.wake_at(now), actions)
     }
 
     fn wake_at(&self, now: Now) -> u64 {
         // What was due before waits for something else: a sender, or the next tick.
-        let attempts = self.peers.iter().flat_map(|(_, peer)| peer.attempts.values());
+        let attempts = self.peers.awake().flat_map(|(_, peer)| peer.attempts.values());
         let retries = attempts.map(|attempt| attempt.at).filter(|at| *at > now.mono_ms);
         let seeds = self.seeds.iter().filter_map(super::Seed::wake_at);
         let first = self.tick_at.min(self.look_around_at(now)).min(self.hedge_at);
@@ -70,7 +73,7 @@ impl Node {
     /// Who was never heard in this run, or not since it came back, and gives no answer, is lost.
     fn age_peers(&mut self, now: Now, actions: &mut Vec<Action>) {
         let tick_ms = self.settings.tick_ms;
-        for (node_id, peer) in self.peers.iter_mut() {
+        self.peers.change_awake(|node_id, peer| {
             let is_old = peer.unsure_for(now.mono_ms) > LOST_TICKS * tick_ms;
             if peer.status == PeerStatus::Suspect && peer.watch.accused.is_none() && is_old {
                 let unanswered = peer.contact.is_failing() || !peer.unanswered.is_empty();
@@ -79,37 +82,52 @@ impl Node {
                     lose(node_id, peer, actions);
                 }
             }
-        }
+        });
     }
 
     /// Some of those whose views differed are asked for theirs once more: if it still differs,
     /// lists follow.
     fn choose_exchange(&mut self, now: Now) {
-        let (has_left, random) = (self.own.head.left, &mut self.random);
+        let has_left = self.own.head.left;
         let differs = |peer: &Peer| {
-            !has_left && peer.status == PeerStatus::Alive && peer.differs(now.mono_ms)
+            !has_left
+                && peer.status == PeerStatus::Alive
+                && peer.differs(now.mono_ms)
+                && self.is_linked(peer)
         };
-        let mut differing: Vec<&mut Peer> =
-            self.peers.iter_mut().map(|(_, peer)| peer).filter(|peer| differs(peer)).collect();
-        random.shuffle(&mut differing);
-        for peer in differing.into_iter().take(DIFFERING_MAX) {
-            peer.owed.ping = true;
+        let differing = self.peers.awake().filter(|(_, peer)| differs(peer));
+        let mut differing: Vec<NodeId> = differing.map(|(node_id, _)| node_id.clone()).collect();
+        self.random.shuffle(&mut differing);
+        for node_id in differing.iter().take(DIFFERING_MAX) {
+            if let Some(peer) = self.peers.get_mut(node_id) {
+                peer.owed.ping = true;
+            }
         }
     }
 
     /// Others may know where those are that are missed.
     fn choose_hints(&mut self, now: Now) {
-        let missed = self.peers.iter().filter(|(_, peer)| is_missed(peer));
+        let missed = self.peers.awake().filter(|(_, peer)| is_missed(peer));
         let Some(silence) = missed.map(|(_, peer)| peer.silence(now.mono_ms)).min() else { return };
         let ticks = if silence < MISSED_MS { HINTS_TICKS_FIRST } else { HINTS_TICKS };
         if !self.ticks.is_multiple_of(ticks) {
             return;
         }
-        let random = &mut self.random;
         let can_say = |peer: &Peer| peer.status == PeerStatus::Alive && peer.link.connected;
-        let alive = self.peers.iter_mut().filter(|(_, peer)| can_say(peer));
-        if let Some((_, peer)) = random.choice(alive.collect::<Vec<_>>()) {
+        let alive = self.peers.iter().filter(|(_, peer)| can_say(peer));
+        let alive: Vec<NodeId> = alive.map(|(node_id, _)| node_id.clone()).collect();
+        let chosen = self.random.choice(alive);
+        if let Some(peer) = chosen.and_then(|node_id| self.peers.get_mut(&node_id)) {
             peer.owed.hints = true;
         }
+    }
+
+    /// Whether nothing is due to those that rest: what the shell of debug builds looks at, so that
+    /// the simulator finds whatever makes something due and wakes nobody.
+    fn all_may_rest_that_do(&self, now: Now) -> bool {
+        let resting = self.peers.iter().filter(|(_, peer)| !peer.is_awake);
+        resting
+            .map(|(node_id, peer)| (self.may_rest(peer), self.class_due(node_id, now)))
+            .all(|(may_rest, due)| may_rest && due.is_none())
     }
 }

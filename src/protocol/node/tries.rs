@@ -66,7 +66,7 @@ impl Node {
         let wait_ms = ADDRESS_WAIT_TICKS * self.settings.tick_ms;
         self.tries.tried_at.retain(|_, at| now.mono_ms.saturating_sub(*at) < wait_ms);
         let is_due = |peer: &Peer| waits_for_a_try(peer, now) && self.has_cause(peer);
-        let waiting = self.peers.iter().filter(|(_, peer)| is_due(peer));
+        let waiting = self.peers.awake().filter(|(_, peer)| is_due(peer));
         let (known, others): (Vec<_>, Vec<_>) =
             waiting.partition(|(_, peer)| peer.place.proved().is_some());
         let known: Vec<NodeId> = known.into_iter().map(|(node_id, _)| node_id.clone()).collect();
