@@ -260,8 +260,8 @@ impl Node {
         if let Some(last) = last {
             peer.exchange.succeeded();
             peer.pull.succeeded();
-            // It brought something new: that request was none too many.
-            peer.upkeep = peer.upkeep.saturating_sub(1);
+            // It brought something new: that request, and the list before it, were none too many.
+            peer.upkeep = peer.upkeep.saturating_sub(2);
             peer.owed.want.retain(|wanted, _| wanted > last);
             if peer.owed.want.is_empty() {
                 peer.has_all();

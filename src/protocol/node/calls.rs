@@ -18,7 +18,7 @@ use crate::protocol::wire::{
 /// Most bytes of DATA that wait to be sent to all peers together.
 const OWED_BYTES_MAX: usize = 8 * DATA_BYTES_MAX;
 /// Most requests to one peer between two ticks that nobody asked for and that bring nothing new,
-/// whatever it answers.
+/// whatever it answers; and one more that asks for what the last of them showed.
 pub const UPKEEP_MAX: u32 = 4;
 /// How long a peer alone is asked for what it holds, in percent of a tick: by then it has come, or
 /// others are asked for it as well.
@@ -165,7 +165,7 @@ impl Node {
             (data && !owed.data_was_last, CallKind::Data),
             (!owed.pings.is_empty() || unproved_data || owed.ping && has_upkeep, CallKind::Ping),
             (self.brings_anything(peer, now), CallKind::Push),
-            (self.pulls(peer, now) && has_upkeep, CallKind::Pull),
+            (self.pulls(peer, now), CallKind::Pull),
             (peers && has_upkeep, CallKind::Peers),
             (data && owed.data_was_last, CallKind::Data),
         ]

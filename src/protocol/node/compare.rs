@@ -33,7 +33,9 @@ impl Node {
     /// did before, its list is owed to be asked for.
     pub(super) fn note_view(&mut self, node_id: &NodeId, theirs: ViewHash, now: Now) -> bool {
         let are_equal = theirs == self.view.hash();
-        let grace_ms = self.settings.tick_ms * GRACE_PERCENT / 100;
+        // Where many start at once, what differs first is what this node lacks.
+        let percent = if self.is_new() { 0 } else { GRACE_PERCENT };
+        let grace_ms = self.settings.tick_ms * percent / 100;
         // In a large network what one list led to mostly makes the next one needless.
         let last = self.listed_at.filter(|_| !self.is_mesh());
         let next_list = last.map_or(0, |at| at + self.settings.tick_ms / LISTS_A_TICK);

@@ -141,6 +141,12 @@ impl Node {
         });
     }
 
+    /// Whether this run has just begun. Where many start at once each finds soon what nobody told
+    /// it; later liars could make themselves the only ones that are asked.
+    pub(super) fn is_new(&self) -> bool {
+        self.ticks <= 1
+    }
+
     /// Of those that can be called: by turns the successor on the ring, which nobody else may
     /// probe soon, and one of the others.
     fn next_probe(&mut self, now: Now) -> Option<NodeId> {
@@ -150,9 +156,7 @@ impl Node {
         let is_small = self.peers.len() <= SMALL_MESH;
         let enough = self.settings.tick_ms / 2;
         let is_mesh = self.is_mesh();
-        // Where many start at once each finds soon what nobody told it; later liars could make
-        // themselves the only ones that are asked.
-        let is_new = self.ticks <= 1;
+        let is_new = self.is_new();
         let callable = |peer: &Peer| {
             peer.status == PeerStatus::Alive
                 && (is_mesh || peer.is_acquaintance)
