@@ -114,7 +114,8 @@ impl Node {
         // It goes in one ring alone, so as many requests are made.
         let heads = if is_large { 2 * few } else { few };
         let targets = self.targets(way, stretch, None);
-        for (nodes, part) in cut(&targets, stretch, heads) {
+        let me = Some(&self.settings.node_id).filter(|_| !way.is_root);
+        for (nodes, part) in share_out(me, way.ring, &targets, stretch, heads) {
             self.choose_head(way, nodes, part, now, actions);
         }
     }
@@ -369,6 +370,31 @@ fn rings_for(record: &Record) -> &'static [Ring] {
 
 fn is_large(record: &Record) -> bool {
     record.entries.bytes() > LARGE_BYTES
+}
+
+/// Cuts the nodes of a stretch that was given to a node without that node, what comes before it and
+/// what comes behind it: whoever gave something away, and gets a part of it back, has passed it on
+/// already. Without one the stretch begins here.
+pub(super) fn share_out<'a>(
+    me: Option<&NodeId>,
+    ring: Ring,
+    nodes: &'a [NodeId],
+    stretch: &Stretch,
+    parts: usize,
+) -> Vec<(&'a [NodeId], Stretch)> {
+    let Some(me) = me else { return cut(nodes, stretch, parts) };
+    let to_me = Stretch { after: stretch.after.clone(), through: me.clone() };
+    let (before, behind) = nodes.split_at(nodes.partition_point(|id| to_me.has(ring, id)));
+    let most = parts.saturating_sub(usize::from(!behind.is_empty())).max(1);
+    let for_before = (parts * before.len()).div_ceil(nodes.len().max(1)).min(most);
+    let mut all = Vec::new();
+    if let Some(last) = before.last() {
+        let part = Stretch { after: stretch.after.clone(), through: last.clone() };
+        all = cut(before, &part, for_before);
+    }
+    let part = Stretch { after: me.clone(), through: stretch.through.clone() };
+    all.extend(cut(behind, &part, parts.saturating_sub(for_before).max(1)));
+    all
 }
 
 /// Cuts the nodes of a stretch, in its order, into parts of nearly one size: at most so many.

@@ -283,3 +283,40 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// Where all know each other and nothing is lost, everybody gets a version once in each ring,
+    /// whoever of a part is asked to pass it on: nobody is given a part with somebody in it who has
+    /// passed it on already.
+    #[test]
+    fn a_version_comes_to_all_once_in_each_ring(
+        count in 1_usize..120,
+        heads in 1_usize..9,
+        seed in any::<u64>(),
+        by_names in any::<bool>(),
+    ) {
+        let ring = if by_names { Ring::Names } else { Ring::Hashes };
+        let mut random = fastrand::Rng::with_seed(seed);
+        let all: Vec<NodeId> = (0..count).map(|number| id(&format!("n{number:03}"))).collect();
+        let owner = all[random.usize(..count)].clone();
+        let mut asked = vec![(owner.clone(), Some(Stretch::around(&owner)))];
+        let mut got: Vec<NodeId> = Vec::new();
+        while let Some((node, stretch)) = asked.pop() {
+            if let Some(stretch) = stretch {
+                let others = all.iter().filter(|other| **other != node && **other != owner);
+                let targets: Vec<NodeId> =
+                    stretch.walk(ring, others).into_iter().cloned().collect();
+                let me = Some(&node).filter(|_| node != owner);
+                for (nodes, part) in
+                    super::super::relay::share_out(me, ring, &targets, &stretch, heads)
+                {
+                    let head = nodes[random.usize(..nodes.len())].clone();
+                    asked.push((head, (nodes.len() > 1).then_some(part)));
+                }
+            }
+            got.push(node);
+        }
+        got.sort_unstable();
+        prop_assert_eq!(got, all);
+    }
+}
