@@ -304,7 +304,9 @@ impl Node {
         let was_reached = peer.place.proved() == Some(&ended.address);
         let was_in_vain = match call {
             Call::Push { own, gives, .. } => {
-                own.is_some() && peer.push.is_failing() || *gives && peer.give.is_failing()
+                // What of others it lacks its next list says again.
+                let gives_only = *gives && own.is_none() && peer.owed.errands.is_empty();
+                own.is_some() && peer.push.is_failing() || gives_only
             }
             Call::Pull { .. } => peer.pull.is_failing(),
             Call::Peers => peer.exchange.is_failing(),
