@@ -124,6 +124,8 @@ pub struct Peer {
     pub give: Pace,
     /// What it was brought of others since its last list.
     pub given: BTreeMap<NodeId, Fingerprint>,
+    /// Whether it was lost and is heard again, so that its next version is to be brought to all.
+    pub is_to_return: bool,
     /// Whether a link is kept with it, in a large network.
     pub is_acquaintance: bool,
     /// Whether others know it by another key than the one that was told here: then it has to prove
@@ -238,6 +240,7 @@ impl Peer {
             pull: Pace::default(),
             give: Pace::default(),
             given: BTreeMap::new(),
+            is_to_return: false,
             is_acquaintance: false,
             is_disputed: false,
             upkeep: 0,

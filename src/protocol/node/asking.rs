@@ -148,8 +148,11 @@ impl Node {
         peer.owed.tell = later;
         // What was refuted meanwhile, or came to an end, is told to nobody.
         let suspected = |id: &NodeId| {
-            let peer = self.peers.get(id).filter(|peer| peer.status == PeerStatus::Suspect)?;
-            let fingerprint = peer.watch.accused.as_ref()?.fingerprint;
+            let peer = self.peers.get(id)?;
+            let returns = id == node_id && peer.is_to_return;
+            let accused = peer.watch.accused.as_ref().map(|accused| accused.fingerprint);
+            let accused = accused.filter(|_| peer.status == PeerStatus::Suspect);
+            let fingerprint = accused.or(returns.then_some(peer.version().fingerprint))?;
             Some(Suspected { node_id: id.clone(), fingerprint })
         };
         let suspects: Vec<Suspected> = now.suspects.iter().filter_map(suspected).collect();

@@ -196,14 +196,13 @@ impl Node {
     ) {
         let lost = nodes.iter().filter(|known| known.is_lost);
         self.said_lost = lost.map(|known| known.node_id.clone()).collect();
-        if self.is_mesh() {
-            return;
-        }
+        let is_mesh = self.is_mesh();
         let is_disputed = |known: &&KnownNode| {
             let peer = self.peers.get(&known.node_id);
             peer.is_some_and(|peer| {
                 let is_lost = peer.status == PeerStatus::Lost;
-                let is_there = peer.status == PeerStatus::Alive;
+                // In a small network each sees for itself who is lost.
+                let is_there = peer.status == PeerStatus::Alive && !is_mesh;
                 let is_same = peer.version() == known.version && peer.record.is_some();
                 is_same && (is_lost && !known.is_lost || is_there && known.is_lost)
             })

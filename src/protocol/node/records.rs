@@ -217,6 +217,7 @@ impl Node {
         }
         self.believe(&node_id, actions);
         self.note_in_view(&node_id);
+        self.is_brought_back(&node_id, now, actions);
         if is_mesh && !self.is_mesh() {
             // Who is known already counts as there from now on.
             self.peers.wake_all();
@@ -294,6 +295,7 @@ impl Node {
         actions.push(Action::Tell(Event::Joined { node_id: node_id.clone() }));
         self.note_in_view(node_id);
         if was == PeerStatus::Lost {
+            self.bring_back(node_id);
             self.hurry_lost_peers(now);
         }
     }

@@ -91,6 +91,34 @@ impl Node {
         Some(Errand { stretches, base: None, hedge_at: now.mono_ms + HEDGE_MS })
     }
 
+    /// In a large network one that was lost to all is heard again: it is told that it stands accused,
+    /// so that it makes a newer version.
+    pub(super) fn bring_back(&mut self, node_id: &NodeId) {
+        let is_mesh = self.is_mesh();
+        let peer = self.peers.get_mut(node_id).filter(|peer| !is_mesh && peer.record.is_some());
+        if let Some(peer) = peer {
+            peer.is_to_return = true;
+            peer.owed.tell.suspects.insert(node_id.clone());
+        }
+    }
+
+    /// A newer version of one that was lost came: all that this node knows lost it as well, and are
+    /// brought that.
+    pub(super) fn is_brought_back(
+        &mut self,
+        node_id: &NodeId,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        let Some(record) = peer.record.clone().filter(|_| peer.is_to_return) else { return };
+        peer.is_to_return = false;
+        for ring in rings_for(&record) {
+            let (owner, stretch) = (node_id.clone(), Stretch::around(node_id));
+            self.pass_on(&Relay { owner, ring: *ring, stretch }, now, actions);
+        }
+    }
+
     /// Somebody asks to bring a version that is held here to others. Each is passed on once in each
     /// ring, whoever asks, so nobody makes a storm of it.
     pub(super) fn pass_on(&mut self, relay: &Relay, now: Now, actions: &mut Vec<Action>) {

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::protocol::report::PeerStatus;
 use crate::protocol::rings::{Ring, Stretch};
 use crate::protocol::wire::{Push, RefusedRecord, Relay};
 
@@ -319,4 +320,44 @@ proptest! {
         got.sort_unstable();
         prop_assert_eq!(got, all);
     }
+}
+
+/// Two halves of a network that hear each other again: who was lost here is told so, and what it
+/// makes then is brought to all that lost it as well.
+#[test]
+fn who_was_lost_is_told_so_and_brought_back_to_all() {
+    let (mut us, mut others) = among(20);
+    let held = others[7].record(WALL_US + 5, "before");
+    us.is_brought(&others[7], &[&held]);
+    let id = others[7].id.clone();
+    let mut actions = Vec::new();
+    let peer = us.node.peers.get_mut(&id).unwrap();
+    super::super::suspicion::lose(&id, peer, &mut actions);
+    assert_eq!(us.peer(&others[7]).status, PeerStatus::Lost);
+
+    us.is_pinged_by(&mut others[7]);
+    assert_eq!(us.peer(&others[7]).status, PeerStatus::Alive);
+    us.node.poke(&id, us.now, &mut actions);
+    us.take_actions(actions);
+    let told = pushes(&mut us);
+    let told: Vec<_> = told.iter().filter(|(_, push)| !push.suspects.is_empty()).collect();
+    assert_eq!(told.len(), 1, "nobody else hears of it");
+    assert_eq!(told[0].1.to, id);
+    assert_eq!(told[0].1.suspects[0].fingerprint, held.fingerprint);
+    us.is_answered(&told[0].0, Outcome::Nothing);
+
+    let newer = others[7].record(WALL_US + 9, "before");
+    us.is_brought(&others[7], &[&newer]);
+    let first = pushes(&mut us);
+    for ring in Ring::ALL {
+        let direct = first.iter().map(|(_, push)| push.to.clone());
+        let reached: BTreeSet<NodeId> = direct.chain(reached(&first, &others, ring)).collect();
+        assert!(others.iter().all(|other| other.id == id || reached.contains(&other.id)));
+    }
+    for (job, _) in &first {
+        us.is_answered(job, Outcome::Nothing);
+    }
+    // Once: what follows goes by its own relays.
+    us.is_brought(&others[7], &[&others[7].record(WALL_US + 10, "after")]);
+    assert!(pushes(&mut us).is_empty());
 }
