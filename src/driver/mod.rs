@@ -5,6 +5,7 @@ mod asked;
 mod keys;
 mod lines;
 mod network;
+mod pushes;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::client::Client;
@@ -41,6 +42,7 @@ use crate::steps::Nonce;
 
 pub use keys::KeyChange;
 use lines::Lines;
+pub use pushes::Pushes;
 use told::{Line, Told};
 
 /// Most sends of one class that can wait: one for each target. One more goes back to the core.
@@ -107,6 +109,9 @@ pub struct Driver {
     began: Instant,
     sends: [Sender<Job>; Class::ALL.len()],
     sets: Sender<SetJob>,
+    /// Pushes of a change whose callers are about to have their answer: that comes first. One for
+    /// each peer at most.
+    held: Mutex<Vec<Job>>,
     wake_disk: Sender<()>,
     wake: Sender<()>,
     stop_asked: Sender<()>,
@@ -179,6 +184,7 @@ impl Driver {
             began: parts.began,
             sends: [healthy.0, returning.0, unproved.0],
             sets,
+            held: Mutex::default(),
             wake_disk: wake_disk.0,
             wake: wake.0,
             stop_asked: stop_asked.0,
@@ -266,39 +272,20 @@ impl Driver {
 
     /// Runs a rule under the lock and does what it decides.
     fn decide<T>(&self, rule: impl FnOnce(&mut Node, Now) -> (T, Vec<Action>)) -> T {
+        let (result, later) = self.settle(rule);
+        self.perform(later);
+        result
+    }
+
+    /// The same, and leaves to others what can wait.
+    fn settle<T>(&self, rule: impl FnOnce(&mut Node, Now) -> (T, Vec<Action>)) -> (T, Vec<Action>) {
         let mut inner = self.lock();
         let now = self.now();
         let (result, actions) = rule(&mut inner.node, now);
         let later = inner.settle(actions, now);
         drop(inner);
         self.settled.notify_all();
-        self.perform(later);
-        result
-    }
-
-    fn perform(&self, actions: Vec<Action>) {
-        for action in actions {
-            match action {
-                Action::Send(job) => self.enqueue(job),
-                // A full queue means that the ticker is about to look anyway.
-                Action::WakeAt(_) => drop(self.wake.try_send(())),
-                Action::WakeDisk => drop(self.wake_disk.try_send(())),
-                Action::Tell(_) | Action::Changed { .. } | Action::Finish(..) => {}
-            }
-        }
-    }
-
-    fn enqueue(&self, job: Job) {
-        let [healthy, returning, unproved] = &self.sends;
-        let queue = match job.class {
-            Class::Healthy => healthy,
-            Class::Returning => returning,
-            Class::Unproved => unproved,
-        };
-        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = queue.try_send(job)
-        {
-            self.lock().node.put_back(&job);
-        }
+        (result, later)
     }
 
     fn keys(&self) -> Arc<NetworkKeys> {
@@ -324,6 +311,8 @@ impl Driver {
         drop(inner);
         self.settled.notify_all();
         self.perform(later);
+        // Whoever was to do so is stuck, if anything is left.
+        self.let_go();
         self.tell_faults(now);
     }
 
@@ -454,7 +443,14 @@ impl Core for Driver {
     }
 
     fn publish(&self, record: Verified<Record>) {
-        self.decide(|node, now| ((), node.on_set(record, now)));
+        self.publish_first(record);
+    }
+
+    fn told(&self, somebody: bool) {
+        // Else who was told does it, when it has passed that on.
+        if !somebody {
+            self.let_go();
+        }
     }
 
     fn wishes(&self) -> DiskWishes {
