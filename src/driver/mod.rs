@@ -108,6 +108,8 @@ pub struct Driver {
     credentials_folder: PathBuf,
     began: Instant,
     sends: [Sender<Job>; Class::ALL.len()],
+    /// Told of each job.
+    jobs_wait: OnceLock<Box<dyn Fn() + Send + Sync>>,
     sets: Sender<SetJob>,
     /// Pushes of a change whose callers are about to have their answer: that comes first. One for
     /// each peer at most.
@@ -183,6 +185,7 @@ impl Driver {
             credentials_folder: parts.credentials_folder,
             began: parts.began,
             sends: [healthy.0, returning.0, unproved.0],
+            jobs_wait: OnceLock::new(),
             sets,
             held: Mutex::default(),
             wake_disk: wake_disk.0,

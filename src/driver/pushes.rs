@@ -64,9 +64,17 @@ impl Driver {
             Class::Returning => returning,
             Class::Unproved => unproved,
         };
-        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = queue.try_send(job)
-        {
-            self.lock().node.put_back(&job);
+        match queue.try_send(job) {
+            Ok(()) => self.jobs_wait.get().into_iter().for_each(|look| look()),
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
+                self.lock().node.put_back(&job);
+            }
         }
+    }
+
+    /// Names what is to be told of each job that waits for a sender.
+    pub fn tell_of_jobs(&self, look: impl Fn() + Send + Sync + 'static) {
+        // The first one stays: a node has its senders once.
+        let _ = self.jobs_wait.set(Box::new(look));
     }
 }
