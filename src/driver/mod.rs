@@ -117,6 +117,8 @@ pub struct Driver {
     wake_disk: Sender<()>,
     wake: Sender<()>,
     stop_asked: Sender<()>,
+    /// Told of that, too.
+    tell_stop: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// The open port, once it is there.
     server: Mutex<Option<Server>>,
     /// Which rule of its own the node broke.
@@ -191,6 +193,7 @@ impl Driver {
             wake_disk: wake_disk.0,
             wake: wake.0,
             stop_asked: stop_asked.0,
+            tell_stop: OnceLock::new(),
             server: Mutex::default(),
             broken: OnceLock::new(),
             handled: AtomicU64::new(0),
@@ -271,6 +274,16 @@ impl Driver {
     pub fn request_stop(&self) {
         // One wish to stop is enough.
         let _ = self.stop_asked.try_send(());
+        self.tell_stop.get().into_iter().for_each(|tell| tell());
+    }
+
+    /// Names what is called when somebody asks the node to stop: at once where that was before.
+    pub fn when_asked_to_stop(&self, tell: impl Fn() + Send + Sync + 'static) {
+        // The first one stays.
+        let _ = self.tell_stop.set(Box::new(tell));
+        if !self.stop_asked.is_empty() {
+            self.tell_stop.get().into_iter().for_each(|tell| tell());
+        }
     }
 
     /// Runs a rule under the lock and does what it decides.

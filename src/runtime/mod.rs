@@ -45,9 +45,9 @@ pub use senders::senders_max;
 
 /// Stack of a thread, bytes: HTTP, and records by reference. Small, as there may be many.
 const STACK_BYTES: usize = 256 * 1024;
-/// Threads that a node has from the beginning: 3 that send, journal, ticker, gate, 4 workers, 5 of
-/// tiny_http, one for the control socket, one for signals.
-const THREADS_MIN: usize = 17;
+/// Threads that a node has from the beginning: one that sends, journal, ticker, gate, 4 workers, 5 of
+/// tiny_http, one for the control socket.
+const THREADS_MIN: usize = 14;
 /// Most connections to peers that are kept open between requests.
 const IDLE_CONNECTIONS_MAX: usize = 128;
 
@@ -327,6 +327,12 @@ impl RunningNode {
         // The sender lives as long as the driver: an error can't happen, and would mean to stop.
         let _ = self.stop_asked.recv();
         self.driver.broken().map_or(Ok(()), |why| Err(why.to_owned()))
+    }
+
+    /// Names what is called when somebody asks the node to stop, or it broke a rule of its own:
+    /// at once where that has happened. The first one stays.
+    pub fn when_asked_to_stop(&self, tell: impl Fn() + Send + Sync + 'static) {
+        self.driver.when_asked_to_stop(tell);
     }
 
     /// Something that asks the node to stop, for a signal handler.
