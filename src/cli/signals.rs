@@ -1,7 +1,8 @@
 //! What signals do to a node that runs.
 
 use std::io::{IsTerminal, stderr, stdin, stdout};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -49,14 +50,8 @@ pub(super) struct Reloads(Arc<Reload>);
 struct Reload {
     read: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     manager: Reloading,
-    wishes: Mutex<Wishes>,
-}
-
-#[derive(Default)]
-struct Wishes {
-    is_read: bool,
-    /// One that waits is enough: it reads what is there by then.
-    again: bool,
+    /// How often it was wished for since a thread for it began; none is there at 0.
+    wishes: AtomicUsize,
 }
 
 impl Reloads {
@@ -64,42 +59,35 @@ impl Reloads {
         read: impl Fn() -> Vec<String> + Send + Sync + 'static,
         manager: Reloading,
     ) -> Self {
-        Self(Arc::new(Reload { read: Box::new(read), manager, wishes: Mutex::default() }))
+        Self(Arc::new(Reload { read: Box::new(read), manager, wishes: AtomicUsize::new(0) }))
     }
 
     fn reload(&self) {
-        let mut wishes = self.0.wishes();
-        wishes.again = true;
-        if std::mem::replace(&mut wishes.is_read, true) {
+        if self.0.wishes.fetch_add(1, Ordering::SeqCst) > 0 {
             return;
         }
-        drop(wishes);
         let reload = Arc::clone(&self.0);
         let thread = thread::Builder::new().name("dsn-reload".into()).stack_size(STACK_BYTES);
         // It ends with its work, or with the process.
         if let Err(why) = thread.spawn(move || reload.work()) {
-            self.0.wishes().is_read = false;
+            self.0.wishes.store(0, Ordering::SeqCst);
             log::error!("key file and list are not read again: {}", dsn::advice::no_thread(&why));
         }
     }
 }
 
 impl Reload {
-    fn wishes(&self) -> MutexGuard<'_, Wishes> {
-        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+    /// Once for all wishes that came before it began.
     fn work(&self) {
         loop {
-            let mut wishes = self.wishes();
-            wishes.is_read = std::mem::take(&mut wishes.again);
-            if !wishes.is_read {
-                return;
-            }
-            drop(wishes);
+            let wishes = self.wishes.load(Ordering::SeqCst);
             self.manager.begins();
             let faults = (self.read)();
             self.manager.done(&faults);
+            let done = self.wishes.compare_exchange(wishes, 0, Ordering::SeqCst, Ordering::SeqCst);
+            if done.is_ok() {
+                return;
+            }
         }
     }
 }
