@@ -1,5 +1,5 @@
-//! What one change costs, side by side with another binary where `DSN_BASE_BIN` names one: CPU, time
-//! to its caller and to all others, bytes, wakes; and what the nodes take at rest.
+//! What one change costs, side by side with another binary where `DSN_BASE_BIN` names one: CPU,
+//! time to its caller and to all others, bytes, wakes; and what the nodes take at rest.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -16,8 +16,8 @@ use crate::protocol::node::{Class, Job};
 /// So many requests to peers that answer are under way at a time, while none of them is held up:
 /// each more is one more thread to wake, and the cores are busy with these.
 const AT_ONCE: usize = 3;
-/// A request counts as held up after this: it does not count as one of those any more. Where all are
-/// held up, each that waits gets a thread of its own. So whoever hangs delays others once, by this.
+/// A request counts as held up after this: it does not count as one of those any more. Where all
+/// are, each that waits gets a thread of its own. So whoever hangs delays others once, by this.
 const HELD_UP: Duration = Duration::from_millis(5);
 /// How often it is looked whether a class that has all its senders has room again.
 const FULL_LOOK: Duration = Duration::from_millis(50);
