@@ -1,7 +1,7 @@
 //! What people and programs beside the node ask for.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, SendTimeoutError, bounded};
@@ -264,8 +264,7 @@ impl Driver {
             if left.is_zero() || inner.is_stopping {
                 return None;
             }
-            let waited = self.settled.wait_timeout(inner, left);
-            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+            inner = self.wait_settled(inner, left);
         }
     }
 
@@ -331,8 +330,7 @@ impl Driver {
             if left.is_zero() || inner.is_stopping {
                 return Err(Refused::NotTold { nodes });
             }
-            let waited = self.settled.wait_timeout(inner, left);
-            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+            inner = self.wait_settled(inner, left);
         }
     }
 

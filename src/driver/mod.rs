@@ -43,7 +43,7 @@ use crate::steps::Nonce;
 pub use keys::KeyChange;
 use lines::Lines;
 pub use pushes::Pushes;
-use told::{Line, Told};
+use told::Told;
 
 /// Most sends of one class that can wait: one for each target. One more goes back to the core.
 pub const JOBS_MAX: usize = PEERS_MAX + SEEDS_MAX;
@@ -137,6 +137,8 @@ struct Inner {
     lines: Lines,
     waiting: HashMap<Ticket, Sender<Result<u64, Refused>>>,
     wake_at: u64,
+    /// How many wait for something to be settled.
+    wait_settled: usize,
     state_fault: Option<String>,
     peers_fault: Option<String>,
     is_stopping: bool,
@@ -165,6 +167,7 @@ impl Driver {
         let [wake_disk, wake, stop_asked] = [0; 3].map(|_| bounded(1));
         let inner = Inner {
             wake_at: 0,
+            wait_settled: 0,
             hub: Hub::default(),
             lines: Lines::new(now_since(parts.began).mono_ms),
             waiting: HashMap::new(),
@@ -299,9 +302,30 @@ impl Driver {
         let now = self.now();
         let (result, actions) = rule(&mut inner.node, now);
         let later = inner.settle(actions, now);
-        drop(inner);
-        self.settled.notify_all();
+        self.unlock_and_tell(inner);
         (result, later)
+    }
+
+    /// Tells those who wait for something to be settled, if anybody does.
+    fn unlock_and_tell(&self, inner: MutexGuard<'_, Inner>) {
+        let somebody = inner.wait_settled > 0;
+        drop(inner);
+        if somebody {
+            self.settled.notify_all();
+        }
+    }
+
+    /// Waits until something is settled, or the time is over.
+    fn wait_settled<'a>(
+        &self,
+        mut inner: MutexGuard<'a, Inner>,
+        time: Duration,
+    ) -> MutexGuard<'a, Inner> {
+        inner.wait_settled += 1;
+        let waited = self.settled.wait_timeout(inner, time);
+        let mut inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        inner.wait_settled -= 1;
+        inner
     }
 
     fn keys(&self) -> Arc<NetworkKeys> {
@@ -324,35 +348,11 @@ impl Driver {
         let (wake_at, actions) = inner.node.on_tick(now);
         inner.wake_at = wake_at;
         let later = inner.settle(actions, now);
-        drop(inner);
-        self.settled.notify_all();
+        self.unlock_and_tell(inner);
         self.perform(later);
         // Whoever was to do so is stuck, if anything is left.
         self.let_go();
         self.tell_faults(now);
-    }
-
-    /// Writes what is wrong to the log, where that is news.
-    fn tell_faults(&self, now: Now) {
-        let faults = self.faults(now);
-        let happened = self.lock().node.take_untold_notices();
-        for fault in happened {
-            log::warn!("{}: {fault}", fault.code.as_str());
-        }
-        let lines =
-            self.told.lock().unwrap_or_else(PoisonError::into_inner).look(&faults, now.mono_ms);
-        for line in lines {
-            match line {
-                Line::Wrong(fault) if fault.code.is_own() => {
-                    log::error!("degraded ({}): {fault}", fault_name(&fault));
-                }
-                Line::Wrong(fault) => log::warn!("degraded ({}): {fault}", fault_name(&fault)),
-                Line::Over(fault) => {
-                    log::info!("no longer degraded ({}): {}", fault_name(&fault), fault.text);
-                }
-                Line::More => log::warn!("more is wrong than is told here: `dsn status` shows it"),
-            }
-        }
     }
 
     /// How long the ticker may sleep from now.
@@ -431,12 +431,6 @@ impl Inner {
             self.hub.publish(&Event::Updated { node_id, timestamp, key, old, new });
         }
     }
-}
-
-/// `clone, garden`
-fn fault_name(fault: &Fault) -> String {
-    let code = fault.code.as_str();
-    fault.node.as_ref().map_or_else(|| code.to_owned(), |node_id| format!("{code}, {node_id}"))
 }
 
 /// What the journal's thread needs.

@@ -21,9 +21,7 @@ const AT_ONCE: usize = 3;
 const HELD_UP: Duration = Duration::from_millis(5);
 /// How often it is looked whether a class that has all its senders has room again.
 const FULL_LOOK: Duration = Duration::from_millis(50);
-/// Most senders that wait for work: each job wakes one of them.
-const WAITING_MAX: usize = AT_ONCE + 1;
-/// How long a sender beyond the first one waits for work before it ends.
+/// How long a sender beyond the one that waits for work is there to be called before it ends.
 const SENDER_IDLE: Duration = Duration::from_secs(3);
 /// Most senders: those that are under way, and one that waits.
 const THREADS_MAX: usize =
@@ -251,11 +249,10 @@ impl<S: Sends> Senders<S> {
         None
     }
 
-    /// Whether a sender that has nothing more to do is to wait for jobs. Where enough do, it is
-    /// there for a while for what is held up.
+    /// Whether a sender that has nothing more to do is to wait for jobs. Where one does, it is there
+    /// to be called for a while: a job now and then keeps no more than one.
     fn is_needed(&self) -> bool {
-        let one_more = |waiting: usize| (waiting < WAITING_MAX).then_some(waiting + 1);
-        if self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok() {
+        if self.waiting.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             return true;
         }
         select! {
