@@ -93,7 +93,12 @@ pub(super) fn finish() {
     let (done, wait) = bounded(1);
     if log.lines.send_timeout(Line::Flush(done), LAST_LINES_TIME).is_ok() {
         log.writer.come();
-        let _ = wait.recv_timeout(LAST_LINES_TIME);
+        if log.writer.is_there.load(Ordering::SeqCst) {
+            let _ = wait.recv_timeout(LAST_LINES_TIME);
+        } else {
+            // There is no thread to be had, which these lines may be about.
+            log.writer.write_waiting(&mut stderr());
+        }
     }
 }
 
@@ -111,6 +116,10 @@ impl Writer {
         }
     }
 
+    fn write_waiting(&self, out: &mut impl Write) {
+        self.queue.try_iter().for_each(|line| write_line(line, out));
+    }
+
     fn work(&self, out: &mut impl Write) {
         loop {
             write_lines(&self.queue, out);
@@ -126,19 +135,23 @@ impl Writer {
 /// Until none came for a while.
 fn write_lines(queue: &Receiver<Line>, out: &mut impl Write) {
     while let Ok(line) = queue.recv_timeout(IDLE_TIME) {
-        match line {
-            Line::Text { dropped_before, bytes } => {
-                if dropped_before > 0 {
-                    let _ = writeln!(
-                        out,
-                        "{dropped_before} lines of the log were dropped here, as nobody took them"
-                    );
-                }
-                // With stderr gone there is nobody to tell.
-                let _ = out.write_all(&bytes);
+        write_line(line, out);
+    }
+}
+
+fn write_line(line: Line, out: &mut impl Write) {
+    match line {
+        Line::Text { dropped_before, bytes } => {
+            if dropped_before > 0 {
+                let _ = writeln!(
+                    out,
+                    "{dropped_before} lines of the log were dropped here, as nobody took them"
+                );
             }
-            Line::Flush(done) => drop(done.try_send(())),
+            // With stderr gone there is nobody to tell.
+            let _ = out.write_all(&bytes);
         }
+        Line::Flush(done) => drop(done.try_send(())),
     }
 }
 
