@@ -16,7 +16,7 @@ use crate::support::PATIENCE;
 #[derive(Debug)]
 pub(crate) struct Spread {
     pub(crate) all_ms: Vec<f64>,
-    /// Until `set` returned: it is on disk by then, and on its way to the others.
+    /// Until `set` returned: it is on disk by then.
     pub(crate) set_ms: Vec<f64>,
     /// CPU time of all nodes for a change, ms.
     pub(crate) cpu_ms: f64,
