@@ -45,9 +45,9 @@ pub use senders::senders_max;
 
 /// Stack of a thread, bytes: HTTP, and records by reference. Small, as there may be many.
 const STACK_BYTES: usize = 256 * 1024;
-/// Threads that a node has from the beginning: one that sends, journal, ticker, gate, 4 workers, 5
-/// of tiny_http, one for the control socket.
-const THREADS_MIN: usize = 14;
+/// Threads that a node has from the beginning, or with its first change: 3 that send, journal,
+/// ticker, gate, 4 workers, 5 of tiny_http, one for the control socket, one for the log.
+const THREADS_MIN: usize = 17;
 /// Most connections to peers that are kept open between requests.
 const IDLE_CONNECTIONS_MAX: usize = 128;
 
