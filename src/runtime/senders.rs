@@ -249,8 +249,8 @@ impl<S: Sends> Senders<S> {
         None
     }
 
-    /// Whether a sender that has nothing more to do is to wait for jobs. Where one does, it is there
-    /// to be called for a while: a job now and then keeps no more than one.
+    /// Whether a sender that has nothing more to do is to wait for jobs. Where one does, it is
+    /// there to be called for a while: a job now and then keeps no more than one.
     fn is_needed(&self) -> bool {
         if self.waiting.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             return true;
