@@ -4,6 +4,7 @@
 #   scripts/bench.sh                  all of it: about ten minutes
 #   scripts/bench.sh FIGURE…          some of it, then the table of all that was measured so far
 #   scripts/bench.sh --quick          under a minute, to see that the benches still run
+#   scripts/bench.sh change           one change: five minutes, ten with another binary in DSN_BASE_BIN
 #   scripts/bench.sh scale [OPTION…] [FIGURE…]   many nodes: a few minutes
 #
 # Figures: updates messages propagation python start memory durable idle growth, and parts (what
@@ -98,7 +99,7 @@ for argument in "$@"; do
             asked_python=yes
             figures="$figures python"
             ;;
-        updates | messages | propagation | start | memory | durable | idle | growth)
+        updates | messages | propagation | start | memory | durable | idle | growth | change)
             figures="$figures $argument"
             ;;
         -h | --help)

@@ -65,8 +65,11 @@ pub trait Core {
     fn next_timestamp(&self, last: u64) -> Option<u64>;
     /// Signs a version.
     fn sign(&self, draft: Draft) -> Result<Verified<Record>, CryptoFault>;
-    /// Publishes a version, the entries of which are on disk by now.
+    /// Publishes a version, the entries of which are on disk by now: it is seen here. Others get it
+    /// when [`Self::told`] was called and whoever that was about has passed it on.
     fn publish(&self, record: Verified<Record>);
+    /// All that waited for what was published were told, if anybody did.
+    fn told(&self, _somebody: bool) {}
     /// What the node wants of the disk.
     fn wishes(&self) -> DiskWishes;
     /// The peers to keep.
@@ -238,14 +241,16 @@ impl<D: Disk> Keeper<D> {
             results.push((reply, result));
         }
         let written = self.write(&commits, last, now_ms, core);
+        let mut somebody = false;
         for (reply, result) in results {
             let result = match &written {
                 Err(refused) if result.is_ok() => Err(refused.clone()),
                 _ => result,
             };
             // Whoever waited may have gone.
-            let _ = reply.try_send(result);
+            somebody |= reply.try_send(result).is_ok();
         }
+        core.told(somebody);
     }
 
     fn write(
@@ -323,7 +328,9 @@ impl<D: Disk> Keeper<D> {
         let Some(next) = same_again(core) else { return };
         let (change, timestamp, left) = (Change::new(), next.head.timestamp, next.head.left);
         let commit = Commit { change: &change, timestamp, left };
-        if self.write(&[commit], next, now_ms, core).is_ok() {
+        let written = self.write(&[commit], next, now_ms, core);
+        core.told(false);
+        if written.is_ok() {
             log::info!("peers held a later version of the own state; it goes on from there");
         }
     }
@@ -357,7 +364,10 @@ fn same_again(core: &impl Core) -> Option<Draft> {
 fn renew(core: &impl Core) {
     let Some(next) = same_again(core) else { return };
     match core.sign(next) {
-        Ok(record) => core.publish(record),
+        Ok(record) => {
+            core.publish(record);
+            core.told(false);
+        }
         // It is wished for again at the next tick.
         Err(fault) => log::warn!("a version of the own state could not be signed: {fault}"),
     }
@@ -412,6 +422,8 @@ mod tests {
         republish: Cell<Option<Republish>>,
         saves: Cell<u32>,
         fails: Cell<bool>,
+        /// Whether anybody was told, each time.
+        told: RefCell<Vec<bool>>,
     }
 
     impl FakeCore {
@@ -424,6 +436,7 @@ mod tests {
                 republish: Cell::default(),
                 saves: Cell::new(0),
                 fails: Cell::new(false),
+                told: RefCell::default(),
             }
         }
 
@@ -452,6 +465,10 @@ mod tests {
         fn publish(&self, record: Verified<Record>) {
             *self.own.borrow_mut() = record;
             self.republish.set(None);
+        }
+
+        fn told(&self, somebody: bool) {
+            self.told.borrow_mut().push(somebody);
         }
 
         fn wishes(&self) -> DiskWishes {
@@ -496,6 +513,22 @@ mod tests {
         assert_eq!(results, [Ok(2), Ok(3), Err(Refused::Leaving)]);
         assert_eq!(answer.try_recv().unwrap(), Err(Refused::Leaving));
         assert!(core.own().head.left && core.own().entries.get("a").is_some());
+    }
+
+    /// Whoever has its answer lets the change go to others; where nobody has one, the journal does.
+    #[test]
+    fn what_was_published_goes_to_others_also_where_nobody_waits_any_more() {
+        let core = FakeCore::new();
+        let mut keeper = keeper(&core);
+        let (here, answer) = job("a", false);
+        let (gone, _) = job("b", false);
+        keeper.take(vec![here, gone], 0, &core);
+        assert_eq!(answer.try_recv().unwrap(), Ok(2));
+        let (gone, _) = job("c", false);
+        keeper.take(vec![gone], 0, &core);
+        core.republish.set(Some(Republish::Unwritten));
+        keeper.look(0, &core);
+        assert_eq!(*core.told.borrow(), [true, false, false]);
     }
 
     #[test]

@@ -15,10 +15,13 @@ use ring::signature::{
 };
 
 use super::hammer::Call;
+use super::stats::cpu_seconds;
 
 pub(crate) const SIGNATURE: usize = 64;
 /// What a record's signature covers, bytes: the head of a record of a node with a name of 8.
 const HEAD: usize = 62;
+/// As long as the request of a small change.
+const CHANGE_BYTES: usize = 330;
 /// As many as the node has.
 const WORKERS: usize = 4;
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,6 +52,12 @@ impl Key {
 
 fn verify(public: &[u8], bytes: &[u8], signature: &[u8]) -> bool {
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, public).verify(bytes, signature).is_ok()
+}
+
+/// CPU of this thread so far, s.
+fn own_thread_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1e9
 }
 
 /// The server's process: ended when dropped.
@@ -100,6 +109,22 @@ impl Floor {
             self.verify_call(bodies)
         };
         lengths.iter().map(client).collect()
+    }
+
+    /// CPU of a request, us, of the server and of a bare ureq caller with all its defaults and no
+    /// limit of time, one at a time.
+    pub(crate) fn pair_us(&self, calls: usize) -> f64 {
+        let mut body = vec![b'x'; CHANGE_BYTES];
+        let signature = self.key.sign(&body[..HEAD]);
+        body[HEAD..HEAD + SIGNATURE].copy_from_slice(&signature);
+        let agent = ureq::Agent::new_with_defaults();
+        let url = format!("http://{}/verify", self.address);
+        let call = || assert_eq!(agent.post(&url).send(&body[..]).unwrap().status(), 204);
+        call();
+        let cpu = || cpu_seconds(self.pid()) + own_thread_seconds();
+        let before = cpu();
+        (0..calls).for_each(|_| call());
+        (cpu() - before) * 1e6 / calls as f64
     }
 
     fn verify_call(&self, bodies: Vec<Vec<u8>>) -> Call {

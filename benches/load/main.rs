@@ -15,6 +15,7 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+mod change;
 mod floor;
 mod hammer;
 mod host;
@@ -54,7 +55,7 @@ const QUICK: Scale =
 type Measure = fn(&Scale);
 
 /// All parts in the order of the table.
-const FIGURES: [(&str, Measure); 11] = [
+const FIGURES: [(&str, Measure); 12] = [
     ("updates", messages::updates),
     ("messages", messages::messages),
     ("propagation", propagate::propagation),
@@ -64,9 +65,13 @@ const FIGURES: [(&str, Measure); 11] = [
     ("durable", host::durable),
     ("idle", propagate::idle),
     ("growth", propagate::growth),
+    ("change", change::change),
     ("processes", processes::processes),
     ("table", |_| rows::print_table(&FIGURES.map(|(name, _)| name))),
 ];
+
+/// Those that are only measured where they are named.
+const SIDE_BY_SIDE: [&str; 2] = ["change", "processes"];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -93,7 +98,7 @@ fn main() {
     rows::keep_apart(quick);
     let scale = if quick { &QUICK } else { &FULL };
     for (name, measure) in FIGURES {
-        if wanted.is_empty() && name != "processes" || wanted.contains(&name) {
+        if wanted.is_empty() && !SIDE_BY_SIDE.contains(&name) || wanted.contains(&name) {
             measure(scale);
         }
     }

@@ -86,6 +86,8 @@ pub(crate) struct Network {
     pub(crate) nodes: Vec<Member>,
     pub(crate) place: Place4Nodes,
     binary: PathBuf,
+    /// The network namespace that they are in, if not in that of this process.
+    namespace: Option<String>,
 }
 
 impl Network {
@@ -98,8 +100,17 @@ impl Network {
 
     /// Starts so many of this binary, and does not wait until they know each other.
     pub(crate) fn spawn(binary: &Path, count: usize, metered: bool) -> Self {
+        Self::spawn_at(binary, None, count, metered)
+    }
+
+    /// The same in a network namespace.
+    pub(crate) fn spawn_in(binary: &Path, namespace: &str, count: usize) -> Self {
+        Self::spawn_at(binary, Some(namespace.to_owned()), count, false)
+    }
+
+    fn spawn_at(binary: &Path, namespace: Option<String>, count: usize, metered: bool) -> Self {
         let (place, binary) = (Place4Nodes::new(), binary.to_owned());
-        let mut network = Self { nodes: Vec::new(), place, binary };
+        let mut network = Self { nodes: Vec::new(), place, binary, namespace };
         for number in 0..count {
             network.add(&format!("n{number}"), metered);
         }
@@ -109,7 +120,14 @@ impl Network {
     /// Starts one more, which knows the first one.
     pub(crate) fn add(&mut self, id: &str, metered: bool) {
         let meter = metered.then(Meter::bind);
-        let mut command = dsn_of(&self.binary);
+        let mut command = match &self.namespace {
+            None => dsn_of(&self.binary),
+            Some(namespace) => {
+                let mut command = dsn_of(Path::new("ip"));
+                command.args(["netns", "exec", namespace]).arg(&self.binary);
+                command
+            }
+        };
         command.current_dir(self.place.path());
         command.args(["run", "--node-id", id, "--listen", "127.0.0.1:0"]);
         if let Some(meter) = &meter {

@@ -16,7 +16,7 @@ use crate::support::PATIENCE;
 #[derive(Debug)]
 pub(crate) struct Spread {
     pub(crate) all_ms: Vec<f64>,
-    /// Until `set` returned: it is on disk by then, and on its way to the others.
+    /// Until `set` returned: it is on disk by then.
     pub(crate) set_ms: Vec<f64>,
     /// CPU time of all nodes for a change, ms.
     pub(crate) cpu_ms: f64,
@@ -24,6 +24,11 @@ pub(crate) struct Spread {
 
 /// The first node changes one key again and again, and all others say when they have it.
 pub(crate) fn spread(network: &mut Network, changes: usize) -> Spread {
+    spread_paced(network, changes, Duration::from_millis(3))
+}
+
+/// The same with another pause between two changes.
+pub(crate) fn spread_paced(network: &mut Network, changes: usize, pause: Duration) -> Spread {
     let seen = watch(network);
     let others = network.nodes.len() - 1;
     let (mut all_ms, mut set_ms) = (Vec::new(), Vec::new());
@@ -40,10 +45,18 @@ pub(crate) fn spread(network: &mut Network, changes: usize) -> Spread {
             last = last.max(at);
         }
         all_ms.push(ms(last - began));
-        let_pass(Duration::from_millis(3));
+        let_pass(pause);
     }
     let cpu_ms = (network.cpu_seconds() - before) * 1e3 / changes as f64;
     Spread { all_ms, set_ms, cpu_ms }
+}
+
+/// Listens on the first node itself, until it ends.
+pub(crate) fn watch_own(network: &Network) -> std::thread::JoinHandle<()> {
+    let mut control = Control::open(&network.nodes[0].process.control);
+    control.say(&format!("{}\n", json!({"op": "watch"})));
+    assert_eq!(control.next()["event"], "watching");
+    std::thread::spawn(move || while control.next_or_end().is_some() {})
 }
 
 /// Listens on all nodes but the first; gives each new value of the probe and when it was read.

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::io::{Result, Write, stderr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
@@ -18,6 +18,8 @@ use super::Fault;
 const LINES_MAX: usize = 1024;
 /// Longest line, bytes; longer ones are cut. With [`LINES_MAX`] this bounds what waits.
 const LINE_BYTES_MAX: usize = 4096;
+/// How long the thread that writes waits for more lines before it ends.
+const IDLE_TIME: Duration = Duration::from_secs(1);
 /// How long the end of the program waits for the last lines to be taken.
 const LAST_LINES_TIME: Duration = Duration::from_millis(300);
 /// Stack of the thread, bytes.
@@ -32,6 +34,14 @@ static LOG: OnceLock<Log> = OnceLock::new();
 struct Log {
     lines: Sender<Line>,
     dropped: Arc<AtomicU64>,
+    writer: Arc<Writer>,
+}
+
+/// Who takes lines to stderr: a thread that is there while there are some, as most nodes have
+/// nothing to say for hours.
+struct Writer {
+    queue: Receiver<Line>,
+    is_there: AtomicBool,
 }
 
 enum Line {
@@ -50,14 +60,14 @@ pub(super) fn start() -> std::result::Result<Arc<AtomicU64>, Fault> {
     };
     let (lines, queue) = bounded(LINES_MAX);
     let dropped = Arc::<AtomicU64>::default();
-    let work = thread::Builder::new().name("dsn-log".into()).stack_size(STACK_BYTES);
-    work.spawn(move || write_lines(&queue, &mut stderr())).map_err(Fault::no_thread)?;
-    let log = Log { lines: lines.clone(), dropped: Arc::clone(&dropped) };
+    let writer = Arc::new(Writer { queue, is_there: AtomicBool::new(false) });
+    let log =
+        Log { lines: lines.clone(), dropped: Arc::clone(&dropped), writer: Arc::clone(&writer) };
     let mut builder = Builder::new();
     for (target, level) in filters {
         builder.filter(target.as_deref(), level);
     }
-    let queued = Queued { lines, pending: 0, dropped: Arc::clone(&dropped) };
+    let queued = Queued { lines, pending: 0, dropped: Arc::clone(&dropped), writer: Some(writer) };
     builder.target(Target::Pipe(Box::new(queued)));
     // Both are the first ones: there is one `run` in a process.
     let _ = (LOG.set(log), builder.try_init());
@@ -72,8 +82,8 @@ pub(super) fn say(text: &str) {
         let _ = writeln!(stderr(), "{text}");
         return;
     };
-    let mut queued =
-        Queued { lines: log.lines.clone(), pending: 0, dropped: Arc::clone(&log.dropped) };
+    let (lines, dropped) = (log.lines.clone(), Arc::clone(&log.dropped));
+    let mut queued = Queued { lines, pending: 0, dropped, writer: Some(Arc::clone(&log.writer)) };
     let _ = queued.write_all(format!("{text}\n").as_bytes());
 }
 
@@ -82,25 +92,66 @@ pub(super) fn finish() {
     let Some(log) = LOG.get() else { return };
     let (done, wait) = bounded(1);
     if log.lines.send_timeout(Line::Flush(done), LAST_LINES_TIME).is_ok() {
-        let _ = wait.recv_timeout(LAST_LINES_TIME);
+        log.writer.come();
+        if log.writer.is_there.load(Ordering::SeqCst) {
+            let _ = wait.recv_timeout(LAST_LINES_TIME);
+        } else {
+            // There is no thread to be had, which these lines may be about.
+            log.writer.write_waiting(&mut stderr());
+        }
     }
 }
 
-fn write_lines(queue: &Receiver<Line>, out: &mut impl Write) {
-    for line in queue {
-        match line {
-            Line::Text { dropped_before, bytes } => {
-                if dropped_before > 0 {
-                    let _ = writeln!(
-                        out,
-                        "{dropped_before} lines of the log were dropped here, as nobody took them"
-                    );
-                }
-                // With stderr gone there is nobody to tell.
-                let _ = out.write_all(&bytes);
-            }
-            Line::Flush(done) => drop(done.try_send(())),
+impl Writer {
+    /// Lines wait: somebody has to take them.
+    fn come(self: &Arc<Self>) {
+        if self.is_there.swap(true, Ordering::SeqCst) {
+            return;
         }
+        let writer = Arc::clone(self);
+        let thread = thread::Builder::new().name("dsn-log".into()).stack_size(STACK_BYTES);
+        if thread.spawn(move || writer.work(&mut stderr())).is_err() {
+            // The next line may find one.
+            self.is_there.store(false, Ordering::SeqCst);
+        }
+    }
+
+    fn write_waiting(&self, out: &mut impl Write) {
+        self.queue.try_iter().for_each(|line| write_line(line, out));
+    }
+
+    fn work(&self, out: &mut impl Write) {
+        loop {
+            write_lines(&self.queue, out);
+            self.is_there.store(false, Ordering::SeqCst);
+            // A line that came meanwhile found this thread still there.
+            if self.queue.is_empty() || self.is_there.swap(true, Ordering::SeqCst) {
+                return;
+            }
+        }
+    }
+}
+
+/// Until none came for a while.
+fn write_lines(queue: &Receiver<Line>, out: &mut impl Write) {
+    while let Ok(line) = queue.recv_timeout(IDLE_TIME) {
+        write_line(line, out);
+    }
+}
+
+fn write_line(line: Line, out: &mut impl Write) {
+    match line {
+        Line::Text { dropped_before, bytes } => {
+            if dropped_before > 0 {
+                let _ = writeln!(
+                    out,
+                    "{dropped_before} lines of the log were dropped here, as nobody took them"
+                );
+            }
+            // With stderr gone there is nobody to tell.
+            let _ = out.write_all(&bytes);
+        }
+        Line::Flush(done) => drop(done.try_send(())),
     }
 }
 
@@ -110,6 +161,8 @@ struct Queued {
     /// Dropped since the last one that found a place.
     pending: u64,
     dropped: Arc<AtomicU64>,
+    /// Nothing where a test reads.
+    writer: Option<Arc<Writer>>,
 }
 
 impl Write for Queued {
@@ -120,6 +173,9 @@ impl Write for Queued {
         } else {
             self.pending += 1;
             self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(writer) = &self.writer {
+            writer.come();
         }
         Ok(bytes.len())
     }
@@ -228,14 +284,34 @@ mod tests {
     }
 
     #[test]
+    fn whoever_writes_ends_where_nothing_comes_and_is_there_again_with_the_next_line() {
+        let (lines, queue) = bounded(2);
+        let writer = Arc::new(Writer { queue, is_there: AtomicBool::new(true) });
+        let line = |text: &str| Line::Text { dropped_before: 0, bytes: text.into() };
+        lines.send(line("first\n")).unwrap();
+        let mut out = Vec::new();
+        writer.work(&mut out);
+        assert_eq!((&*out, writer.is_there.load(Ordering::SeqCst)), (&b"first\n"[..], false));
+        lines.send(line("")).unwrap();
+        writer.come();
+        while !lines.is_empty() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
     fn who_does_not_read_loses_lines_and_is_told_how_many() {
         let (lines, queue) = bounded(2);
         let dropped = Arc::<AtomicU64>::default();
-        let mut log = Queued { lines, pending: 0, dropped: Arc::clone(&dropped) };
+        let mut log = Queued { lines, pending: 0, dropped: Arc::clone(&dropped), writer: None };
         let (go_on, stands) = bounded(0);
+        let is_over = Arc::<AtomicBool>::default();
+        let over = Arc::clone(&is_over);
         let reader = thread::spawn(move || {
             let mut slow = Slow(stands, Vec::new());
-            write_lines(&queue, &mut slow);
+            while !queue.is_empty() || !is_over.load(Ordering::SeqCst) {
+                write_lines(&queue, &mut slow);
+            }
             String::from_utf8(slow.1).unwrap()
         });
         // One is being written, two wait, the others find no place; none of them waits.
@@ -252,6 +328,7 @@ mod tests {
             thread::yield_now();
         }
         log.write_all(&[b'x'; LINE_BYTES_MAX + 10]).unwrap();
+        over.store(true, Ordering::SeqCst);
         drop(log);
         let text = reader.join().unwrap();
         assert!(text.starts_with("first\nline 0\n"), "{text}");

@@ -107,10 +107,6 @@ impl Fault {
         }
     }
 
-    fn no_thread(why: Error) -> Self {
-        Self::No(dsn::advice::no_thread(&why))
-    }
-
     fn usage(text: impl fmt::Display) -> Self {
         Self::Usage(text.to_string())
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::args::RunArgs;
 use super::notify::Manager;
-use super::signals::Heard;
+use super::signals::{Heard, Reloads};
 use super::{Fault, log, settings};
 
 /// How long a stop waits for requests that are under way: a signal has to end us within 2 s.
@@ -21,15 +21,15 @@ pub(super) fn run(flags: RunArgs, control: Option<PathBuf>) -> Result<(), Fault>
     let mut manager = Manager::from_environment();
     let node = dsn::start(config)?;
     node.count_dropped_lines(dropped);
-    let listener = signals
-        .listen(node.stop_asker(), node.reloader(), manager.reloading(node.listen()))
-        .map_err(Fault::no_thread)?;
     announce(node.listen());
     manager.ready(&node.listen(), node.pulse());
+    // This thread has nothing else to do until it is to stop.
+    node.when_asked_to_stop(signals.ender());
+    let reloads = Reloads::new(node.reloader(), manager.reloading(node.listen()));
+    signals.act_on(node.stop_asker(), &reloads);
     let ended = node.wait_for_stop();
     manager.stopping();
     node.stop_within(STOP_PATIENCE);
-    listener.end();
     ended.map_err(|why| {
         Fault::Broken(format!(
             "the node broke a rule of its own and has stopped: {why}. Please report it"

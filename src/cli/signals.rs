@@ -1,11 +1,12 @@
 //! What signals do to a node that runs.
 
 use std::io::{IsTerminal, stderr, stdin, stdout};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
-use signal_hook::iterator::{Handle, Signals};
+use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 
 use super::notify::Reloading;
@@ -20,12 +21,6 @@ pub(super) struct Heard {
     had_terminal: bool,
 }
 
-/// The threads that act on signals.
-pub(super) struct Listener {
-    handle: Handle,
-    thread: JoinHandle<()>,
-}
-
 impl Heard {
     pub(super) fn new() -> std::io::Result<Self> {
         // The last two would end a node whose signals somebody confuses with those of another
@@ -34,51 +29,77 @@ impl Heard {
         Ok(Self { signals, had_terminal: has_terminal() })
     }
 
-    /// Acts on signals: those that have come already, too.
-    pub(super) fn listen(
-        self,
-        stop: impl Fn() + Send + 'static,
-        reload: impl Fn() -> Vec<String> + Send + 'static,
+    /// What ends [`Self::act_on`].
+    pub(super) fn ender(&self) -> impl Fn() + Send + Sync + 'static + use<> {
+        let handle = self.signals.handle();
+        move || handle.close()
+    }
+
+    /// Acts on signals, those that have come already, too; until it is ended.
+    pub(super) fn act_on(mut self, stop: impl Fn(), reloads: &Reloads) {
+        for signal in self.signals.forever() {
+            act(signal, self.had_terminal, &stop, reloads);
+        }
+    }
+}
+
+/// Reads key file and list again, in a thread for as long as that takes: a disk that hangs must not
+/// keep the node from hearing that it is to stop.
+pub(super) struct Reloads(Arc<Reload>);
+
+struct Reload {
+    read: Box<dyn Fn() -> Vec<String> + Send + Sync>,
+    manager: Reloading,
+    /// How often it was wished for since a thread for it began; none is there at 0.
+    wishes: AtomicUsize,
+}
+
+impl Reloads {
+    pub(super) fn new(
+        read: impl Fn() -> Vec<String> + Send + Sync + 'static,
         manager: Reloading,
-    ) -> std::io::Result<Listener> {
-        let Self { mut signals, had_terminal } = self;
-        let handle = signals.handle();
-        // One that waits is enough: it reads what is there by then.
-        let (wake, woken) = sync_channel(1);
-        // A disk that hangs must not keep the node from hearing that it is to stop. This thread
-        // ends with the other one, or with the process.
-        spawn("dsn-reload", move || reload_whenever(&woken, &reload, &manager))?;
-        let thread = spawn("dsn-signals", move || {
-            for signal in signals.forever() {
-                act(signal, had_terminal, &stop, &wake);
+    ) -> Self {
+        Self(Arc::new(Reload { read: Box::new(read), manager, wishes: AtomicUsize::new(0) }))
+    }
+
+    fn reload(&self) {
+        if self.0.wishes.fetch_add(1, Ordering::SeqCst) > 0 {
+            return;
+        }
+        let reload = Arc::clone(&self.0);
+        let thread = thread::Builder::new().name("dsn-reload".into()).stack_size(STACK_BYTES);
+        // It ends with its work, or with the process.
+        if let Err(why) = thread.spawn(move || reload.work()) {
+            self.0.wishes.store(0, Ordering::SeqCst);
+            log::error!("key file and list are not read again: {}", dsn::advice::no_thread(&why));
+        }
+    }
+}
+
+impl Reload {
+    /// Once for all wishes that came before it began.
+    fn work(&self) {
+        loop {
+            let wishes = self.wishes.load(Ordering::SeqCst);
+            self.manager.begins();
+            let faults = (self.read)();
+            self.manager.done(&faults);
+            let done = self.wishes.compare_exchange(wishes, 0, Ordering::SeqCst, Ordering::SeqCst);
+            if done.is_ok() {
+                return;
             }
-        })?;
-        Ok(Listener { handle, thread })
+        }
     }
 }
 
-impl Listener {
-    pub(super) fn end(self) {
-        self.handle.close();
-        // It has nothing to tell.
-        let _ = self.thread.join();
-    }
-}
-
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
-    thread::Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(work)
-}
-
-fn act(signal: i32, had_terminal: bool, stop: &impl Fn(), reload: &SyncSender<()>) {
+fn act(signal: i32, had_terminal: bool, stop: &impl Fn(), reloads: &Reloads) {
     match signal {
         // The same signal says that the terminal is gone in which the node was started.
         SIGHUP if had_terminal && !has_terminal() => {
             log::info!("the terminal is gone: the node stops");
             stop();
         }
-        SIGHUP => {
-            let _ = reload.try_send(());
-        }
+        SIGHUP => reloads.reload(),
         SIGUSR1 | SIGUSR2 => {
             let name = signal_name(signal).unwrap_or("this signal");
             log::warn!("{name} means nothing to a node; SIGHUP reads key file and list again");
@@ -93,12 +114,4 @@ fn act(signal: i32, had_terminal: bool, stop: &impl Fn(), reload: &SyncSender<()
 /// One that was hung up is none any more.
 fn has_terminal() -> bool {
     stdin().is_terminal() || stdout().is_terminal() || stderr().is_terminal()
-}
-
-fn reload_whenever(woken: &Receiver<()>, reload: &impl Fn() -> Vec<String>, manager: &Reloading) {
-    while woken.recv().is_ok() {
-        manager.begins();
-        let faults = reload();
-        manager.done(&faults);
-    }
 }

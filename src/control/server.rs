@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::net::{SendFlags, send};
 use serde_json::{Value as Json, json};
 
 use super::LINE_BYTES_MAX;
@@ -11,6 +12,7 @@ use super::asked::{Asked, Fault, changes, key_change, removals};
 use super::json;
 use super::places::Place;
 use crate::driver::Driver;
+use crate::protocol::entries::Change;
 use crate::protocol::identity::NodeId;
 use crate::protocol::report::Refused;
 
@@ -25,6 +27,10 @@ pub(super) fn converse(stream: &UnixStream, service: &Driver, place: Place<'_>) 
 }
 
 fn write_line(mut stream: &UnixStream, line: &Json) -> std::io::Result<()> {
+    stream.write_all(text_of(line).as_bytes())
+}
+
+fn text_of(line: &Json) -> String {
     let mut text = line.to_string();
     if text.len() as u64 >= LINE_BYTES_MAX {
         let error = format!(
@@ -34,7 +40,7 @@ fn write_line(mut stream: &UnixStream, line: &Json) -> std::io::Result<()> {
         text = failure("no", error).to_string();
     }
     text.push('\n');
-    stream.write_all(text.as_bytes())
+    text
 }
 
 pub(super) fn success(result: Json) -> Json {
@@ -135,14 +141,8 @@ impl Conversation<'_> {
                     states.iter().filter_map(|state| json::value(state, key, now)).collect(),
                 )
             }
-            "set" => {
-                let (change, patience) = (changes(asked)?, self.patience_for_the_disk(asked)?);
-                json!({ "timestamp": service.change_within(change, patience)? })
-            }
-            "unset" => {
-                let (change, patience) = (removals(asked)?, self.patience_for_the_disk(asked)?);
-                json!({ "timestamp": service.change_within(change, patience)? })
-            }
+            "set" => return self.change(changes(asked)?, asked),
+            "unset" => return self.change(removals(asked)?, asked),
             "ping" => {
                 let elapsed = service.ping(&asked.node()?, self.patience(asked)?)?;
                 json!({ "ms": elapsed.as_secs_f64() * 1000.0 })
@@ -183,6 +183,20 @@ impl Conversation<'_> {
             }
             other => return Err(Fault::Usage(format!("there is no operation {other:?}"))),
         }))
+    }
+
+    /// Answers as soon as the change is durable; it goes to others after that.
+    fn change(&self, change: Change, asked: &Asked<'_>) -> Result<Option<Json>, Fault> {
+        let patience = self.patience_for_the_disk(asked)?;
+        let (timestamp, pushes) = self.service.change_within(change, patience);
+        let text = text_of(&success(json!({ "timestamp": timestamp? })));
+        // Whoever does not read its answer keeps no push from beginning.
+        let sent = send(self.stream, text.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        drop(pushes);
+        let rest = text.as_bytes().get(sent.unwrap_or_default()..).unwrap_or_default();
+        let mut stream = self.stream;
+        stream.write_all(rest)?;
+        Ok(None)
     }
 
     /// One node, several, or all that are lost.

@@ -1,12 +1,12 @@
 //! What people and programs beside the node ask for.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, SendTimeoutError, bounded};
 
-use super::Driver;
+use super::{Driver, Pushes};
 use crate::events::Subscription;
 use crate::keeper::SetJob;
 use crate::protocol::entries::{Change, Key, Value};
@@ -138,13 +138,22 @@ impl Driver {
 
     /// Sets and removes several keys in one version; returns its timestamp when it is durable.
     pub fn change(&self, change: Change) -> Result<u64, Refused> {
+        let _pushes = Pushes(self);
         self.commit(change, false, None)
     }
 
     /// The same, and does not wait longer than that for the disk. A change that was handed to it is
     /// made all the same where the disk takes it later.
-    pub fn change_within(&self, change: Change, timeout: Duration) -> Result<u64, Refused> {
-        self.commit(change, false, Some(timeout))
+    ///
+    /// The change begins to go to others when the second of what this gives is dropped: an answer
+    /// that has to be passed on does not wait for those pushes.
+    pub fn change_within(
+        &self,
+        change: Change,
+        timeout: Duration,
+    ) -> (Result<u64, Refused>, Pushes<'_>) {
+        let pushes = Pushes(self);
+        (self.commit(change, false, Some(timeout)), pushes)
     }
 
     fn commit(
@@ -255,8 +264,7 @@ impl Driver {
             if left.is_zero() || inner.is_stopping {
                 return None;
             }
-            let waited = self.settled.wait_timeout(inner, left);
-            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+            inner = self.wait_settled(inner, left);
         }
     }
 
@@ -308,7 +316,9 @@ impl Driver {
     /// Says goodbye: makes it durable, then waits until all that answer were told. Where the time
     /// runs out before, the error names those that were not; the goodbye stays.
     pub fn leave(&self, timeout: Duration) -> Result<(), Refused> {
+        let pushes = Pushes(self);
         self.commit(Change::new(), true, None)?;
+        drop(pushes);
         let until = Instant::now() + timeout;
         let mut inner = self.lock();
         loop {
@@ -320,8 +330,7 @@ impl Driver {
             if left.is_zero() || inner.is_stopping {
                 return Err(Refused::NotTold { nodes });
             }
-            let waited = self.settled.wait_timeout(inner, left);
-            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+            inner = self.wait_settled(inner, left);
         }
     }
 

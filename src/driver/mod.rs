@@ -5,6 +5,7 @@ mod asked;
 mod keys;
 mod lines;
 mod network;
+mod pushes;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::client::Client;
@@ -41,7 +42,8 @@ use crate::steps::Nonce;
 
 pub use keys::KeyChange;
 use lines::Lines;
-use told::{Line, Told};
+pub use pushes::Pushes;
+use told::Told;
 
 /// Most sends of one class that can wait: one for each target. One more goes back to the core.
 pub const JOBS_MAX: usize = PEERS_MAX + SEEDS_MAX;
@@ -106,10 +108,17 @@ pub struct Driver {
     credentials_folder: PathBuf,
     began: Instant,
     sends: [Sender<Job>; Class::ALL.len()],
+    /// Told of each job.
+    jobs_wait: OnceLock<Box<dyn Fn() + Send + Sync>>,
     sets: Sender<SetJob>,
+    /// Pushes of a change whose callers are about to have their answer: that comes first. One for
+    /// each peer at most.
+    held: Mutex<Vec<Job>>,
     wake_disk: Sender<()>,
     wake: Sender<()>,
     stop_asked: Sender<()>,
+    /// Told of that, too.
+    tell_stop: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// The open port, once it is there.
     server: Mutex<Option<Server>>,
     /// Which rule of its own the node broke.
@@ -128,6 +137,8 @@ struct Inner {
     lines: Lines,
     waiting: HashMap<Ticket, Sender<Result<u64, Refused>>>,
     wake_at: u64,
+    /// How many wait for something to be settled.
+    wait_settled: usize,
     state_fault: Option<String>,
     peers_fault: Option<String>,
     is_stopping: bool,
@@ -156,6 +167,7 @@ impl Driver {
         let [wake_disk, wake, stop_asked] = [0; 3].map(|_| bounded(1));
         let inner = Inner {
             wake_at: 0,
+            wait_settled: 0,
             hub: Hub::default(),
             lines: Lines::new(now_since(parts.began).mono_ms),
             waiting: HashMap::new(),
@@ -178,10 +190,13 @@ impl Driver {
             credentials_folder: parts.credentials_folder,
             began: parts.began,
             sends: [healthy.0, returning.0, unproved.0],
+            jobs_wait: OnceLock::new(),
             sets,
+            held: Mutex::default(),
             wake_disk: wake_disk.0,
             wake: wake.0,
             stop_asked: stop_asked.0,
+            tell_stop: OnceLock::new(),
             server: Mutex::default(),
             broken: OnceLock::new(),
             handled: AtomicU64::new(0),
@@ -262,43 +277,55 @@ impl Driver {
     pub fn request_stop(&self) {
         // One wish to stop is enough.
         let _ = self.stop_asked.try_send(());
+        self.tell_stop.get().into_iter().for_each(|tell| tell());
+    }
+
+    /// Names what is called when somebody asks the node to stop: at once where that was before.
+    pub fn when_asked_to_stop(&self, tell: impl Fn() + Send + Sync + 'static) {
+        // The first one stays.
+        let _ = self.tell_stop.set(Box::new(tell));
+        if !self.stop_asked.is_empty() {
+            self.tell_stop.get().into_iter().for_each(|tell| tell());
+        }
     }
 
     /// Runs a rule under the lock and does what it decides.
     fn decide<T>(&self, rule: impl FnOnce(&mut Node, Now) -> (T, Vec<Action>)) -> T {
-        let mut inner = self.lock();
-        let now = self.now();
-        let (result, actions) = rule(&mut inner.node, now);
-        let later = inner.settle(actions, now);
-        drop(inner);
-        self.settled.notify_all();
+        let (result, later) = self.settle(rule);
         self.perform(later);
         result
     }
 
-    fn perform(&self, actions: Vec<Action>) {
-        for action in actions {
-            match action {
-                Action::Send(job) => self.enqueue(job),
-                // A full queue means that the ticker is about to look anyway.
-                Action::WakeAt(_) => drop(self.wake.try_send(())),
-                Action::WakeDisk => drop(self.wake_disk.try_send(())),
-                Action::Tell(_) | Action::Changed { .. } | Action::Finish(..) => {}
-            }
+    /// The same, and leaves to others what can wait.
+    fn settle<T>(&self, rule: impl FnOnce(&mut Node, Now) -> (T, Vec<Action>)) -> (T, Vec<Action>) {
+        let mut inner = self.lock();
+        let now = self.now();
+        let (result, actions) = rule(&mut inner.node, now);
+        let later = inner.settle(actions, now);
+        self.unlock_and_tell(inner);
+        (result, later)
+    }
+
+    /// Tells those who wait for something to be settled, if anybody does.
+    fn unlock_and_tell(&self, inner: MutexGuard<'_, Inner>) {
+        let somebody = inner.wait_settled > 0;
+        drop(inner);
+        if somebody {
+            self.settled.notify_all();
         }
     }
 
-    fn enqueue(&self, job: Job) {
-        let [healthy, returning, unproved] = &self.sends;
-        let queue = match job.class {
-            Class::Healthy => healthy,
-            Class::Returning => returning,
-            Class::Unproved => unproved,
-        };
-        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = queue.try_send(job)
-        {
-            self.lock().node.put_back(&job);
-        }
+    /// Waits until something is settled, or the time is over.
+    fn wait_settled<'a>(
+        &self,
+        mut inner: MutexGuard<'a, Inner>,
+        time: Duration,
+    ) -> MutexGuard<'a, Inner> {
+        inner.wait_settled += 1;
+        let waited = self.settled.wait_timeout(inner, time);
+        let mut inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        inner.wait_settled -= 1;
+        inner
     }
 
     fn keys(&self) -> Arc<NetworkKeys> {
@@ -321,33 +348,11 @@ impl Driver {
         let (wake_at, actions) = inner.node.on_tick(now);
         inner.wake_at = wake_at;
         let later = inner.settle(actions, now);
-        drop(inner);
-        self.settled.notify_all();
+        self.unlock_and_tell(inner);
         self.perform(later);
+        // Whoever was to do so is stuck, if anything is left.
+        self.let_go();
         self.tell_faults(now);
-    }
-
-    /// Writes what is wrong to the log, where that is news.
-    fn tell_faults(&self, now: Now) {
-        let faults = self.faults(now);
-        let happened = self.lock().node.take_untold_notices();
-        for fault in happened {
-            log::warn!("{}: {fault}", fault.code.as_str());
-        }
-        let lines =
-            self.told.lock().unwrap_or_else(PoisonError::into_inner).look(&faults, now.mono_ms);
-        for line in lines {
-            match line {
-                Line::Wrong(fault) if fault.code.is_own() => {
-                    log::error!("degraded ({}): {fault}", fault_name(&fault));
-                }
-                Line::Wrong(fault) => log::warn!("degraded ({}): {fault}", fault_name(&fault)),
-                Line::Over(fault) => {
-                    log::info!("no longer degraded ({}): {}", fault_name(&fault), fault.text);
-                }
-                Line::More => log::warn!("more is wrong than is told here: `dsn status` shows it"),
-            }
-        }
     }
 
     /// How long the ticker may sleep from now.
@@ -428,12 +433,6 @@ impl Inner {
     }
 }
 
-/// `clone, garden`
-fn fault_name(fault: &Fault) -> String {
-    let code = fault.code.as_str();
-    fault.node.as_ref().map_or_else(|| code.to_owned(), |node_id| format!("{code}, {node_id}"))
-}
-
 /// What the journal's thread needs.
 impl Core for Driver {
     fn own(&self) -> Verified<Record> {
@@ -454,7 +453,14 @@ impl Core for Driver {
     }
 
     fn publish(&self, record: Verified<Record>) {
-        self.decide(|node, now| ((), node.on_set(record, now)));
+        self.publish_first(record);
+    }
+
+    fn told(&self, somebody: bool) {
+        // Else who was told does it, when it has passed that on.
+        if !somebody {
+            self.let_go();
+        }
     }
 
     fn wishes(&self) -> DiskWishes {

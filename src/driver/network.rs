@@ -107,7 +107,8 @@ impl Driver {
         };
         let own = (&self.node_id, &self.private_key.public_key());
         let returned = Returned::read(outgoing, &sealed.tag, answer, &keys, own, &Ecdsa);
-        let returned = returned.look(&self.lock().node);
+        let returned =
+            if returned.is_known() { returned } else { returned.look(&self.lock().node) };
         Ok(returned.check(&Ecdsa))
     }
 }

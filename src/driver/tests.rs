@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Receiver;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use zeroize::Zeroizing;
@@ -13,10 +14,10 @@ use super::{Driver, Parts, Queues, now_since};
 use crate::RunningNode;
 use crate::client::Client;
 use crate::config::Config;
-use crate::keeper::SetJob;
+use crate::keeper::{Core, SetJob};
 use crate::protocol::address::Address;
 use crate::protocol::crypto::{NetworkKeys, PrivateKey, Signer};
-use crate::protocol::entries::{Key, Value};
+use crate::protocol::entries::{Change, Key, Value};
 use crate::protocol::identity::{NodeId, PublicKey};
 use crate::protocol::node::{Action, Node, Secret, Settings};
 use crate::protocol::peer::{Known, KnownPeer, Pin, Trust};
@@ -154,6 +155,33 @@ fn leave_names_those_that_it_could_not_tell() {
         leaver.join().unwrap()
     });
     assert_eq!(keeper, Err(Refused::NotTold { nodes: vec![id("peer")] }));
+}
+
+/// Whoever waits for an answer does not wait for what others are sent.
+#[test]
+fn the_pushes_of_a_change_begin_when_its_answer_was_passed_on() {
+    let (driver, queues) = driver();
+    let (_, actions) = driver.lock().node.on_tick(driver.now());
+    let job = actions.into_iter().find_map(|action| match action {
+        Action::Send(job) => Some(job),
+        _ => None,
+    });
+    driver.held().push(job.expect("the peer is called"));
+    let waiting = || queues.sends.iter().map(Receiver::len).sum::<usize>();
+    let (result, pushes) = std::thread::scope(|scope| {
+        let caller = scope.spawn(|| driver.change_within(Change::new(), Duration::from_secs(60)));
+        let SetJob { reply, .. } = queues.sets.recv().unwrap();
+        reply.send(Ok(2)).unwrap();
+        driver.told(true);
+        caller.join().unwrap()
+    });
+    assert_eq!((result, waiting()), (Ok(2), 0));
+    drop(pushes);
+    assert_eq!(waiting(), 1);
+    // Where all that waited are gone nobody else would do it.
+    driver.held().push(queues.sends.iter().find_map(|jobs| jobs.try_recv().ok()).unwrap());
+    driver.told(false);
+    assert_eq!(waiting(), 1);
 }
 
 /// What can't wait any more goes back to the rules, which make it anew.

@@ -1,7 +1,11 @@
 //! What is wrong, in the log: each fault once when it comes, when its reason changes, and when it
 //! goes. What others cause has a limit, so that nobody fills a disk.
 
+use std::sync::PoisonError;
+
+use super::Driver;
 use crate::protocol::fault::{Fault, Source};
+use crate::protocol::node::Now;
 
 /// Most lines about what this node sees itself, within [`LINES_MS`].
 const LINES_OF_OWN_MAX: usize = 24;
@@ -88,6 +92,37 @@ impl Told {
 /// Whether one is the other with perhaps another reason.
 fn is_kin(one: &Fault, other: &Fault) -> bool {
     one.code == other.code && one.node == other.node
+}
+
+impl Driver {
+    /// Writes what is wrong to the log, where that is news.
+    pub(super) fn tell_faults(&self, now: Now) {
+        let faults = self.faults(now);
+        let happened = self.lock().node.take_untold_notices();
+        for fault in happened {
+            log::warn!("{}: {fault}", fault.code.as_str());
+        }
+        let lines =
+            self.told.lock().unwrap_or_else(PoisonError::into_inner).look(&faults, now.mono_ms);
+        for line in lines {
+            match line {
+                Line::Wrong(fault) if fault.code.is_own() => {
+                    log::error!("degraded ({}): {fault}", fault_name(&fault));
+                }
+                Line::Wrong(fault) => log::warn!("degraded ({}): {fault}", fault_name(&fault)),
+                Line::Over(fault) => {
+                    log::info!("no longer degraded ({}): {}", fault_name(&fault), fault.text);
+                }
+                Line::More => log::warn!("more is wrong than is told here: `dsn status` shows it"),
+            }
+        }
+    }
+}
+
+/// `clone, garden`
+fn fault_name(fault: &Fault) -> String {
+    let code = fault.code.as_str();
+    fault.node.as_ref().map_or_else(|| code.to_owned(), |node_id| format!("{code}, {node_id}"))
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use crate::protocol::entries::Change;
 use crate::protocol::fault::Fault;
 use crate::protocol::head::{next_timestamp, unwritten_timestamp};
 use crate::protocol::identity::{NodeId, PublicKey};
-use crate::protocol::node::{Class, MESH_MAX, Node, RELAY_HEADS, Secret, Settings};
+use crate::protocol::node::{MESH_MAX, Node, RELAY_HEADS, Secret, Settings};
 use crate::protocol::record::{Draft, Record};
 use crate::protocol::verified::Verified;
 use crate::protocol::wire::{Kind, ProgramVersion};
@@ -45,8 +45,8 @@ pub use senders::senders_max;
 
 /// Stack of a thread, bytes: HTTP, and records by reference. Small, as there may be many.
 const STACK_BYTES: usize = 256 * 1024;
-/// Threads that a node has from the beginning: 3 that send, journal, ticker, gate, 4 workers, 5 of
-/// tiny_http, one for the control socket, one for signals.
+/// Threads that a node has from the beginning, or with its first change: 3 that send, journal,
+/// ticker, gate, 4 workers, 5 of tiny_http, one for the control socket, one for the log.
 const THREADS_MIN: usize = 17;
 /// Most connections to peers that are kept open between requests.
 const IDLE_CONNECTIONS_MAX: usize = 128;
@@ -66,7 +66,7 @@ pub struct RunningNode {
     listen: SocketAddr,
     control: Option<ControlServer>,
     threads: Vec<JoinHandle<()>>,
-    senders: Vec<Arc<Senders>>,
+    senders: Option<Arc<Senders<Driver>>>,
     stop_asked: Receiver<()>,
     /// Dropped to stop the threads.
     stop: Option<Sender<()>>,
@@ -141,7 +141,7 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
         listen: address,
         control: None,
         threads: Vec::new(),
-        senders: Vec::new(),
+        senders: None,
         stop_asked: queues.stop_asked.clone(),
         stop: Some(stop),
     };
@@ -285,19 +285,22 @@ impl RunningNode {
         stopped: &Receiver<()>,
     ) -> Result<(), StartError> {
         let Queues { sends, sets, wake_disk, wake, .. } = queues;
-        for (class, jobs) in Class::ALL.into_iter().zip(sends) {
-            let senders = Senders::new(Arc::clone(&self.driver), class, jobs, stopped.clone());
-            senders.add().map_err(StartError::NoThread)?;
-            self.senders.push(senders);
-        }
+        let senders = Senders::new(Arc::clone(&self.driver), sends, stopped.clone());
+        senders.call_in().map_err(StartError::NoThread)?;
+        let weak = Arc::downgrade(&senders);
+        self.driver.tell_of_jobs(move || {
+            if let Some(senders) = weak.upgrade() {
+                senders.look();
+            }
+        });
+        self.senders = Some(Arc::clone(&senders));
         let (driver, stop) = (Arc::clone(&self.driver), stopped.clone());
         self.spawn("dsn-journal", move || {
             // The folder is free when its writer has ended, and not before.
             let _lock = lock;
             keep(keeper, &driver, &(sets, wake_disk, stop));
         })?;
-        let (driver, senders, stop) =
-            (Arc::clone(&self.driver), self.senders.clone(), stopped.clone());
+        let (driver, stop) = (Arc::clone(&self.driver), stopped.clone());
         self.spawn("dsn-ticker", move || tick(&driver, &senders, &wake, &stop))
     }
 
@@ -324,6 +327,12 @@ impl RunningNode {
         // The sender lives as long as the driver: an error can't happen, and would mean to stop.
         let _ = self.stop_asked.recv();
         self.driver.broken().map_or(Ok(()), |why| Err(why.to_owned()))
+    }
+
+    /// Names what is called when somebody asks the node to stop, or it broke a rule of its own:
+    /// at once where that has happened. The first one stays.
+    pub fn when_asked_to_stop(&self, tell: impl Fn() + Send + Sync + 'static) {
+        self.driver.when_asked_to_stop(tell);
     }
 
     /// Something that asks the node to stop, for a signal handler.
@@ -416,10 +425,15 @@ fn keep(
     }
 }
 
-fn tick(driver: &Driver, senders: &[Arc<Senders>], wake: &Receiver<()>, stopped: &Receiver<()>) {
+fn tick(
+    driver: &Driver,
+    senders: &Arc<Senders<Driver>>,
+    wake: &Receiver<()>,
+    stopped: &Receiver<()>,
+) {
     loop {
         driver.tick();
-        senders.iter().for_each(|senders| senders.reap());
+        senders.reap();
         loop {
             // The end is looked for each time, however late the tick is.
             select! {

@@ -92,6 +92,11 @@ impl Returned {
         reading.read(answer, keys, verifier).unwrap_or_else(|why| Self::known(Outcome::Failed(why)))
     }
 
+    /// Whether the second step has nothing to look at.
+    pub fn is_known(&self) -> bool {
+        matches!(self, Self::Known(_))
+    }
+
     /// Second step, under the lock: only what would be news is worth a look at its signature.
     #[must_use]
     pub fn look(self, node: &Node) -> Self {

@@ -2,32 +2,44 @@
 //!
 //! Tries are repeated by the rules of the node, so that no thread sleeps for a peer that is dead.
 
-use std::borrow::Cow;
+mod connection;
+
+use std::collections::HashMap;
 use std::fmt;
-use std::net::{Ipv6Addr, SocketAddrV6};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ureq::Agent;
-use ureq::config::Config;
-use ureq::http::Uri;
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use crate::zone;
+use connection::{Dial, Later};
 
 /// How long a connection is kept without use. A server keeps it longer, so that a request never
 /// meets a connection that is just being closed.
 const IDLE_MAX: Duration = Duration::from_secs(10);
-/// Buffers of a connection, bytes: the defaults are 128 KiB each, too much for 100 peers.
-const BUFFER_BYTES: usize = 8 * 1024;
 /// Largest head of an answer, bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
 /// An HTTP client with kept connections.
 #[derive(Debug)]
 pub struct Client {
-    agent: Agent,
+    lines: Mutex<Lines>,
     body_bytes_max: u64,
+}
+
+/// One agent for each address, with at most one kept connection: one for all compares each
+/// connection with each other one, twice a request.
+#[derive(Debug)]
+struct Lines {
+    by_address: HashMap<String, Line>,
+    most: usize,
+    looked: Instant,
+}
+
+#[derive(Debug)]
+struct Line {
+    agent: Agent,
+    used: Instant,
 }
 
 /// What came back.
@@ -44,23 +56,9 @@ pub struct Answer {
 impl Client {
     /// Takes the largest body of an answer, bytes, and how many connections are kept at most.
     pub fn new(body_bytes_max: usize, idle_connections_max: usize) -> Self {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(None)
-            .user_agent("")
-            .accept("")
-            .accept_encoding("")
-            .max_idle_connections(idle_connections_max)
-            .max_idle_connections_per_host(1)
-            .max_idle_age(IDLE_MAX)
-            .input_buffer_size(BUFFER_BYTES)
-            .output_buffer_size(BUFFER_BYTES)
-            .max_response_header_size(HEAD_BYTES_MAX)
-            .build();
-        let resolver = WithZones(DefaultResolver::default());
-        let agent = Agent::with_parts(config, DefaultConnector::default(), resolver);
-        Self { agent, body_bytes_max: body_bytes_max as u64 }
+        let most = idle_connections_max.max(1);
+        let lines = Lines { by_address: HashMap::new(), most, looked: Instant::now() };
+        Self { lines: Mutex::new(lines), body_bytes_max: body_bytes_max as u64 }
     }
 
     /// Posts a body to a path at `host:port`; gives whatever answer comes within the time.
@@ -71,12 +69,8 @@ impl Client {
         body: &[u8],
         timeout: Duration,
     ) -> Result<Answer, TransportError> {
-        let request = self
-            .agent
-            .post(format!("http://{}{path}", authority(address)))
-            .config()
-            .timeout_global(Some(timeout))
-            .build();
+        let agent = self.lines.lock().unwrap_or_else(PoisonError::into_inner).to(address);
+        let request = agent.post(url(address, path)).config().timeout_global(Some(timeout)).build();
         let mut response = request.send(body).map_err(|fault| explain(&fault, timeout))?;
         let seal = response.headers().get("dsn-seal").and_then(|value| value.to_str().ok());
         let seal = seal.map(str::to_owned);
@@ -87,48 +81,52 @@ impl Client {
     }
 }
 
-/// What ends a host that stands for a link-local address. No name of the world ends so (RFC 2606).
-const ZONE_END: &str = ".zone.invalid";
-
-/// The address as part of a URL, which can't have the zone of a link-local one: that becomes a name
-/// that the resolver takes apart again.
-fn authority(address: &str) -> Cow<'_, str> {
-    let Some((ip, zone, port)) = zone::split(address) else { return address.into() };
-    let letters = |byte: u8| [byte >> 4, byte & 15].map(|four| char::from(b'a' + four));
-    let zone: String = zone.bytes().flat_map(letters).collect();
-    format!("{:032x}.{zone}{ZONE_END}:{port}", ip.to_bits()).into()
+impl Lines {
+    /// The agent for an address.
+    fn to(&mut self, address: &str) -> Agent {
+        let now = Instant::now();
+        // What was not used for long is closed; it is looked for now and then.
+        if now.duration_since(self.looked) >= IDLE_MAX / 2 {
+            self.looked = now;
+            self.by_address.retain(|_, line| now.duration_since(line.used) < IDLE_MAX);
+        }
+        if let Some(line) = self.by_address.get_mut(address) {
+            line.used = now;
+            return line.agent.clone();
+        }
+        if self.by_address.len() >= self.most {
+            let oldest = self.by_address.iter().min_by_key(|(_, line)| line.used);
+            let oldest = oldest.map(|(address, _)| address.clone());
+            oldest.and_then(|oldest| self.by_address.remove(&oldest));
+        }
+        let agent = agent(address);
+        self.by_address.insert(address.to_owned(), Line { agent: agent.clone(), used: now });
+        agent
+    }
 }
 
-/// The address and the zone that such a name stands for.
-fn zoned(host: &str) -> Option<(Ipv6Addr, String)> {
-    let (ip, zone) = host.strip_suffix(ZONE_END)?.split_once('.')?;
-    let ip = Ipv6Addr::from_bits(u128::from_str_radix(ip, 16).ok()?);
-    let byte = |two: &[u8]| match two {
-        [high @ b'a'..=b'p', low @ b'a'..=b'p'] => Some((high - b'a') << 4 | (low - b'a')),
-        _ => None,
-    };
-    let bytes: Option<Vec<u8>> = zone.as_bytes().chunks(2).map(byte).collect();
-    Some((ip, String::from_utf8(bytes?).ok()?))
+fn agent(address: &str) -> Agent {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .proxy(None)
+        .user_agent("")
+        .accept("")
+        .accept_encoding("")
+        .max_idle_connections(1)
+        .max_idle_connections_per_host(1)
+        .max_idle_age(IDLE_MAX)
+        .max_response_header_size(HEAD_BYTES_MAX)
+        .build();
+    Agent::with_parts(config, Dial(address.to_owned()), Later)
 }
 
-/// Names as the system resolves them, and link-local addresses with their zones.
-#[derive(Debug)]
-struct WithZones(DefaultResolver);
-
-impl Resolver for WithZones {
-    fn resolve(
-        &self,
-        uri: &Uri,
-        config: &Config,
-        timeout: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let Some((ip, zone)) = uri.host().and_then(zoned) else {
-            return self.0.resolve(uri, config, timeout);
-        };
-        let port = uri.port_u16().ok_or(ureq::Error::HostNotFound)?;
-        let mut found = self.empty();
-        found.push(SocketAddrV6::new(ip, port, 0, zone::number(&zone)?).into());
-        Ok(found)
+/// The zone of a link-local address is nothing that the other end knows, and a URL has no room for
+/// it: whoever connects has the address.
+fn url(address: &str, path: &str) -> String {
+    match zone::split(address) {
+        Some((ip, _, port)) => format!("http://[{ip}]:{port}{path}"),
+        None => format!("http://{address}{path}"),
     }
 }
 
@@ -228,20 +226,98 @@ mod tests {
         }
     }
 
-    /// A URL has no room for the zone of a link-local address, and is not to be asked by name.
+    /// A URL has no room for the zone of a link-local address, and the other end does not know it.
     #[test]
     fn a_link_local_address_is_called_on_its_link() {
-        let text = "[fe80::1:2%wlan-0.7]:8000";
-        let url: Uri = format!("http://{}/ping", authority(text)).parse().unwrap();
-        let ip = "fe80::1:2".parse().unwrap();
-        assert_eq!(url.host().and_then(zoned), Some((ip, "wlan-0.7".into())));
-        assert_eq!(url.port_u16(), Some(8000));
-        assert_eq!(authority("[::1]:8000"), "[::1]:8000");
-        for other in ["a.zone.invalid", "a", "0.b.zone.invalid", "x.aa.zone.invalid", "::1"] {
-            assert_eq!(zoned(other), None, "{other}");
-        }
+        assert_eq!(url("[fe80::1:2%wlan-0.7]:8000", "/ping"), "http://[fe80::1:2]:8000/ping");
+        assert_eq!(url("[::1]:8000", "/ping"), "http://[::1]:8000/ping");
         let said = post("[fe80::1%no-such-link]:1", 5000).unwrap_err().to_string();
         assert!(said.contains("No such device"), "{said}");
+    }
+
+    /// One segment, and one wake of whoever reads it.
+    #[test]
+    fn a_small_request_goes_out_in_one_piece_over_a_connection_that_is_kept() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let client = Client::new(100, 2);
+        std::thread::scope(|scope| {
+            let calls = scope.spawn(|| {
+                for body in [&b"one"[..], b"", b"three"] {
+                    let limit = Duration::from_secs(5);
+                    assert_eq!(client.post(&address, "/ping", body, limit).unwrap().status, 204);
+                }
+            });
+            let (mut stream, _) = listener.accept().unwrap();
+            for body in ["one", "", "three"] {
+                let mut buffer = [0; 1024];
+                let count = stream.read(&mut buffer).unwrap();
+                let request = String::from_utf8_lossy(&buffer[..count]).into_owned();
+                assert!(request.starts_with("POST /ping HTTP/1.1\r\n"), "{request}");
+                let length = format!("content-length: {}\r\n", body.len());
+                assert!(request.contains(&length), "{request}");
+                assert!(request.ends_with(&format!("\r\n\r\n{body}")), "{request}");
+                stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+            }
+            calls.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_connection_that_was_closed_meanwhile_is_not_used() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let client = Client::new(100, 2);
+        let post = || client.post(&address, "/ping", b"x", Duration::from_secs(5));
+        for _ in 0..2 {
+            std::thread::scope(|scope| {
+                let call = scope.spawn(post);
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 1024]).unwrap();
+                stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+                assert_eq!(call.join().unwrap().unwrap().status, 204);
+            });
+        }
+    }
+
+    #[test]
+    fn a_body_of_many_pieces_arrives_whole() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let body: Vec<u8> = (0..100_000_u32).map(|byte| (byte % 251) as u8).collect();
+        std::thread::scope(|scope| {
+            let call = scope.spawn(|| {
+                Client::new(100, 2).post(&address, "/data", &body, Duration::from_secs(5))
+            });
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(&body) {
+                let mut buffer = [0; 1024];
+                let count = stream.read(&mut buffer).unwrap();
+                assert!(count > 0, "it ended after {} bytes", request.len());
+                request.extend_from_slice(&buffer[..count]);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").unwrap();
+            assert_eq!(call.join().unwrap().unwrap().body, b"hi");
+        });
+    }
+
+    #[test]
+    fn addresses_that_are_not_used_are_forgotten() {
+        let now = Instant::now();
+        let mut lines = Lines { by_address: HashMap::new(), most: 2, looked: now };
+        for address in ["a:1", "b:1", "a:1", "c:1"] {
+            lines.to(address);
+        }
+        let mut known: Vec<&str> = lines.by_address.keys().map(String::as_str).collect();
+        known.sort_unstable();
+        assert_eq!(known, ["a:1", "c:1"], "the one that was used last stays");
+        for line in lines.by_address.values_mut() {
+            line.used = now.checked_sub(2 * IDLE_MAX).unwrap_or(now);
+        }
+        lines.looked = now.checked_sub(IDLE_MAX).unwrap_or(now);
+        lines.to("d:1");
+        assert_eq!(lines.by_address.len(), 1);
     }
 
     #[test]
