@@ -375,7 +375,7 @@ mod tests {
     use proptest::collection;
     use proptest::prelude::*;
 
-    use super::super::backend::WORKERS;
+    use super::super::WORKERS;
     use super::super::limits::Times;
     use super::*;
 

@@ -86,8 +86,8 @@ struct Port {
     address: SocketAddr,
     health: Arc<Mutex<Health>>,
     desk: Arc<Desk>,
-    /// The gate's own connections to tiny_http.
-    lines: Vec<UnixStream>,
+    /// The gate's own connection to tiny_http.
+    line: UnixStream,
     stop: Option<UnixStream>,
     gate: Option<JoinHandle<()>>,
     /// Where the kernel tells about the gate's thread.
@@ -128,14 +128,14 @@ fn start_with(limits: Limits) -> Port {
     let service = Service { handler, paths: &PATHS, on_fault };
     let gate =
         Gate::new(listener, service, BODY_BYTES_MAX, limits, Arc::clone(&health), stopped).unwrap();
-    let lines = gate.lines().iter().map(|line| line.stream().try_clone().unwrap()).collect();
+    let line = gate.line().try_clone().unwrap();
     let (told, task) = mpsc::sync_channel(1);
     let gate = Some(std::thread::spawn(move || {
         told.send(std::fs::read_link("/proc/thread-self").unwrap()).unwrap();
         gate.run().unwrap();
     }));
     let task = PathBuf::from("/proc").join(task.recv().unwrap());
-    Port { address, health, desk, lines, stop: Some(stop), gate, task }
+    Port { address, health, desk, line, stop: Some(stop), gate, task }
 }
 
 /// A port where all have as much time as they like.
@@ -336,9 +336,7 @@ fn requests_that_come_together_are_answered_in_order() {
 fn tiny_http_that_dies_is_started_again_and_that_is_told() {
     let port = start();
     assert_eq!(port.post("/echo", b"before").0, 200);
-    for line in &port.lines {
-        line.shutdown(Shutdown::Both).unwrap();
-    }
+    port.line.shutdown(Shutdown::Both).unwrap();
     let until = std::time::Instant::now() + Duration::from_secs(30);
     while port.post("/echo", b"after").0 != 200 {
         assert!(std::time::Instant::now() < until);
@@ -373,7 +371,7 @@ fn a_caller_has_its_worker_back_when_tiny_http_was_started_again() {
     let mut held = port.member(1);
     held.ask(1, "hold");
     port.desk.wait_begun(2);
-    port.lines.iter().for_each(|line| line.shutdown(Shutdown::Both).unwrap());
+    port.line.shutdown(Shutdown::Both).unwrap();
     port.desk.release("hold");
     let until = Instant::now() + PATIENCE;
     while port.health.lock().unwrap().restarted == 0 {
