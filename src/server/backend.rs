@@ -6,7 +6,7 @@
 //! its connection each byte would be copied twice more, and an answer would wait for all before it.
 
 use std::io::{Error, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use tiny_http::Method;
 
-use super::handover::{Done, Handover, Job};
-use super::head::PLACE;
+use super::connection::{SHORT_BYTES_MAX, write_some};
+use super::handover::{Answer, Done, Handover, Job};
+use super::head::{self, PLACE};
 use super::{Handler, OnFault, Request, Response, WORKERS, join, spawn};
 
 /// How long tiny_http may take to take heads. It does nothing else.
@@ -64,7 +65,7 @@ impl Backend {
                 while !ended.load(Ordering::SeqCst) {
                     // An error is the end of the accept loop, which has done its work.
                     if let Ok(request) = server.recv() {
-                        service.serve(request, &handover);
+                        service.serve(request, &handover, &ended);
                     }
                 }
                 Ok(())
@@ -85,6 +86,13 @@ impl Backend {
     /// Passes heads on.
     pub(super) fn ask(&mut self, heads: &[u8]) -> Result<(), Error> {
         self.line.write_all(heads)
+    }
+
+    /// Ends it; gives what its workers were done with. What they were at is answered by nobody.
+    pub(super) fn end(self) -> Vec<Done> {
+        let handover = Arc::clone(&self.handover);
+        drop(self);
+        handover.collect(false)
     }
 }
 
@@ -111,14 +119,19 @@ fn random_name() -> Result<u128, Error> {
 }
 
 impl Service {
-    fn serve(&self, request: tiny_http::Request, handover: &Handover) {
+    fn serve(&self, request: tiny_http::Request, handover: &Handover, ended: &AtomicBool) {
         let header = request.headers().iter().find(|header| header.field.equiv(PLACE));
         let place = header.and_then(|it| it.value.as_str().parse().ok());
         // One that is dropped here tiny_http answers with 500, by which the gate knows.
         let Some(place) = place else { return };
-        let Some(job) = handover.take(place) else { return };
+        let Some(mut job) = handover.take(place) else { return };
+        let direct = job.direct.take();
         let response = self.decide(&request, job);
-        handover.give_back(Done { place, response });
+        if !ended.load(Ordering::SeqCst) {
+            reply(response, direct, &|answer, is_urgent| {
+                handover.give_back(Done { place, answer }, is_urgent);
+            });
+        }
         // Nothing goes back over the line.
         drop(request.into_writer());
     }
@@ -131,7 +144,7 @@ impl Service {
         if *request.method() != Method::Post {
             return status(405);
         }
-        let (path, Job { peer, body }) = (request.url().to_owned(), job);
+        let (path, Job { peer, body, .. }) = (request.url().to_owned(), job);
         let handled =
             catch_unwind(AssertUnwindSafe(|| (self.handler)(Request { path, peer, body })));
         handled.unwrap_or_else(|_| {
@@ -139,4 +152,20 @@ impl Service {
             status(500)
         })
     }
+}
+
+/// Writes a short answer where it may be written, and tells the gate, which has to go on at once
+/// with what is left.
+fn reply(response: Response, direct: Option<Arc<TcpStream>>, tell: &dyn Fn(Answer, bool)) {
+    let is_short = response.body.len() <= SHORT_BYTES_MAX;
+    let Some(stream) = direct.as_ref().filter(|_| is_short) else {
+        return tell(Answer::Whole(response), direct.is_some());
+    };
+    tell(Answer::Begun, false);
+    let (mut bytes, mut written) = (head::answer(&response, true), 0);
+    // Who is gone the gate sees by itself.
+    let _ = write_some(&mut &**stream, &bytes, &mut written);
+    bytes.drain(..written);
+    let is_left = !bytes.is_empty();
+    tell(Answer::Rest(bytes), is_left);
 }

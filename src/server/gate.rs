@@ -14,7 +14,7 @@ use rustix::event::{Timespec, epoll};
 
 use super::backend::{Backend, Service};
 use super::connection::{Connection, Progress, SHORT_BYTES_MAX};
-use super::handover::{Done, Job};
+use super::handover::{Answer, Done};
 use super::head::{add_inner_request, answer};
 use super::limits::{Limits, State};
 use super::queue::Queue;
@@ -43,8 +43,8 @@ pub(super) struct Gate {
     body_bytes_max: usize,
     health: Arc<Mutex<Health>>,
     backend: Option<Backend>,
-    /// Whose requests are with workers.
-    places: [Option<u64>; WORKERS],
+    /// Whose requests are with workers, and whether those write the answers.
+    places: [Option<(u64, bool)>; WORKERS],
     limits: Limits,
     connections: HashMap<u64, Connection>,
     next: u64,
@@ -113,6 +113,8 @@ impl Gate {
             {
                 return Err(why.into());
             }
+            // First of all: an event may be that of the next request.
+            self.collect();
             for event in &events {
                 match event.data.u64() {
                     LISTENER => self.accept(),
@@ -125,8 +127,10 @@ impl Gate {
             if self.swept_at.elapsed() >= SWEEP_EVERY {
                 self.sweep();
             }
-            self.collect();
             self.hand_out();
+            while self.collect() {
+                self.hand_out();
+            }
         }
     }
 
@@ -143,14 +147,18 @@ impl Gate {
 
     /// The connection to tiny_http ended, which it never does by itself: its thread died.
     fn restart_backend(&mut self) {
-        if let Some(backend) = &self.backend {
+        if let Some(backend) = self.backend.take() {
             let _ = epoll::delete(&self.epoll, backend.line());
+            for Done { place, answer } in backend.end() {
+                if !matches!(answer, Answer::Whole(_)) {
+                    self.finish(place, answer);
+                }
+            }
         }
-        for token in std::mem::take(&mut self.places).into_iter().flatten() {
+        for (token, _) in std::mem::take(&mut self.places).into_iter().flatten() {
             self.queue.finish(token);
             self.refuse(token, 500);
         }
-        self.backend = None;
         let text = match self.start_backend() {
             Ok(()) => {
                 let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
@@ -281,15 +289,17 @@ impl Gate {
     fn dispatch(&mut self) {
         let Some(backend) = &mut self.backend else { return };
         let mut heads = String::new();
+        let mut is_alone = self.places.iter().all(Option::is_none);
         for (at, place) in self.places.iter_mut().enumerate() {
             while place.is_none() {
                 let Some(token) = self.queue.next_request() else { break };
+                is_alone &= self.queue.is_member(token) && !self.queue.has_waiting();
                 let connection = self.connections.get_mut(&token);
-                let taken = connection.and_then(|it| it.take_request().zip(Some(it.peer)));
-                if let Some(((head, body), peer)) = taken {
+                if let Some((head, job)) = connection.and_then(|it| it.take_request(is_alone)) {
                     add_inner_request(&mut heads, &head, at);
-                    backend.handover().put(at, Job { peer, body });
-                    *place = Some(token);
+                    *place = Some((token, job.direct.is_some()));
+                    backend.handover().put(at, job);
+                    is_alone = false;
                 } else {
                     self.queue.finish(token);
                 }
@@ -300,23 +310,43 @@ impl Gate {
         }
     }
 
-    /// Takes what the workers have done, and lets them wake the gate where that is nothing.
-    fn collect(&mut self) {
-        while let Some(backend) = &self.backend {
-            let all = backend.handover().collect();
-            if all.is_empty() {
-                return;
+    /// Takes what the workers have done; says whether that is anything. If not, the next one wakes
+    /// the gate, unless a worker writes the answer and nobody waits for anything.
+    fn collect(&mut self) -> bool {
+        let Some(backend) = &self.backend else { return false };
+        let waits = |(token, is_direct): &(u64, bool)| {
+            !is_direct || self.connections.get(token).is_some_and(Connection::is_left_alone)
+        };
+        let is_awaited = self.queue.has_waiting() || self.places.iter().flatten().any(waits);
+        let all = backend.handover().collect(is_awaited);
+        let is_some = !all.is_empty();
+        for Done { place, answer } in all {
+            self.finish(place, answer);
+        }
+        is_some
+    }
+
+    fn finish(&mut self, place: usize, answer: Answer) {
+        let Some(place) = self.places.get_mut(place) else { return };
+        let Some((token, _)) = *place else { return };
+        match answer {
+            Answer::Whole(response) => {
+                *place = None;
+                self.queue.finish(token);
+                self.answer(token, &response);
             }
-            for Done { place, response } in all {
-                if let Some(token) = self.places.get_mut(place).and_then(Option::take) {
-                    self.answer(token, &response);
+            Answer::Begun => self.queue.finish(token),
+            Answer::Rest(bytes) => {
+                *place = None;
+                if let Some(connection) = self.connections.get_mut(&token) {
+                    connection.answer(bytes, true, Instant::now());
+                    self.write(token);
                 }
             }
         }
     }
 
     fn answer(&mut self, token: u64, response: &Response) {
-        self.queue.finish(token);
         if let Some(caller) = response.caller
             && let Some(token) = self.queue.prove(token, caller)
         {
@@ -381,7 +411,12 @@ impl Gate {
 
     /// Ends a connection, whatever it does.
     fn close(&mut self, token: u64) {
-        self.connections.remove(&token);
+        if let Some(connection) = self.connections.remove(&token)
+            && connection.state == State::Served
+        {
+            // A worker may keep it open for a while.
+            let _ = epoll::delete(&self.epoll, &connection.stream);
+        }
         self.queue.remove(token);
     }
 

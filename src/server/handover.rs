@@ -1,9 +1,9 @@
 //! What the gate and the workers hand to each other past tiny_http: bodies, and answers.
 
 use std::io::Error;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -14,6 +14,9 @@ use super::{Response, WORKERS};
 pub(super) struct Job {
     pub(super) peer: SocketAddr,
     pub(super) body: Vec<u8>,
+    /// Where a short answer goes, while the gate has nothing else to do: so it sleeps on. It is one
+    /// behind which the connection is kept.
+    pub(super) direct: Option<Arc<TcpStream>>,
 }
 
 /// A request that a worker is done with.
@@ -21,7 +24,18 @@ pub(super) struct Job {
 pub(super) struct Done {
     /// Its place.
     pub(super) place: usize,
-    pub(super) response: Response,
+    pub(super) answer: Answer,
+}
+
+/// What there is to do for it yet.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// It is to be written.
+    Whole(Response),
+    /// Nothing yet: a worker writes it, and says so before anybody can have read it.
+    Begun,
+    /// A worker wrote it but for these bytes.
+    Rest(Vec<u8>),
 }
 
 /// A place for each request that is with a worker, and those that are done.
@@ -35,7 +49,7 @@ pub(super) struct Handover {
 #[derive(Debug, Default)]
 struct Finished {
     all: Vec<Done>,
-    /// The gate found nothing here, and may sleep.
+    /// The gate may sleep, and waits for the next one.
     is_awaited: bool,
 }
 
@@ -60,22 +74,23 @@ impl Handover {
         locked(self.places.get(place)?).take()
     }
 
-    /// Gives an answer to the gate, and wakes it where it may sleep.
-    pub(super) fn give_back(&self, done: Done) {
+    /// Tells the gate, and wakes it where it waits, or has to see to this one at once.
+    pub(super) fn give_back(&self, done: Done, is_urgent: bool) {
         let mut finished = locked(&self.finished);
         finished.all.push(done);
-        let is_awaited = std::mem::take(&mut finished.is_awaited);
+        let rings = std::mem::take(&mut finished.is_awaited) || is_urgent;
         drop(finished);
-        if is_awaited {
+        if rings {
             // It fails where it was rung more often than 64 bits can count, and no sooner.
             let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
         }
     }
 
-    /// Gives all that is done. Where that is nothing, the bell rings for the next one.
-    pub(super) fn collect(&self) -> Vec<Done> {
+    /// Gives all that is done. Where that is nothing, the bell rings for the next one, if it is
+    /// awaited.
+    pub(super) fn collect(&self, is_awaited: bool) -> Vec<Done> {
         let mut finished = locked(&self.finished);
-        finished.is_awaited = finished.all.is_empty();
+        finished.is_awaited = is_awaited && finished.all.is_empty();
         std::mem::take(&mut finished.all)
     }
 }

@@ -378,9 +378,11 @@ fn a_caller_has_its_worker_back_when_tiny_http_was_started_again() {
         assert!(Instant::now() < until, "it is started again");
         std::thread::park_timeout(Duration::from_millis(10));
     }
-    let mut answer = String::new();
-    held.stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    // Its worker may have been done before the gate saw that the rest is gone.
+    let mut answer = [0; 13];
+    held.stream.read_exact(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(["HTTP/1.1 200 ", "HTTP/1.1 500 "].contains(&answer.as_ref()), "{answer}");
     port.member(1).says(1, "again");
 }
 
