@@ -1,9 +1,9 @@
 //! tiny_http with its workers, behind the gate.
 //!
 //! It listens on an abstract Unix socket. The gate connects once, then nobody can connect any more:
-//! so tiny_http has one connection and one thread, and sees only heads that were written here, one
-//! behind the other. It reads them and deals them to the workers. Bodies and answers go past it: over
-//! its connection each byte would be copied twice more, and an answer would wait for all before it.
+//! so tiny_http has one connection and one thread, and sees only heads that were written here. It
+//! reads them and deals them to the workers. Bodies and answers go past it: over its connection
+//! each byte would be copied twice more, and an answer would wait for all before it.
 
 use std::io::{Error, Write};
 use std::net::{Shutdown, TcpStream};

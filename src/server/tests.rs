@@ -420,3 +420,45 @@ fn the_gate_rests_while_requests_wait_that_lie_there_already() {
     port.desk.release("hold");
     assert_eq!(peer.answered().as_deref(), Some("hold"));
 }
+
+/// The gate sleeps while a worker writes an answer, and is woken for who said more meanwhile.
+#[test]
+fn what_a_member_says_meanwhile_is_seen_when_its_worker_is_done() {
+    let port = start();
+    let mut member = port.member(1);
+    let began = Instant::now();
+    for round in 0..20 {
+        let held = format!("hold-{round}");
+        member.ask(1, &held);
+        port.desk.wait_begun(2 + 3 * round);
+        member.ask(1, "next");
+        port.stranger(ELSEWHERE).says(NOBODY, "next-is-there");
+        port.desk.release(&held);
+        assert_eq!(member.answered(), Some(held));
+        assert_eq!(member.answered().as_deref(), Some("next"));
+    }
+    // A sweep would find it, half a second later.
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
+#[test]
+fn answers_that_are_taken_late_come_whole_and_in_order() {
+    const COUNT: usize = 1500;
+    let port = start_patient();
+    let mut member = port.member(1);
+    let stream = member.stream.try_clone().unwrap();
+    let mut asking = Peer { stream, unread: Vec::new(), is_last: false };
+    let asks = std::thread::spawn(move || {
+        (0..COUNT).for_each(|number| asking.ask_with(1, &number.to_string(), 15_000));
+    });
+    // Until nothing moves any more, as the kernel holds as much as it takes.
+    let mut begun = 0;
+    while port.desk.begun().len() > begun {
+        begun = port.desk.begun().len();
+        std::thread::park_timeout(Duration::from_millis(200));
+    }
+    for number in 0..COUNT {
+        assert_eq!(member.answered(), Some(number.to_string()));
+    }
+    asks.join().unwrap();
+}
