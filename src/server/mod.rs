@@ -28,8 +28,8 @@ use gate::Gate;
 use limits::Limits;
 pub use listen::{InvalidListen, Listen, is_missing};
 
-/// Workers, and requests that are with them: signatures are checked here, and small hosts have up to
-/// 4 cores.
+/// Workers, and requests that are with them: signatures are checked here, and small hosts have up
+/// to 4 cores.
 const WORKERS: usize = 4;
 /// Stack of a thread, bytes: a request is on the heap.
 const STACK_BYTES: usize = 256 * 1024;
