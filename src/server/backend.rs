@@ -1,26 +1,29 @@
 //! tiny_http with its workers, behind the gate.
 //!
-//! It listens on an abstract Unix socket. The gate connects a few times, then nobody can connect
-//! any more: so tiny_http has a fixed number of connections and threads, and sees only heads
-//! that were written here.
+//! It listens on an abstract Unix socket. The gate connects once, then nobody can connect any more:
+//! so tiny_http has one connection and one thread, and sees only heads that were written here. It
+//! reads them and deals them to the workers. Bodies and answers go past it: over its connection
+//! each byte would be copied twice more, and an answer would wait for all before it.
 
-use std::io::{Cursor, Error};
-use std::net::SocketAddr;
+use std::io::{Error, Write};
+use std::net::{Shutdown, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use tiny_http::{Header, Method, StatusCode};
+use tiny_http::Method;
 
-use super::head::{CALLER, LINE, PEER, SEAL};
-use super::{Handler, OnFault, Request, Response, join, spawn};
+use super::connection::{SHORT_BYTES_MAX, write_some};
+use super::handover::{Answer, Done, Handover, Job};
+use super::head::{self, PLACE};
+use super::{Handler, OnFault, Request, Response, WORKERS, join, spawn};
 
-/// Workers, and connections to tiny_http: signatures are checked here, and small hosts have up to
-/// 4 cores.
-pub(super) const WORKERS: usize = 4;
+/// How long tiny_http may take to take heads. It does nothing else.
+const LINE_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What the workers need.
 #[derive(Clone)]
@@ -30,75 +33,73 @@ pub(super) struct Service {
     pub(super) on_fault: OnFault,
 }
 
-/// Bodies on their way from the gate to the workers, one place for each connection. They go past
-/// tiny_http: over its sockets each byte would be copied twice more, and held twice.
-#[derive(Clone, Default)]
-pub(super) struct Bodies(Arc<[Mutex<Vec<u8>>; WORKERS]>);
-
-impl Bodies {
-    /// Leaves the body of the request that is asked over a connection next.
-    pub(super) fn put(&self, line: usize, body: Vec<u8>) {
-        if let Some(place) = self.0.get(line) {
-            *place.lock().unwrap_or_else(PoisonError::into_inner) = body;
-        }
-    }
-
-    fn take(&self, line: usize) -> Option<Vec<u8>> {
-        let mut place = self.0.get(line)?.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(std::mem::take(&mut *place))
-    }
-}
-
-/// A tiny_http server with its workers and all connections to it.
+/// A tiny_http server with its workers and the connection to it.
 pub(super) struct Backend {
     server: Arc<tiny_http::Server>,
+    /// tiny_http writes nothing to it: whatever comes is its end.
+    line: UnixStream,
+    handover: Arc<Handover>,
     ended: Arc<AtomicBool>,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Backend {
-    /// Starts one; gives the connections to it, and the places for bodies.
-    pub(super) fn start(service: &Service) -> Result<(Self, Vec<UnixStream>, Bodies), Error> {
+    pub(super) fn start(service: &Service) -> Result<Self, Error> {
         let name: u128 = random_name()?;
         let address = std::os::unix::net::SocketAddr::from_abstract_name(name.to_le_bytes())?;
         let listener = UnixListener::bind_addr(&address)?;
-        let connect = |_| {
-            let stream = UnixStream::connect_addr(&address)?;
-            stream.set_nonblocking(true)?;
-            Ok(stream)
-        };
-        let streams = (0..WORKERS).map(connect).collect::<Result<Vec<_>, Error>>()?;
-        // From here on it takes those that wait already, and nobody else.
+        let line = UnixStream::connect_addr(&address)?;
+        line.set_write_timeout(Some(LINE_TIME_MAX))?;
+        // From here on it takes the one that waits already, and nobody else.
         rustix::net::shutdown(&listener, rustix::net::Shutdown::Both)?;
         let server = tiny_http::Server::from_listener(listener, None)
             .map_err(|fault| Error::other(fault.to_string()))?;
-        let bodies = Bodies::default();
+        let (server, handover) = (Arc::new(server), Arc::new(Handover::new()?));
         let mut backend =
-            Self { server: Arc::new(server), ended: Arc::default(), workers: Vec::new() };
-        let on_fault = &service.on_fault;
+            Self { server, line, handover, ended: Arc::default(), workers: Vec::new() };
         for index in 0..WORKERS {
             let (server, ended) = (Arc::clone(&backend.server), Arc::clone(&backend.ended));
-            let (service, bodies) = (service.clone(), bodies.clone());
+            let (service, handover) = (service.clone(), Arc::clone(&backend.handover));
+            let on_fault = Arc::clone(&service.on_fault);
             let work = move || {
                 while !ended.load(Ordering::SeqCst) {
                     // An error is the end of the accept loop, which has done its work.
                     if let Ok(request) = server.recv() {
-                        service.serve(request, &bodies);
+                        service.serve(request, &handover, &ended);
                     }
                 }
                 Ok(())
             };
-            let on_fault = Arc::clone(on_fault);
             backend.workers.push(spawn(format!("dsn-worker-{index}"), on_fault, work)?);
         }
-        Ok((backend, streams, bodies))
+        Ok(backend)
+    }
+
+    pub(super) fn line(&self) -> &UnixStream {
+        &self.line
+    }
+
+    pub(super) fn handover(&self) -> &Handover {
+        &self.handover
+    }
+
+    /// Passes heads on.
+    pub(super) fn ask(&mut self, heads: &[u8]) -> Result<(), Error> {
+        self.line.write_all(heads)
+    }
+
+    /// Ends it; gives what its workers were done with. What they were at is answered by nobody.
+    pub(super) fn end(self) -> Vec<Done> {
+        let handover = Arc::clone(&self.handover);
+        drop(self);
+        handover.collect(false)
     }
 }
 
 impl Drop for Backend {
-    /// Ends the workers; the gate has closed the connections.
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
+        let _ = self.line.shutdown(Shutdown::Both);
         for _ in &self.workers {
             self.server.unblock();
         }
@@ -118,43 +119,32 @@ fn random_name() -> Result<u128, Error> {
 }
 
 impl Service {
-    fn serve(&self, request: tiny_http::Request, bodies: &Bodies) {
-        let response = self.decide(&request, bodies);
-        let seal = response.seal.iter().map(|seal| (SEAL, seal.as_str()));
-        let caller = response.caller.map(|caller| caller.0.to_string());
-        let caller = caller.iter().map(|caller| (CALLER, caller.as_str()));
-        let allow = (response.status == 405).then_some(("Allow", "POST"));
-        let headers = seal
-            .chain(caller)
-            .chain(allow)
-            .filter_map(|(name, value)| Header::from_bytes(name, value).ok())
-            .collect();
-        let (status, length) = (StatusCode(response.status), response.body.len());
-        let body = Cursor::new(response.body);
-        let http = tiny_http::Response::new(status, headers, body, Some(length), None)
-            .with_chunked_threshold(usize::MAX);
-        // The gate may have given up.
-        let _ = request.respond(http);
+    fn serve(&self, request: tiny_http::Request, handover: &Handover, ended: &AtomicBool) {
+        let header = request.headers().iter().find(|header| header.field.equiv(PLACE));
+        let place = header.and_then(|it| it.value.as_str().parse().ok());
+        // One that is dropped here tiny_http answers with 500, by which the gate knows.
+        let Some(place) = place else { return };
+        let Some(mut job) = handover.take(place) else { return };
+        let direct = job.direct.take();
+        let response = self.decide(&request, job);
+        if !ended.load(Ordering::SeqCst) {
+            reply(response, direct, &|answer, is_urgent| {
+                handover.give_back(Done { place, answer }, is_urgent);
+            });
+        }
+        // Nothing goes back over the line.
+        drop(request.into_writer());
     }
 
-    fn decide(&self, request: &tiny_http::Request, bodies: &Bodies) -> Response {
+    fn decide(&self, request: &tiny_http::Request, job: Job) -> Response {
         let status = |status| Response { status, ..Response::default() };
-        let header = |name: &'static str| {
-            let header = request.headers().iter().find(|header| header.field.equiv(name))?;
-            Some(header.value.as_str())
-        };
-        let peer = header(PEER).and_then(|it| it.parse::<SocketAddr>().ok());
-        let body = header(LINE).and_then(|it| bodies.take(it.parse().ok()?));
-        let (Some(peer), Some(body)) = (peer, body) else {
-            return status(500);
-        };
         if !self.paths.contains(&request.url()) {
             return status(404);
         }
         if *request.method() != Method::Post {
             return status(405);
         }
-        let path = request.url().to_owned();
+        let (path, Job { peer, body, .. }) = (request.url().to_owned(), job);
         let handled =
             catch_unwind(AssertUnwindSafe(|| (self.handler)(Request { path, peer, body })));
         handled.unwrap_or_else(|_| {
@@ -162,4 +152,20 @@ impl Service {
             status(500)
         })
     }
+}
+
+/// Writes a short answer where it may be written, and tells the gate, which has to go on at once
+/// with what is left.
+fn reply(response: Response, direct: Option<Arc<TcpStream>>, tell: &dyn Fn(Answer, bool)) {
+    let is_short = response.body.len() <= SHORT_BYTES_MAX;
+    let Some(stream) = direct.as_ref().filter(|_| is_short) else {
+        return tell(Answer::Whole(response), direct.is_some());
+    };
+    tell(Answer::Begun, false);
+    let (mut bytes, mut written) = (head::answer(&response, true), 0);
+    // Who is gone the gate sees by itself.
+    let _ = write_some(&mut &**stream, &bytes, &mut written);
+    bytes.drain(..written);
+    let is_left = !bytes.is_empty();
+    tell(Answer::Rest(bytes), is_left);
 }

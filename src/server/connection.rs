@@ -3,10 +3,12 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::event::epoll::EventFlags;
 
+use super::handover::Job;
 use super::head::{HEAD_BYTES_MAX, Head, Parsed, parse_request};
 use super::limits::{Age, State};
 
@@ -37,7 +39,8 @@ const STRANGER_CHUNK_BYTES: usize = 4 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) stream: TcpStream,
+    /// A worker that answers over it has it, too.
+    pub(super) stream: Arc<TcpStream>,
     pub(super) peer: SocketAddr,
     pub(super) state: State,
     /// Whether the present body may be long.
@@ -59,7 +62,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(stream: TcpStream, peer: SocketAddr, now: Instant) -> Self {
         Self {
-            stream,
+            stream: Arc::new(stream),
             peer,
             state: State::Reading,
             has_place: false,
@@ -139,17 +142,25 @@ impl Connection {
         }
     }
 
-    /// Takes out a whole request for a worker: its head and its body. What came behind it stays.
-    pub(super) fn take_request(&mut self) -> Option<(Head, Vec<u8>)> {
+    /// Takes out a whole request for a worker, which may write the answer where nothing else is to
+    /// be done. What came behind the request stays.
+    pub(super) fn take_request(&mut self, may_be_direct: bool) -> Option<(Head, Job)> {
         let head = self.head.take()?;
         self.has_place = false;
         self.state = State::Served;
         let rest = self.input.split_off(head.body_bytes);
         let body = std::mem::replace(&mut self.input, rest);
-        Some((head, body))
+        let is_direct = may_be_direct && self.keep_alive && self.input.is_empty();
+        let direct = is_direct.then(|| Arc::clone(&self.stream));
+        Some((head, Job { peer: self.peer, body, direct }))
     }
 
-    /// Begins to write an answer; the connection ends behind it unless it is kept.
+    /// Whether nothing that comes over it is seen.
+    pub(super) fn is_left_alone(&self) -> bool {
+        self.watched_for.is_empty()
+    }
+
+    /// Begins to write an answer, or goes on; the connection ends behind it unless it is kept.
     pub(super) fn answer(&mut self, bytes: Vec<u8>, keep_alive: bool, now: Instant) {
         self.output = bytes;
         self.written = 0;
@@ -165,7 +176,7 @@ impl Connection {
 
     /// Writes as much as the other side takes. Gives whether all is written.
     pub(super) fn write(&mut self, now: Instant) -> Result<bool, Gone> {
-        if !write_some(&mut self.stream, &self.output, &mut self.written)? {
+        if !write_some(&mut &*self.stream, &self.output, &mut self.written)? {
             return Ok(false);
         }
         self.output = Vec::new();
@@ -189,7 +200,7 @@ impl Connection {
     pub(super) fn throw_away(&mut self) -> bool {
         let mut chunk = [0; 16 * 1024];
         while self.thrown_away < THROWN_AWAY_MAX {
-            match self.stream.read(&mut chunk) {
+            match (&*self.stream).read(&mut chunk) {
                 Ok(0) => return true,
                 Ok(count) => self.thrown_away += count,
                 Err(why) if why.kind() == ErrorKind::WouldBlock => return false,

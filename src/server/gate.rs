@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 
-use super::backend::{Backend, Service, WORKERS};
+use super::backend::{Backend, Service};
 use super::connection::{Connection, Progress, SHORT_BYTES_MAX};
-use super::head::{InnerAnswer, last_answer, outer_answer};
+use super::handover::{Answer, Done};
+use super::head::{add_inner_request, answer};
 use super::limits::{Limits, State};
-use super::line::{Line, LineProgress};
 use super::queue::Queue;
-use super::{Health, Trouble};
+use super::{Health, Response, Trouble, WORKERS};
 
 /// Most connections that are taken in a row, so that the others are served meanwhile.
 const ACCEPTS_MAX: usize = 16;
@@ -31,8 +31,9 @@ const DEGRADED_SHOWN: Duration = Duration::from_secs(60);
 
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
-const FIRST_LINE: u64 = 2;
-const FIRST_CONNECTION: u64 = FIRST_LINE + WORKERS as u64;
+const LINE: u64 = 2;
+const BELL: u64 = 3;
+const FIRST_CONNECTION: u64 = 4;
 
 pub(super) struct Gate {
     epoll: OwnedFd,
@@ -41,9 +42,9 @@ pub(super) struct Gate {
     service: Service,
     body_bytes_max: usize,
     health: Arc<Mutex<Health>>,
-    /// Before the backend, which waits for its connections to end when it is dropped.
-    lines: Vec<Line>,
     backend: Option<Backend>,
+    /// Whose requests are with workers, and whether those write the answers.
+    places: [Option<(u64, bool)>; WORKERS],
     limits: Limits,
     connections: HashMap<u64, Connection>,
     next: u64,
@@ -72,8 +73,8 @@ impl Gate {
             service,
             body_bytes_max,
             health,
-            lines: Vec::new(),
             backend: None,
+            places: [None; WORKERS],
             limits,
             connections: HashMap::new(),
             next: FIRST_CONNECTION,
@@ -90,8 +91,8 @@ impl Gate {
     }
 
     #[cfg(test)]
-    pub(super) fn lines(&self) -> &[Line] {
-        &self.lines
+    pub(super) fn line(&self) -> &UnixStream {
+        self.backend.as_ref().unwrap().line()
     }
 
     /// Runs until the other end of `stopped` is closed, or until it can't wait any more.
@@ -112,11 +113,14 @@ impl Gate {
             {
                 return Err(why.into());
             }
+            // First of all: an event may be that of the next request.
+            self.collect();
             for event in &events {
                 match event.data.u64() {
                     LISTENER => self.accept(),
                     STOP => return Ok(()),
-                    token if token < FIRST_CONNECTION => self.on_line(token),
+                    LINE => self.restart_backend(),
+                    BELL => {}
                     token => self.on_connection(token, event.flags),
                 }
             }
@@ -124,29 +128,37 @@ impl Gate {
                 self.sweep();
             }
             self.hand_out();
+            while self.collect() {
+                self.hand_out();
+            }
         }
     }
 
     /// Starts tiny_http, and connects to it.
     fn start_backend(&mut self) -> Result<(), Error> {
-        let (backend, streams, bodies) = Backend::start(&self.service)?;
-        for ((at, token), stream) in (FIRST_LINE..).enumerate().zip(streams) {
-            watch(&self.epoll, &stream, token, epoll::EventFlags::IN)?;
-            self.lines.push(Line::new(at, bodies.clone(), stream));
-        }
+        let backend = Backend::start(&self.service)?;
+        watch(&self.epoll, backend.line(), LINE, epoll::EventFlags::IN)?;
+        // An edge: so nobody has to read how often it was rung.
+        let rung = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        watch(&self.epoll, &backend.handover().bell(), BELL, rung)?;
         self.backend = Some(backend);
         Ok(())
     }
 
-    /// A connection to tiny_http ended, which it never does by itself: one of its threads died.
+    /// The connection to tiny_http ended, which it never does by itself: its thread died.
     fn restart_backend(&mut self) {
-        let lines = std::mem::take(&mut self.lines);
-        for token in lines.iter().filter_map(Line::serves) {
+        if let Some(backend) = self.backend.take() {
+            let _ = epoll::delete(&self.epoll, backend.line());
+            for Done { place, answer } in backend.end() {
+                if !matches!(answer, Answer::Whole(_)) {
+                    self.finish(place, answer);
+                }
+            }
+        }
+        for (token, _) in std::mem::take(&mut self.places).into_iter().flatten() {
             self.queue.finish(token);
             self.refuse(token, 500);
         }
-        drop(lines);
-        self.backend = None;
         let text = match self.start_backend() {
             Ok(()) => {
                 let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,7 +169,6 @@ impl Gate {
                 )
             }
             Err(why) => {
-                self.lines.clear();
                 format!(
                     "the HTTP server behind the port can't be started: {why}; it is tried again"
                 )
@@ -274,57 +285,69 @@ impl Gate {
         }
     }
 
-    /// Gives whole requests to the connections to tiny_http that are free.
+    /// Gives whole requests to tiny_http, as many as there are workers that are free.
     fn dispatch(&mut self) {
-        for at in 0..self.lines.len() {
-            while self.lines.get(at).is_some_and(|line| line.serves().is_none()) {
-                let Some(token) = self.queue.next_request() else { return };
+        let Some(backend) = &mut self.backend else { return };
+        let mut heads = String::new();
+        let mut is_alone = self.places.iter().all(Option::is_none);
+        for (at, place) in self.places.iter_mut().enumerate() {
+            while place.is_none() {
+                let Some(token) = self.queue.next_request() else { break };
+                is_alone &= self.queue.is_member(token) && !self.queue.has_waiting();
                 let connection = self.connections.get_mut(&token);
-                let taken = connection.and_then(|it| it.take_request().zip(Some(it.peer)));
-                if let (Some(line), Some(((head, body), peer))) = (self.lines.get_mut(at), taken) {
-                    line.ask(token, &head, peer, body);
-                    self.advance_line(at);
+                if let Some((head, job)) = connection.and_then(|it| it.take_request(is_alone)) {
+                    add_inner_request(&mut heads, &head, at);
+                    *place = Some((token, job.direct.is_some()));
+                    backend.handover().put(at, job);
+                    is_alone = false;
                 } else {
                     self.queue.finish(token);
                 }
             }
         }
-    }
-
-    fn on_line(&mut self, token: u64) {
-        if let Ok(at) = usize::try_from(token - FIRST_LINE) {
-            self.advance_line(at);
-            self.dispatch();
+        if !heads.is_empty() && backend.ask(heads.as_bytes()).is_err() {
+            self.restart_backend();
         }
     }
 
-    fn advance_line(&mut self, at: usize) {
-        let Some(line) = self.lines.get_mut(at) else { return };
-        match line.advance() {
-            LineProgress::Partial => {}
-            LineProgress::Answered { token, answer, body } => {
-                self.answer(token, &answer, &body);
-            }
-            LineProgress::Broken => return self.restart_backend(),
-        }
-        let Some(line) = self.lines.get_mut(at) else { return };
-        let wants_room = line.has_more_to_write();
-        if wants_room == line.watched_for_room {
-            return;
-        }
-        line.watched_for_room = wants_room;
-        let flags = if wants_room {
-            epoll::EventFlags::IN | epoll::EventFlags::OUT
-        } else {
-            epoll::EventFlags::IN
+    /// Takes what the workers have done; says whether that is anything. If not, the next one wakes
+    /// the gate, unless a worker writes the answer and nobody waits for anything.
+    fn collect(&mut self) -> bool {
+        let Some(backend) = &self.backend else { return false };
+        let waits = |(token, is_direct): &(u64, bool)| {
+            !is_direct || self.connections.get(token).is_some_and(Connection::is_left_alone)
         };
-        let token = FIRST_LINE + at as u64;
-        let _ = epoll::modify(&self.epoll, line.stream(), epoll::EventData::new_u64(token), flags);
+        let is_awaited = self.queue.has_waiting() || self.places.iter().flatten().any(waits);
+        let all = backend.handover().collect(is_awaited);
+        let is_some = !all.is_empty();
+        for Done { place, answer } in all {
+            self.finish(place, answer);
+        }
+        is_some
     }
 
-    fn answer(&mut self, token: u64, answer: &InnerAnswer, body: &[u8]) {
-        self.queue.finish(token);
-        if let Some(caller) = answer.caller
+    fn finish(&mut self, place: usize, answer: Answer) {
+        let Some(place) = self.places.get_mut(place) else { return };
+        let Some((token, _)) = *place else { return };
+        match answer {
+            Answer::Whole(response) => {
+                *place = None;
+                self.queue.finish(token);
+                self.answer(token, &response);
+            }
+            Answer::Begun => self.queue.finish(token),
+            Answer::Rest(bytes) => {
+                *place = None;
+                if let Some(connection) = self.connections.get_mut(&token) {
+                    connection.answer(bytes, true, Instant::now());
+                    self.write(token);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, token: u64, response: &Response) {
+        if let Some(caller) = response.caller
             && let Some(token) = self.queue.prove(token, caller)
         {
             self.close(token);
@@ -336,14 +359,15 @@ impl Gate {
         // One that never pauses is never found between its requests.
         let ends = self.limits.times.has_overstayed(is_member, stayed);
         let keeps = connection.is_kept() && !ends;
-        connection.answer(outer_answer(answer, keeps, body), keeps, now);
+        connection.answer(answer(response, keeps), keeps, now);
         self.write(token);
     }
 
     /// A last answer without a body.
     fn refuse(&mut self, token: u64, status: u16) {
         if let Some(connection) = self.connections.get_mut(&token) {
-            connection.answer(last_answer(status), false, Instant::now());
+            let last = answer(&Response { status, ..Response::default() }, false);
+            connection.answer(last, false, Instant::now());
             self.write(token);
         }
     }
@@ -387,7 +411,12 @@ impl Gate {
 
     /// Ends a connection, whatever it does.
     fn close(&mut self, token: u64) {
-        self.connections.remove(&token);
+        if let Some(connection) = self.connections.remove(&token)
+            && connection.state == State::Served
+        {
+            // A worker may keep it open for a while.
+            let _ = epoll::delete(&self.epoll, &connection.stream);
+        }
         self.queue.remove(token);
     }
 

@@ -1,15 +1,13 @@
-//! Heads of requests and answers, read within limits: pure. What a stranger writes goes no further
-//! than this; tiny_http gets a head that was written here.
+//! Heads of requests, read within limits, and of answers: pure. What a stranger writes goes no
+//! further than this; tiny_http gets a head that was written here.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
-use std::str::FromStr;
 
-use super::Caller;
+use super::Response;
 
 /// Longest head of a request, bytes: ours have less than 200.
 pub(super) const HEAD_BYTES_MAX: usize = 4096;
-/// Most headers of a request or an answer.
+/// Most headers of a request.
 const HEADERS_MAX: usize = 32;
 
 /// The head of a request.
@@ -85,7 +83,7 @@ fn body_length(headers: &[httparse::Header<'_>]) -> Option<usize> {
 }
 
 /// A number in digits alone, without a sign.
-fn number<T: FromStr>(text: &[u8]) -> Option<T> {
+fn number(text: &[u8]) -> Option<usize> {
     if !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -96,82 +94,36 @@ fn find<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a [u8]> {
     headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
 }
 
-/// What tiny_http gets: a head alone, as the body goes past it.
-pub(super) fn inner_request(head: &Head, peer: SocketAddr, line: usize) -> Vec<u8> {
-    let mut text = String::with_capacity(INNER_BYTES + head.method.len() + head.path.len());
-    // Writing to a String can't fail.
-    let _ = write!(
-        text,
-        "{} {} HTTP/1.1\r\n{PEER}: {peer}\r\n{LINE}: {line}\r\n\r\n",
-        head.method, head.path
-    );
-    text.into_bytes()
-}
-
-/// Room for all but method and path, bytes: a long IPv6 address has 58.
-const INNER_BYTES: usize = 128;
-
-/// Says where the request came from, between the gate and the workers.
-pub(super) const PEER: &str = "Dsn-Peer";
-/// Names the connection that the request came over, between the gate and the workers.
-pub(super) const LINE: &str = "Dsn-Line";
-/// Says who proved itself with the request, between the workers and the gate.
-pub(super) const CALLER: &str = "Dsn-Caller";
+/// Names the place of the rest of a request, between the gate and the workers.
+pub(super) const PLACE: &str = "Dsn-Place";
 /// Carries the seal of a 204.
-pub(super) const SEAL: &str = "Dsn-Seal";
+const SEAL: &str = "Dsn-Seal";
 
-/// The head of an answer of tiny_http.
-#[derive(Debug)]
-pub(super) struct InnerAnswer {
-    pub(super) status: u16,
-    /// Its own length, bytes.
-    pub(super) bytes: usize,
-    /// The length of the body behind it, bytes.
-    pub(super) body_bytes: usize,
-    pub(super) caller: Option<Caller>,
-    seal: Option<String>,
-    allow: bool,
-}
-
-/// Reads the head of an answer; `Err` where it is none. That to a HEAD has no body.
-pub(super) fn parse_answer(bytes: &[u8], to_head: bool) -> Result<Option<InnerAnswer>, ()> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut answer = httparse::Response::new(&mut headers);
-    let length = match answer.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(_) => return Err(()),
-    };
-    let status = answer.code.ok_or(())?;
-    let has_body = status != 204 && !to_head;
-    let announced = body_length(answer.headers).ok_or(())?;
-    let seal = find(answer.headers, SEAL).map(|seal| String::from_utf8_lossy(seal).into_owned());
-    Ok(Some(InnerAnswer {
-        status,
-        bytes: length,
-        body_bytes: if has_body { announced } else { 0 },
-        caller: find(answer.headers, CALLER).and_then(number).map(Caller),
-        seal,
-        allow: find(answer.headers, "Allow").is_some(),
-    }))
+/// Appends what tiny_http gets: a head alone, as the rest goes past it.
+pub(super) fn add_inner_request(heads: &mut String, head: &Head, place: usize) {
+    // Writing to a String can't fail.
+    let _ = write!(heads, "{} {} HTTP/1.1\r\n{PLACE}: {place}\r\n\r\n", head.method, head.path);
 }
 
 /// Room for the head of an answer but its seal, bytes.
-const OUTER_BYTES: usize = 128;
+const ANSWER_BYTES: usize = 128;
 
-/// What the caller gets: a head that was written here, and the body.
-pub(super) fn outer_answer(answer: &InnerAnswer, keep_alive: bool, body: &[u8]) -> Vec<u8> {
-    let seal_bytes = answer.seal.as_ref().map_or(0, String::len);
-    let mut text = String::with_capacity(OUTER_BYTES + seal_bytes + body.len());
+/// What the caller gets.
+pub(super) fn answer(response: &Response, keep_alive: bool) -> Vec<u8> {
+    let Response { status, seal, body, caller: _ } = response;
+    let seal_bytes = seal.as_ref().map_or(0, String::len);
+    let mut text = String::with_capacity(ANSWER_BYTES + seal_bytes + body.len());
     // Writing to a String can't fail.
-    let _ = write!(text, "HTTP/1.1 {} {}\r\n", answer.status, phrase(answer.status));
-    if answer.status != 204 {
-        let _ = write!(text, "Content-Length: {}\r\n", answer.body_bytes);
+    let _ = write!(text, "HTTP/1.1 {status} {}\r\n", phrase(*status));
+    // A 204 has neither a length nor a body.
+    let body = if *status == 204 { None } else { Some(body) };
+    if let Some(body) = body {
+        let _ = write!(text, "Content-Length: {}\r\n", body.len());
     }
-    if let Some(seal) = &answer.seal {
+    if let Some(seal) = seal {
         let _ = write!(text, "{SEAL}: {seal}\r\n");
     }
-    if answer.allow {
+    if *status == 405 {
         text += "Allow: POST\r\n";
     }
     if !keep_alive {
@@ -179,15 +131,8 @@ pub(super) fn outer_answer(answer: &InnerAnswer, keep_alive: bool, body: &[u8]) 
     }
     text += "\r\n";
     let mut bytes = text.into_bytes();
-    bytes.extend_from_slice(body);
+    bytes.extend_from_slice(body.map_or(&[], Vec::as_slice));
     bytes
-}
-
-/// An answer without a body, behind which the connection is closed.
-pub(super) fn last_answer(status: u16) -> Vec<u8> {
-    let answer =
-        InnerAnswer { status, bytes: 0, body_bytes: 0, caller: None, seal: None, allow: false };
-    outer_answer(&answer, false, &[])
 }
 
 fn phrase(status: u16) -> &'static str {
@@ -255,23 +200,25 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_written_anew() {
-        let text =
-            b"HTTP/1.1 204 No Content\r\nServer: x\r\nDsn-Seal: abc\r\nDsn-Caller: 77\r\n\r\n";
-        let answer = parse_answer(text, false).unwrap().unwrap();
-        assert_eq!((answer.caller, answer.bytes), (Some(Caller(77)), text.len()));
-        assert_eq!(answer.body_bytes, 0);
-        let outer = String::from_utf8(outer_answer(&answer, true, b"")).unwrap();
-        assert_eq!(outer, "HTTP/1.1 204 No Content\r\nDsn-Seal: abc\r\n\r\n");
-        assert!(parse_answer(&text[..20], false).unwrap().is_none());
-        assert!(parse_answer(b"nonsense\r\n\r\n", false).is_err());
+    fn an_answer_has_what_its_caller_needs_and_no_more() {
+        let text = |response: Response, keep_alive| {
+            String::from_utf8(answer(&response, keep_alive)).unwrap()
+        };
+        let sealed = Response { status: 204, seal: Some("abc".into()), ..Response::default() };
+        assert_eq!(text(sealed, true), "HTTP/1.1 204 No Content\r\nDsn-Seal: abc\r\n\r\n");
+        let body = Response { status: 200, body: b"xyz".into(), ..Response::default() };
+        assert_eq!(text(body, true), "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nxyz");
+        let refused = Response { status: 405, ..Response::default() };
+        assert_eq!(
+            text(refused, false),
+            "HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\nAllow: POST\r\nConnection: close\r\n\r\n"
+        );
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in collection::vec(any::<u8>(), 0..500)) {
             let _ = parse_request(&bytes, 1000);
-            let _ = parse_answer(&bytes, false);
         }
     }
 }

@@ -50,10 +50,11 @@ fn one_caller_has_one_place_for_a_long_body() {
     second.ask_with(1, "first", LONG_BYTES);
     assert_eq!(second.answered().as_deref(), Some("first"));
     slow.stalls();
+    port.stranger(ELSEWHERE).says(NOBODY, "stall-is-seen");
     second.ask_with(1, "second", LONG_BYTES);
     other.ask_with(2, "other", LONG_BYTES);
     assert_eq!(other.answered().as_deref(), Some("other"));
-    assert_eq!(port.desk.begun(), ["first", "other"]);
+    assert_eq!(port.desk.begun(), ["first", "stall-is-seen", "other"]);
     drop(slow);
     assert_eq!(second.answered().as_deref(), Some("second"));
 }
