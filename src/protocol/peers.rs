@@ -292,4 +292,36 @@ mod tests {
             Some(Flight { id: 1, call, address: None, tries: 1, began: 0, class: Class::Healthy });
         assert!(table.is_taken(&address, &id(2)), "it is being tried");
     }
+
+    #[test]
+    fn who_gets_hold_of_a_peer_wakes_it() {
+        let mut table = full(|_| reached(0));
+        let awake = |table: &PeerTable| table.awake().count();
+        assert_eq!((awake(&table), table.resting()), (PEERS_MAX, 0), "who is new is awake");
+        table.lay_to_rest(&table.ids());
+        assert_eq!((awake(&table), table.resting()), (0, PEERS_MAX));
+        assert!(table.get(&id(3)).is_some() && table.iter().count() == PEERS_MAX);
+        assert_eq!(awake(&table), 0, "whoever only looks wakes nobody");
+        table.get_mut(&id(3)).unwrap().upkeep += 1;
+        table.get_mut(&id(3)).unwrap().upkeep += 1;
+        let ids = table.awake_ids();
+        assert_eq!(ids, [id(3)]);
+        table.change_awake(|node_id, peer| assert!(*node_id == id(3) && peer.upkeep == 2));
+        assert!(table.remove(&id(3)).is_some() && awake(&table) == 0);
+        assert_eq!(table.iter_mut().count(), PEERS_MAX - 1);
+        assert_eq!(table.resting(), 0, "all may have been changed");
+    }
+
+    #[test]
+    fn one_comes_by_all_behind_a_place_in_the_order_of_the_ring() {
+        let mut table = PeerTable::default();
+        for number in 0..50 {
+            table.insert(id(number), reached(0));
+        }
+        table.remove(&id(7));
+        let own = position(&id(7));
+        let behind: Vec<u64> =
+            table.behind(own).map(|(place, ..)| place.wrapping_sub(own)).collect();
+        assert!(behind.len() == 49 && behind.is_sorted());
+    }
 }

@@ -166,6 +166,24 @@ fn upkeep_is_a_few_requests_a_tick() {
     assert_eq!(us.serve(other), 1);
 }
 
+/// Of many that start at once each has used up what it may ask by the first list.
+#[test]
+fn what_a_list_showed_is_asked_for_whatever_was_asked_before() {
+    let (mut us, others) = connected(1);
+    us.jobs.clear();
+    let peer = us.node.peers.get_mut(&others[0].id).unwrap();
+    (peer.flight, peer.upkeep) = (None, UPKEEP_MAX);
+    peer.owed.want.insert(id("new"), [7; 16]);
+    let mut actions = Vec::new();
+    us.node.poke(&others[0].id, us.now, &mut actions);
+    us.take_actions(actions);
+    let (job, outgoing) = us.begins_with(&others[0]).expect("it is asked for");
+    assert!(matches!(outgoing.request, Request::Pull(_)), "{:?}", outgoing.request);
+    // Once: that it has nothing ends it.
+    us.is_answered(&job, Outcome::Records(Vec::new()));
+    assert!(us.begins_with(&others[0]).is_none());
+}
+
 /// Who never answered waits with its like, however much is owed to it.
 #[test]
 fn who_never_answered_holds_up_nobody() {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::protocol::head::Fingerprint;
+use crate::protocol::pace::Wait;
 use crate::protocol::report::PeerStatus;
 use crate::protocol::wire::RECORDS_MAX;
 
@@ -152,6 +153,26 @@ fn who_is_missed_is_asked_for_whatever_the_views_are() {
         });
     }
     assert!(missed, "within two ticks");
+}
+
+/// Where two halves of a network meet again it does not wait as long as it was away.
+#[test]
+fn one_that_is_lost_here_and_not_there_is_tried_soon() {
+    let (mut us, others) = connected(2);
+    us.is_brought(&others[0], &[&others[1].record(WALL_US + 5, "x")]);
+    let peer = us.node.peers.get_mut(&others[1].id).unwrap();
+    peer.status = PeerStatus::Lost;
+    for _ in 0..20 {
+        let wait = Wait { now_ms: us.now.mono_ms, tick_ms: TICK_MS, roll: 1.0 };
+        peer.contact.came_to_nothing(wait, 100 * TICK_MS);
+    }
+    let mut known = others[1].known(WALL_US + 5, "x");
+    known.is_lost = true;
+    us.node.compare_lost(&[known.clone()], us.now, &mut Vec::new());
+    assert!(!us.peer(&others[1]).contact.is_due(us.now.mono_ms), "it is lost there, too");
+    known.is_lost = false;
+    us.node.compare_lost(&[known], us.now, &mut Vec::new());
+    assert!(us.peer(&others[1]).contact.is_due(us.now.mono_ms));
 }
 
 fn us_differs(one: &[ViewHash], other: &[ViewHash]) -> BucketSet {

@@ -235,6 +235,21 @@ fn an_accusation_that_nothing_refutes_ends_in_lost() {
     assert_eq!(us.peer(&silent).status, PeerStatus::Lost);
 }
 
+/// In a large network most are known by their versions alone.
+#[test]
+fn a_later_version_brings_back_who_fell_silent() {
+    let (mut us, others) = connected(3);
+    us.node.settings.mesh_max = 1;
+    us.node.count_members();
+    us.is_brought(&others[0], &[&others[2].record(WALL_US + 5, "one")]);
+    let peer = us.node.peers.get_mut(&others[2].id).unwrap();
+    super::super::suspicion::lose(&others[2].id, peer, &mut Vec::new());
+    us.is_brought(&others[0], &[&others[2].record(WALL_US + 5, "one")]);
+    assert_eq!(us.peer(&others[2]).status, PeerStatus::Lost, "it said that before");
+    us.is_brought(&others[0], &[&others[2].record(WALL_US + 6, "two")]);
+    assert_eq!(us.peer(&others[2]).status, PeerStatus::Alive);
+}
+
 #[test]
 fn who_is_accused_makes_a_newer_version_now_and_then() {
     let (mut us, others, _) = with_a_silent_one(2);
