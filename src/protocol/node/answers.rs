@@ -157,6 +157,7 @@ impl Node {
             (Call::Pull { .. }, Outcome::Nothing) => self.on_pulled(ended, None),
             (Call::Tell(tell), Outcome::Nothing) => self.on_told(ended, &tell, None, actions),
             (Call::Tell(tell), Outcome::Here(here)) => {
+                self.answers_others(ended, actions);
                 self.on_told(ended, &tell, Some(&here), actions);
             }
             (call, _) => {

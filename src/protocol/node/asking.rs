@@ -91,6 +91,19 @@ impl Node {
         }
     }
 
+    /// A peer answered what others asked of it. As their challenge may be an old one, that proves
+    /// nothing here; but where it is lost it is called by ourselves now, as it seems to be there.
+    pub(super) fn answers_others(&mut self, ended: &Ended<'_>, actions: &mut Vec<Action>) {
+        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
+        if peer.status == PeerStatus::Lost {
+            peer.is_acquaintance = true;
+            peer.owed.ping = true;
+            peer.contact.hurry(ended.now.mono_ms);
+            self.give_try_back(&ended.address);
+            self.poke(ended.node_id, ended.now, actions);
+        }
+    }
+
     pub(super) fn drop_old_favours(&mut self, now: Now, actions: &mut Vec<Action>) {
         let favours = self.probing.favours.iter();
         let old = favours.filter(|favour| now.mono_ms >= favour.until);

@@ -144,7 +144,7 @@ impl Node {
     /// Whether this run has just begun. Where many start at once each finds soon what nobody told
     /// it; later liars could make themselves the only ones that are asked.
     pub(super) fn is_new(&self) -> bool {
-        self.ticks <= 1
+        self.ticks <= 2
     }
 
     /// Of those that can be called: by turns the successor on the ring, which nobody else may

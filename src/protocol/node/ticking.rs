@@ -27,7 +27,10 @@ impl Node {
         if now.mono_ms >= self.tick_at {
             self.ticks += 1;
             let jitter = self.random.u64(0..=self.settings.tick_ms / 10);
-            self.tick_at = now.mono_ms + self.settings.tick_ms - jitter;
+            // Much is known soon after the start that was not when this one was done.
+            let is_first = self.ticks == 1;
+            let tick_ms = self.settings.tick_ms / if is_first { 2 } else { 1 };
+            self.tick_at = (now.mono_ms + tick_ms).saturating_sub(jitter);
             debug_assert!(self.all_may_rest_that_do(now), "a node rests to which something is due");
             self.peers.change_awake(|_, peer| {
                 peer.upkeep = 0;

@@ -31,7 +31,7 @@ fn views_are_looked_into_only_where_they_still_differ_after_a_grace() {
     let (mut us, others) = connected(1);
     let other = &others[0];
     assert_eq!(lists_asked(&mut us, other, Some(ANOTHER)), 1, "this run just began");
-    us.node.ticks = 2;
+    us.node.ticks = 3;
     let own = us.node.view.hash();
     assert_eq!(lists_asked(&mut us, other, Some(own)), 0);
     assert_eq!(lists_asked(&mut us, other, Some(ANOTHER)), 0);
@@ -49,7 +49,7 @@ fn views_are_looked_into_only_where_they_still_differ_after_a_grace() {
 fn a_ping_that_comes_in_is_as_good_as_an_answer_to_one() {
     let (mut us, mut others) = connected(1);
     let other = &mut others[0];
-    us.node.ticks = 2;
+    us.node.ticks = 3;
     us.jobs.clear();
     us.is_pinged_with(other, ANOTHER);
     assert!(us.begins_with(other).is_none(), "not yet");

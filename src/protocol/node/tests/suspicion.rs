@@ -235,6 +235,26 @@ fn an_accusation_that_nothing_refutes_ends_in_lost() {
     assert_eq!(us.peer(&silent).status, PeerStatus::Lost);
 }
 
+/// What it signs for others proves nothing here, but that it is worth a call.
+#[test]
+fn one_that_is_lost_and_answers_others_is_called() {
+    let (mut us, others) = connected(2);
+    us.jobs.clear();
+    let lost = &others[1];
+    let peer = us.node.peers.get_mut(&lost.id).unwrap();
+    (peer.status, peer.flight, peer.owed.ping) = (PeerStatus::Lost, None, false);
+    let (about, asker) = (lost.id.clone(), others[0].id.clone());
+    let asks = vec![Ask { about, asker, challenge: [9; 16] }];
+    pushed(&mut us, &others[0], CheckedPush { asks, ..nothing() });
+    let (job, outgoing) = us.begins_with(lost).expect("it is asked");
+    let Request::Push(push) = outgoing.request else { panic!("{:?}", outgoing.request) };
+    let here = lost.is_here(&push);
+    us.is_answered(&job, here);
+    assert_eq!(us.peer(lost).status, PeerStatus::Lost);
+    let (_, outgoing) = us.begins_with(lost).expect("it is called");
+    assert!(matches!(outgoing.request, Request::Ping(_)), "{:?}", outgoing.request);
+}
+
 /// In a large network most are known by their versions alone.
 #[test]
 fn a_later_version_brings_back_who_fell_silent() {
