@@ -426,9 +426,9 @@ fn a_partial_record_is_taken_by_who_holds_its_base_only() {
     assert_eq!(member.say(&member.push(vec![Arc::clone(&base)])).verdict(), (204, 0));
     // Signed by another, of other content than it says, too large, of another node's record.
     let forger = Member::new("f", address(&node));
-    let mut forged = patch(&forger, &base, 600, change());
-    let other_key = forged.clone();
-    forged.public_key = base.public_key;
+    let forged = patch(&forger, &base, 600, change());
+    // The fingerprint of a base stands for its key, too.
+    let other_key = patch(&forger, &forger.sign(base.draft()), 600, change());
     let lie = Patch { change: Change::from([(key("k"), Some(value("lie")))]), ..good.clone() };
     let big = (0..16).map(|n| (key(&format!("b{n}")), Some(Value::new(&[1; 64 * 1024]).unwrap())));
     let big = Patch { change: big.collect(), ..good.clone() };
@@ -436,7 +436,7 @@ fn a_partial_record_is_taken_by_who_holds_its_base_only() {
     of_own.node_id = id("a");
     let requests = vec![
         (push(&forged), Reason::BadSignature),
-        (push(&other_key), Reason::OtherKey),
+        (push(&other_key), Reason::LacksBase),
         (push(&lie), Reason::Malformed),
         (push(&big), Reason::LimitExceeded),
         (push(&of_own), Reason::OwnRecord),

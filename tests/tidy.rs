@@ -65,7 +65,7 @@ fn each_crate_has_its_room() {
         ("toml::", &["cli"]),
         ("clap::", &["cli"]),
         ("humantime::", &["control", "cli"]),
-        ("base64::", &["control"]),
+        ("base64::", &["control", "steps"]),
         ("signal_hook::", &["cli"]),
         ("env_logger::", &["cli"]),
         ("fastrand::", &["protocol/node"]),

@@ -17,7 +17,7 @@ use dsn::protocol::address::Address;
 use dsn::protocol::crypto::{NetworkKeys, Place, Signed, Signer, TAG_BYTES, Tag, open, seal};
 use dsn::protocol::entries::{Change, Key, Value};
 use dsn::protocol::hash::Hash;
-use dsn::protocol::identity::{Incarnation, NodeId, Session, hex};
+use dsn::protocol::identity::{Incarnation, NodeId, Session};
 use dsn::protocol::node::{Action, Job, Node, Now, Outcome, Outgoing, Secret, Settings};
 use dsn::protocol::record::{Draft, Record};
 use dsn::protocol::wire::{
@@ -436,7 +436,7 @@ impl World {
         let sealed = seal(&self.keys, 0, nonce, place, kind.byte(), &payload);
         let (envelope, _) = sealed.expect("there is a key");
         let answer = match status {
-            204 => HttpAnswer { status, seal: Some(hex(&envelope)), body: Vec::new() },
+            204 => HttpAnswer { status, seal: Some(steps::seal_text(&envelope)), body: Vec::new() },
             _ => HttpAnswer { status, seal: None, body: envelope },
         };
         self.answer(flying.waiting, answer);

@@ -104,7 +104,7 @@ impl Record {
 }
 
 /// A version told by what changed since another one, with its owner's signature, which may fit or
-/// not. Its head is known to whoever holds the base.
+/// not. Its head, and the key of its owner, are known to whoever holds the base.
 #[derive(Debug, Clone)]
 pub struct Patch {
     /// Whose state.
@@ -117,8 +117,6 @@ pub struct Patch {
     pub digest: Hash,
     /// Where the owner lives, where that is not what the base says.
     pub home: Option<Home>,
-    /// The owner's public key.
-    pub public_key: PublicKey,
     /// The version that it is made of.
     pub base: Fingerprint,
     /// Values that are set, and keys that are removed.
@@ -137,8 +135,8 @@ impl Patch {
     pub fn new((base, home): (Fingerprint, &Home), next: &Record, change: Change) -> Self {
         let Head { node_id, timestamp, left, digest, home: now } = next.head.clone();
         let home = (now != *home).then_some(now);
-        let (public_key, signature) = (next.public_key, next.signature);
-        Self { node_id, timestamp, left, digest, home, public_key, base, change, signature }
+        let signature = next.signature;
+        Self { node_id, timestamp, left, digest, home, base, change, signature }
     }
 
     /// The head of the new version, where the base says this of its owner's home.

@@ -53,12 +53,9 @@ impl Verified<Record> {
     /// Refuses a patch for another base, one that breaks a limit, and one that comes to another
     /// digest than its owner signed.
     pub fn patched(&self, patch: &Verified<Patch>) -> Result<Self, Reason> {
-        let Patch { public_key, base, change, signature, .. } = &**patch;
+        let Patch { base, change, signature, .. } = &**patch;
         if *base != self.fingerprint || patch.node_id != self.head.node_id {
             return Err(Reason::LacksBase);
-        }
-        if *public_key != self.public_key {
-            return Err(Reason::OtherKey);
         }
         let entries = self.entries.with(change.iter().map(|(key, value)| (key, value.as_ref())));
         check_limits(&entries).map_err(|_| Reason::LimitExceeded)?;
@@ -67,21 +64,21 @@ impl Verified<Record> {
         }
         let head = patch.head(&self.head.home);
         let draft = Draft { head, entries: Arc::new(entries) };
-        Ok(Self(Arc::new(Record::new(draft, *public_key, *signature))))
+        Ok(Self(Arc::new(Record::new(draft, self.public_key, *signature))))
     }
 }
 
 impl Verified<Patch> {
-    /// Checks the signature over the head of the new version, which the base is a part of. What
-    /// the patch comes to is not worked out yet: [`Verified::patched`].
+    /// Checks the signature over the head of the new version, which the base is a part of, with
+    /// the key of the base. What the patch comes to is not worked out yet: [`Verified::patched`].
     pub fn check(patch: Arc<Patch>, base: &Record, verifier: &impl Verifier) -> Option<Self> {
-        // The fingerprint stands for the home of the base, so it is the same one later.
+        // The fingerprint stands for the key and the home of the base: they are the same later.
         if patch.base != base.fingerprint {
             return None;
         }
         let head = patch.head(&base.head.home);
         let what = Signed::Record(&head);
-        verifier.verify(&patch.public_key, what, &patch.signature).then_some(Self(patch))
+        verifier.verify(&base.public_key, what, &patch.signature).then_some(Self(patch))
     }
 }
 

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use super::{Nonce, StepFault};
+use super::{Nonce, StepFault, seal_text};
 use crate::protocol::crypto::{
     NetworkKeys, Opened, Place, Signed, Signer, Tag, Verifier, open, seal,
 };
-use crate::protocol::identity::{NodeId, PublicKey, SIGNATURE_BYTES, hex};
+use crate::protocol::identity::{NodeId, PublicKey, SIGNATURE_BYTES};
 use crate::protocol::node::{
     Action, CheckedPush, CheckedWord, Incoming, Judgement, Node, Now, RefusedPart, Reply, Verdict,
 };
@@ -287,7 +287,7 @@ impl Checked {
 pub struct Answer {
     /// The status.
     pub status: u16,
-    /// The envelope of a 204, as hex digits: it has no body.
+    /// The envelope of a 204, as text: it has no body.
     pub seal: Option<String>,
     /// The envelope.
     pub body: Vec<u8>,
@@ -332,7 +332,7 @@ impl Answering {
         let sealed = seal(keys, key, nonce, place, kind.byte(), &payload);
         let (envelope, _) = sealed.ok_or(StepFault::NoKey)?;
         let (seal, body) = match status {
-            Status::NoContent => (Some(hex(&envelope)), Vec::new()),
+            Status::NoContent => (Some(seal_text(&envelope)), Vec::new()),
             _ => (None, envelope),
         };
         Ok(Answer { status: status.code(), seal, body, caller: reply.caller })

@@ -7,6 +7,9 @@ mod outgoing;
 
 use std::fmt;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
 use crate::protocol::crypto::{CryptoFault, NONCE_BYTES};
 use crate::protocol::wire;
 
@@ -15,6 +18,16 @@ pub use outgoing::{HttpAnswer, Returned, Sealed, seal_request};
 
 /// Random bytes for one envelope.
 pub type Nonce = [u8; NONCE_BYTES];
+
+/// An envelope as it travels in a header: base64 without padding.
+pub fn seal_text(envelope: &[u8]) -> String {
+    STANDARD_NO_PAD.encode(envelope)
+}
+
+/// The envelope in a header. There is one way to write each.
+pub fn read_seal(text: &str) -> Option<Vec<u8>> {
+    STANDARD_NO_PAD.decode(text).ok()
+}
 
 /// Why a message could not be made: our own fault.
 #[derive(Debug)]
@@ -48,5 +61,22 @@ impl From<CryptoFault> for StepFault {
 impl From<wire::EncodeFault> for StepFault {
     fn from(fault: wire::EncodeFault) -> Self {
         Self::Encode(fault)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_one_way_to_write_a_seal() {
+        let envelope: Vec<u8> = (0..=255).rev().take(49).collect();
+        let text = seal_text(&envelope);
+        assert_eq!((text.len(), read_seal(&text)), (66, Some(envelope)));
+        assert_eq!(read_seal("//79").as_deref(), Some(&[255, 254, 253][..]));
+        assert_eq!(read_seal("/w").as_deref(), Some(&[255][..]));
+        for other in ["/w==", "/x", "__79", "//7 9", " /w", "/w\n", "/", "//79/", "ff:"] {
+            assert_eq!(read_seal(other), None, "{other:?}");
+        }
     }
 }

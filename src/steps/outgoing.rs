@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Nonce, StepFault};
+use super::{Nonce, StepFault, read_seal};
 use crate::protocol::crypto::{
     NetworkKeys, Opened, Place, Signed, Signer, Tag, Verifier, open, seal,
 };
-use crate::protocol::identity::{NodeId, PublicKey, unhex};
+use crate::protocol::identity::{NodeId, PublicKey};
 use crate::protocol::node::{Judgement, Node, Outcome, Outgoing};
 use crate::protocol::record::{Record, Signature, SignedHead};
 use crate::protocol::verdict::Status;
@@ -143,7 +143,7 @@ impl Reading<'_> {
         let (kind, status) = (self.outgoing.request.kind(), answer.status);
         let is_nothing = status == Status::NoContent.code();
         let envelope = if is_nothing {
-            answer.seal.as_deref().and_then(unhex).unwrap_or_default()
+            answer.seal.as_deref().and_then(read_seal).unwrap_or_default()
         } else {
             answer.body
         };
@@ -258,10 +258,11 @@ mod tests {
 
     use zeroize::Zeroizing;
 
+    use super::super::seal_text;
     use super::*;
     use crate::protocol::crypto::CryptoFault;
     use crate::protocol::head::Home;
-    use crate::protocol::identity::{Incarnation, Session, hex};
+    use crate::protocol::identity::{Incarnation, Session};
     use crate::protocol::node::{Now, Secret, Settings};
     use crate::protocol::record::Draft;
     use crate::protocol::wire::{
@@ -343,7 +344,7 @@ mod tests {
         let place = Place::Answer { path: kind.path(), status, request: &sealed.tag };
         let (envelope, _) = seal(&keys(), 0, [2; 16], place, kind.byte(), payload).unwrap();
         let answer = match status {
-            204 => HttpAnswer { status, seal: Some(hex(&envelope)), body: Vec::new() },
+            204 => HttpAnswer { status, seal: Some(seal_text(&envelope)), body: Vec::new() },
             _ => HttpAnswer { status, seal: None, body: envelope },
         };
         let (own, verifier) = ((&id("us"), &OURS), Counting::default());

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use dsn::protocol::address::Address;
 use dsn::protocol::crypto::{Place, Signed, Signer, TAG_BYTES, Tag, open, seal};
-use dsn::protocol::identity::hex;
 use dsn::protocol::view::BucketSet;
 use dsn::protocol::wire::{
     self, Answer, HelloAnswer, Kind, PeersAnswer, Pong, ProgramVersion, Request,
@@ -92,7 +91,7 @@ impl Liar {
         let envelope = forge(envelope);
         let close = "Connection: close\r\n\r\n";
         if status == 204 {
-            let seal = hex(&envelope);
+            let seal = dsn::steps::seal_text(&envelope);
             return format!("HTTP/1.1 204 x\r\nDsn-Seal: {seal}\r\n{close}").into_bytes();
         }
         let head = format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\n{close}", envelope.len());

@@ -19,7 +19,7 @@ use dsn::protocol::crypto::{
     NetworkKeys, Opened, Place, PrivateKey, Signed, Signer, TAG_BYTES, Tag, open, seal,
 };
 use dsn::protocol::entries::{Entries, Key, Value};
-use dsn::protocol::identity::{Incarnation, NodeId, PublicKey, Session, unhex};
+use dsn::protocol::identity::{Incarnation, NodeId, PublicKey, Session};
 use dsn::protocol::record::{Draft, Patch, Record};
 use dsn::protocol::view::{BUCKETS, Buckets, NO_BUCKET};
 use dsn::protocol::wire::{
@@ -124,7 +124,7 @@ pub struct HttpAnswer {
 impl HttpAnswer {
     pub fn seal(&self) -> Option<Vec<u8>> {
         let line = self.head.lines().find(|line| line.to_lowercase().starts_with("dsn-seal:"))?;
-        unhex(line.split_once(':')?.1.trim())
+        dsn::steps::read_seal(line.split_once(':')?.1.trim())
     }
 }
 

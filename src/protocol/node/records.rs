@@ -36,7 +36,7 @@ pub enum Judgement {
 }
 
 impl Judgement {
-    fn refused(reason: Reason, text: impl Into<String>) -> Self {
+    pub(super) fn refused(reason: Reason, text: impl Into<String>) -> Self {
         Self::Refused(reason, text.into(), None)
     }
 }
@@ -51,9 +51,8 @@ impl Node {
                 || Judgement::refused(Reason::OwnRecord, format!("only {owner} writes it"));
             return if is_news { Judgement::News } else { refused() };
         }
-        if self.graves.is_forgotten(owner) {
-            let text = format!("{owner} was forgotten here and has to say HELLO itself");
-            return Judgement::refused(Reason::Forgotten, text);
+        if let Some(refused) = self.refuse_forgotten(owner) {
+            return refused;
         }
         if !self.is_allowed(owner, key) {
             return Judgement::refused(Reason::NotAllowed, not_listed(owner, key));
@@ -67,6 +66,13 @@ impl Node {
             return Judgement::refused(Reason::OtherKey, text);
         }
         self.judge_age(head, key)
+    }
+
+    /// What is said to whoever brings a version of a node that was forgotten, whatever it is.
+    pub(super) fn refuse_forgotten(&self, owner: &NodeId) -> Option<Judgement> {
+        let text = || format!("{owner} was forgotten here and has to say HELLO itself");
+        let is_forgotten = self.graves.is_forgotten(owner);
+        is_forgotten.then(|| Judgement::refused(Reason::Forgotten, text()))
     }
 
     /// The same for a version whose key is believed.
@@ -115,8 +121,8 @@ impl Node {
     /// The record that a patch is made of, if it is held.
     pub fn base_of(&self, patch: &Patch) -> Option<Verified<Record>> {
         let held = self.peers.get(&patch.node_id)?.record.as_ref()?;
-        let is_base = held.fingerprint == patch.base && held.public_key == patch.public_key;
-        is_base.then(|| held.clone())
+        // The fingerprint stands for the key as well.
+        (held.fingerprint == patch.base).then(|| held.clone())
     }
 
     /// Takes a version if it is news. Only a verified one can be.

@@ -138,7 +138,10 @@ impl Node {
         self.on_taken(ended, own.filter(|_| own_is_taken), gives, actions);
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         if let Some(own) = own.filter(|_| !own_is_taken) {
-            if partial && reason == Some(Reason::LacksBase.code()) {
+            // A patch does not name its key: the later version that is held may be that of another
+            // node under our name, and then nothing proves that it is ours.
+            let is_anothers = reason == Some(Reason::Stale.code()) && held.is_none();
+            if partial && (is_anothers || reason == Some(Reason::LacksBase.code())) {
                 // Next it gets the whole record.
                 peer.link.own.held = None;
             } else {

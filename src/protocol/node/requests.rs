@@ -265,19 +265,21 @@ impl Node {
     /// What becomes of a patch: as of a version, but it needs its base.
     pub fn judge_patch(&self, patch: &Patch) -> Judgement {
         let owner = &patch.node_id;
-        // Where the base is held, it is what is held. Where it is not, what it said of the home is
-        // not known: then a version that is told from the one held by that alone counts as held.
-        let held = self.record_of(owner).map(|held| held.head.home.clone());
-        let head = patch.head(&held.unwrap_or_default());
-        match self.judge(&head, &patch.public_key) {
-            Judgement::News if self.is_me(owner) => {
-                let text = format!("only {owner} writes it");
-                Judgement::Refused(Reason::OwnRecord, text, None)
-            }
-            Judgement::News if self.base_of(patch).is_none() => {
-                let text = format!("the version of {owner} that this is made of is not held here");
-                Judgement::Refused(Reason::LacksBase, text, None)
-            }
+        if self.is_me(owner) {
+            return Judgement::refused(Reason::OwnRecord, format!("only {owner} writes it"));
+        }
+        let lacks_base = || {
+            let text = format!("the version of {owner} that this is made of is not held here");
+            Judgement::refused(Reason::LacksBase, text)
+        };
+        let Some(held) = self.record_of(owner) else {
+            return self.refuse_forgotten(owner).unwrap_or_else(lacks_base);
+        };
+        // Where the base is held, it is what is held, and it says under which key and of which home
+        // the patch is. Where it is not, the patch counts as one under the key held; a version that
+        // is told from the one held by its home alone counts as held.
+        match self.judge(&patch.head(&held.head.home), &held.public_key) {
+            Judgement::News if self.base_of(patch).is_none() => lacks_base(),
             judgement => judgement,
         }
     }

@@ -19,7 +19,6 @@ use crate::protocol::{KEYS_MAX, TIMESTAMP_MAX};
 /// A record as it lies in the bytes: decoded, its limits not checked.
 pub(super) struct RawRecord<'a> {
     node_id: NodeId,
-    public_key: PublicKey,
     timestamp: u64,
     left: bool,
     /// Always there in a whole record.
@@ -29,7 +28,7 @@ pub(super) struct RawRecord<'a> {
 }
 
 enum RawContent<'a> {
-    Whole(Vec<(&'a str, &'a [u8])>),
+    Whole { public_key: PublicKey, entries: Vec<(&'a str, &'a [u8])> },
     Partial { base: Fingerprint, digest: [u8; 32], changes: Vec<(&'a str, Option<&'a [u8]>)> },
 }
 
@@ -44,24 +43,24 @@ impl<'de, Context> BorrowDecode<'de, Context> for RawRecord<'de> {
     fn borrow_decode<D: BorrowDecoder<'de, Context = Context>>(
         decoder: &mut D,
     ) -> Result<Self, DecodeError> {
-        let (node_id, public_key, timestamp, flags): (_, _, _, u8) =
-            BorrowDecode::borrow_decode(decoder)?;
+        let (node_id, timestamp, flags): (_, _, u8) = BorrowDecode::borrow_decode(decoder)?;
         let is_partial = flags & PARTIAL != 0;
         let known = if is_partial { LEFT | PARTIAL | MOVED } else { LEFT };
         if flags & !known != 0 {
             return Err(DecodeError::Other("no flags of a record"));
         }
+        let key = (!is_partial).then(|| PublicKey::borrow_decode(decoder)).transpose()?;
         let has_home = !is_partial || flags & MOVED != 0;
         let home = has_home.then(|| Home::borrow_decode(decoder)).transpose()?;
-        let content = if is_partial {
+        let content = if let Some(public_key) = key {
+            RawContent::Whole { public_key, entries: BorrowDecode::borrow_decode(decoder)? }
+        } else {
             let (base, digest, changes) = BorrowDecode::borrow_decode(decoder)?;
             RawContent::Partial { base, digest, changes }
-        } else {
-            RawContent::Whole(BorrowDecode::borrow_decode(decoder)?)
         };
         let signature = BorrowDecode::borrow_decode(decoder)?;
         let left = flags & LEFT != 0;
-        Ok(Self { node_id, public_key, timestamp, left, home, content, signature })
+        Ok(Self { node_id, timestamp, left, home, content, signature })
     }
 }
 
@@ -70,7 +69,7 @@ impl<'de, Context> BorrowDecode<'de, Context> for RawRecord<'de> {
 pub(super) type TypedRecords = (Vec<Arc<Record>>, Vec<Arc<Patch>>);
 
 pub(super) fn typed_records(mut all: Vec<RawRecord<'_>>) -> Result<TypedRecords, Reason> {
-    let is_whole = |raw: &RawRecord<'_>| matches!(raw.content, RawContent::Whole(_));
+    let is_whole = |raw: &RawRecord<'_>| matches!(raw.content, RawContent::Whole { .. });
     let wholes = all.iter().take_while(|raw| is_whole(raw)).count();
     let partial = all.split_off(wholes);
     check_order(&partial, |raw| raw.node_id.as_str())?;
@@ -87,7 +86,7 @@ pub(super) fn typed_records(mut all: Vec<RawRecord<'_>>) -> Result<TypedRecords,
 pub(super) fn whole_records(all: Vec<RawRecord<'_>>) -> Result<Vec<Arc<Record>>, Reason> {
     // Before anything is hashed: what breaks a rule costs little.
     check_order(&all, |raw| raw.node_id.as_str())?;
-    let is_whole = |raw: &RawRecord<'_>| matches!(raw.content, RawContent::Whole(_));
+    let is_whole = |raw: &RawRecord<'_>| matches!(raw.content, RawContent::Whole { .. });
     if all.len() > RECORDS_MAX || !all.iter().all(is_whole) {
         return Err(Reason::Malformed);
     }
@@ -96,12 +95,12 @@ pub(super) fn whole_records(all: Vec<RawRecord<'_>>) -> Result<Vec<Arc<Record>>,
 
 fn typed_record(raw: RawRecord<'_>) -> Result<Record, Reason> {
     check_timestamp(raw.timestamp)?;
-    let (RawContent::Whole(entries), Some(home)) = (raw.content, raw.home) else {
+    let (RawContent::Whole { public_key, entries }, Some(home)) = (raw.content, raw.home) else {
         return Err(Reason::Malformed);
     };
     let entries = Arc::new(typed_entries(&entries)?);
     let draft = Draft::new(raw.node_id, raw.timestamp, raw.left, entries).at(home);
-    Ok(Record::new(draft, raw.public_key, raw.signature))
+    Ok(Record::new(draft, public_key, raw.signature))
 }
 
 fn typed_patch(raw: RawRecord<'_>) -> Result<Patch, Reason> {
@@ -111,8 +110,8 @@ fn typed_patch(raw: RawRecord<'_>) -> Result<Patch, Reason> {
         return Err(Reason::Malformed);
     };
     let change = typed_change(&changes)?;
-    let RawRecord { node_id, timestamp, left, home, public_key, signature, .. } = raw;
-    Ok(Patch { node_id, timestamp, left, digest, home, public_key, base, change, signature })
+    let RawRecord { node_id, timestamp, left, home, signature, .. } = raw;
+    Ok(Patch { node_id, timestamp, left, digest, home, base, change, signature })
 }
 
 fn check_timestamp(timestamp: u64) -> Result<(), Reason> {
@@ -149,7 +148,7 @@ impl Encode for Record {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         let Head { node_id, timestamp, left, home, .. } = &self.head;
         let flags = if *left { LEFT } else { 0 };
-        (node_id, &self.public_key, timestamp, flags).encode(encoder)?;
+        (node_id, timestamp, flags, &self.public_key).encode(encoder)?;
         home.encode(encoder)?;
         length(self.entries.len()).encode(encoder)?;
         for (key, value) in self.entries.iter() {
@@ -165,7 +164,7 @@ impl Encode for Patch {
         let (left, moved) =
             (if self.left { LEFT } else { 0 }, if self.home.is_some() { MOVED } else { 0 });
         let flags = PARTIAL | left | moved;
-        (&self.node_id, &self.public_key, &self.timestamp, flags).encode(encoder)?;
+        (&self.node_id, &self.timestamp, flags).encode(encoder)?;
         if let Some(home) = &self.home {
             home.encode(encoder)?;
         }
@@ -198,7 +197,6 @@ mod tests {
             left: false,
             digest: [1; 32],
             home: None,
-            public_key: PublicKey([4; 65]),
             base: [2; 16],
             change: keys.iter().map(|key| (Key::new(key).unwrap(), None)).collect(),
             signature: [0; 64],
@@ -242,9 +240,8 @@ mod tests {
         assert_eq!(refused(&twice), Some(Reason::Malformed));
     }
 
-    /// Where the flags of the only record are: behind form, receiver, run, count, id, key and
-    /// timestamp.
-    const FLAGS_AT: usize = 1 + (8 + 2) + 16 + 8 + (8 + 1) + 65 + 8;
+    /// Where the flags of the only record are: behind form, receiver, run, count, id and timestamp.
+    const FLAGS_AT: usize = 1 + (8 + 2) + 16 + 8 + (8 + 1) + 8;
 
     #[test]
     fn flags_that_mean_nothing_are_refused() {
@@ -308,7 +305,7 @@ mod tests {
         assert_eq!(refused(&mixed), None);
         // A whole one behind a partial one: both as long as one of each.
         let good = payload(vec![record("a", 5)], vec![patch("b", &["k"])]);
-        let head = FLAGS_AT - (8 + 1) - 65 - 8;
+        let head = FLAGS_AT - (8 + 1) - 8;
         let whole = payload(vec![record("a", 5)], Vec::new());
         let (whole, rest) = (&whole[head..whole.len() - 8], &good[whole.len() - 8..]);
         let partial = &rest[..rest.len() - 8];

@@ -253,3 +253,24 @@ fn a_patch_is_judged_by_the_home_of_its_base() {
     let old = Patch { timestamp: 8, ..patch };
     assert!(matches!(us.node.judge_patch(&old), Judgement::Refused(Reason::Stale, _, Some(_))));
 }
+
+/// A patch does not name its key: it is that of its base, which the fingerprint stands for, too.
+#[test]
+fn a_patch_is_under_the_key_of_its_base() {
+    let (mut us, mut other) = (Us::new(), Other::new("other", 2));
+    us.is_joined_by(&mut other);
+    let held = other.record(4, "four");
+    us.is_brought(&other, &[&held]);
+    let change = Change::from([(Key::new("x").unwrap(), Some(Value::new(b"y").unwrap()))]);
+    let patch = |owner: &Other, base: &Verified<Record>| {
+        let next = base.draft().after(&change, false, 9).unwrap().unwrap();
+        let next = Verified::sign(next, &Gullible(owner.key)).unwrap();
+        Patch::new((base.fingerprint, &base.head.home), &next, change.clone())
+    };
+    assert!(matches!(us.node.judge_patch(&patch(&other, &held)), Judgement::News));
+    let twin = Other::new("other", 3);
+    let base = twin.record(4, "four");
+    assert_eq!(base.head, held.head);
+    let refused = us.node.judge_patch(&patch(&twin, &base));
+    assert!(matches!(refused, Judgement::Refused(Reason::LacksBase, ..)), "{refused:?}");
+}

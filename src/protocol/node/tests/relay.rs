@@ -199,6 +199,40 @@ fn a_patch_is_passed_on_as_one() {
     }
 }
 
+/// A patch does not name its key: who holds a later version under another one says that it is old,
+/// and can't prove that it is ours.
+#[test]
+fn whoever_does_not_prove_that_a_patch_is_old_gets_the_whole_record() {
+    let (mut us, _) = among(1);
+    let set = |us: &mut Us, last: &str| {
+        let entry = |number: u8| (Key::new(&format!("k{number}")).unwrap(), Value::new(b"a value"));
+        let many = (0..20).map(entry).map(|(key, value)| (key, value.unwrap()));
+        let last = (Key::new("last").unwrap(), Value::new(last.as_bytes()).unwrap());
+        let entries: Entries = many.chain([last]).collect();
+        let timestamp = us.node.own().head.timestamp + 1;
+        let draft = Draft::new(id("us"), timestamp, false, Arc::new(entries));
+        let draft = draft.at(us.node.home().clone());
+        let own = Verified::sign(draft, &Gullible(key(OUR_KEY))).unwrap();
+        let actions = us.node.on_set(own, us.now);
+        us.take_actions(actions);
+    };
+    set(&mut us, "one");
+    for (job, _) in pushes(&mut us) {
+        us.is_answered(&job, Outcome::Nothing);
+    }
+    set(&mut us, "two");
+    for (parts, reason) in [((0, 1), Reason::Stale), ((1, 0), Reason::Stale)] {
+        let all = pushes(&mut us);
+        assert_eq!(all.len(), 1);
+        for (job, push) in all {
+            assert_eq!((push.records.len(), push.patches.len()), parts);
+            us.is_answered(&job, refuses_record(reason, "us"));
+        }
+    }
+    let more = pushes(&mut us);
+    assert!(more.is_empty(), "what is said of a whole one is final: {more:?}");
+}
+
 /// A head that hangs costs its part a quarter of a second, once.
 #[test]
 fn others_are_asked_in_the_place_of_a_head_that_is_late() {
