@@ -11,6 +11,8 @@ use super::wire::Twin;
 pub struct Link {
     /// The peer's run.
     pub incarnation: Option<Incarnation>,
+    /// Since when that one is known, ms.
+    pub run_since: u64,
     /// The runs before it, newest last: one that comes back is a twin with the same key.
     pub superseded: VecDeque<Incarnation>,
     /// What the peer gave us to name.
@@ -41,6 +43,13 @@ pub struct Link {
 }
 
 impl Link {
+    /// Whether the peer's present run came to be known since a call began, and that call was
+    /// answered by another one: that answer is older, or is as good a little later.
+    pub fn has_begun_since(&self, began_ms: u64, answers: Incarnation) -> bool {
+        let is_another = self.incarnation.is_some_and(|present| present != answers);
+        is_another && self.run_since >= began_ms
+    }
+
     /// Whether the run that is known is the one that said goodbye.
     pub fn said_goodbye(&self) -> bool {
         self.left.is_some() && self.left == self.incarnation

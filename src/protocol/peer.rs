@@ -440,6 +440,7 @@ impl Peer {
     pub fn begin_session(&mut self, incarnation: Incarnation, session: Session, wait: Wait) {
         self.link.proved_at = Some(wait.now_ms);
         if self.link.incarnation != Some(incarnation) {
+            self.link.run_since = wait.now_ms;
             if let Some(old) = self.link.incarnation.replace(incarnation) {
                 if self.link.superseded.len() == SUPERSEDED_MAX {
                     self.link.superseded.pop_front();

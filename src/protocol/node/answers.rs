@@ -20,6 +20,8 @@ pub(super) struct Ended<'a> {
     pub(super) tries: u32,
     /// Where it went.
     pub(super) address: Address,
+    /// When it began, ms.
+    pub(super) began: u64,
     pub(super) now: Now,
 }
 
@@ -56,7 +58,7 @@ impl Node {
     ) {
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         let Some(done) = peer.flight.take_if(|current| current.id == flight) else { return };
-        let Flight { call: Some(mut call), address: Some(address), tries, .. } = done else {
+        let Flight { call: Some(mut call), address: Some(address), tries, began, .. } = done else {
             return;
         };
         let was_pull = matches!(call, Call::Pull { .. });
@@ -82,7 +84,7 @@ impl Node {
             _ => self.errands_failed(node_id, errands, now, actions),
         }
         let Some(peer) = self.peers.get_mut(node_id) else { return };
-        let ended = Ended { node_id, tries, address, now };
+        let ended = Ended { node_id, tries, address, began, now };
         match outcome {
             Outcome::Failed(why) => self.failed(&ended, &call, &why, actions),
             Outcome::Refused(refusal, held) => {

@@ -112,9 +112,9 @@ impl Node {
         self.random.choice(next)
     }
 
-    /// The next few that are there, and the first ones behind a half, a quarter, … of the ring: what
-    /// one learns is everywhere after as many steps as the number of nodes has bits (Stoica et al.,
-    /// "Chord", 2001).
+    /// The next few that are there, and the first ones behind a half, a quarter, an eighth of the
+    /// ring, and so on: what one learns is everywhere after as many steps as the number of nodes
+    /// has bits (Stoica et al., "Chord", 2001).
     fn near(&self) -> BTreeSet<NodeId> {
         let own = position(&self.settings.node_id);
         let is_there = |peer: &Peer| {

@@ -34,6 +34,11 @@ impl Node {
             let why = "it answers each HELLO with another session";
             return self.failed_for_now(ended, &hello, why, actions);
         }
+        let link = self.peers.get(ended.node_id).map(|peer| &peer.link);
+        if link.is_some_and(|link| link.has_begun_since(ended.began, answer.incarnation)) {
+            let why = "it was started again while its answer was on its way";
+            return self.failed(ended, &hello, why, actions);
+        }
         if !self.meet(answer, &ended.address, ended.now, actions) {
             let why = self.why_not_met(answer);
             return self.failed_for_now(ended, &hello, why, actions);

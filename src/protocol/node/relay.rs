@@ -91,7 +91,7 @@ impl Node {
         Some(Errand { stretches, base: None, hedge_at: now.mono_ms + HEDGE_MS })
     }
 
-    /// In a large network one that was lost to all is heard again: it is told that it stands accused,
+    /// In a large network one that was lost to all is heard again: it is told that it is accused,
     /// so that it makes a newer version.
     pub(super) fn bring_back(&mut self, node_id: &NodeId) {
         let is_mesh = self.is_mesh();
@@ -102,7 +102,7 @@ impl Node {
         }
     }
 
-    /// A newer version of one that was lost came: all that this node knows lost it as well, and are
+    /// A newer version of one that was lost came: all that this node knows lost it too, and are
     /// brought that.
     pub(super) fn is_brought_back(
         &mut self,

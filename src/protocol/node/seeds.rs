@@ -203,6 +203,12 @@ impl Node {
             // Its own address stays the better one, where this is another one that leads to it.
             return;
         }
+        // A try takes no longer.
+        let began = now.mono_ms.saturating_sub(super::TRY_LIMIT_MS);
+        let link = self.peers.get(node_id).map(|peer| &peer.link);
+        if link.is_some_and(|link| link.has_begun_since(began, answer.incarnation)) {
+            return;
+        }
         let is_met = self.meet(answer, address, now, actions);
         if is_met {
             self.poke(node_id, now, actions);

@@ -164,3 +164,28 @@ fn a_run_that_was_replaced_is_named() {
     assert_eq!(reason_of(&reply), Some(Reason::SupersededIncarnation));
     assert!(us.degraded().join(" ").contains("two nodes run as other with one key"));
 }
+
+/// A node ends while its answer is on its way, starts twice, and calls: the run between, which
+/// nobody here heard of before, does not take the place of the last one.
+#[test]
+fn an_answer_that_was_on_its_way_for_long_brings_no_older_run_back() {
+    let (mut us, mut others) = connected(1);
+    let other = &mut others[0];
+    us.jobs.clear();
+    let peer = us.node.peers.get_mut(&other.id).unwrap();
+    (peer.flight, peer.link.connected, peer.owed.ping) = (None, false, true);
+    peer.contact.hurry(us.now.mono_ms);
+    let mut actions = Vec::new();
+    us.node.poke(&other.id, us.now, &mut actions);
+    us.take_actions(actions);
+    let (job, outgoing) = us.begins_with(other).unwrap();
+    assert!(matches!(outgoing.request, Request::Hello(_)), "{:?}", outgoing.request);
+    let between = Other { incarnation: Incarnation([5; 16]), ..other.clone() };
+    us.wait(1_000);
+    (other.incarnation, other.given) = (Incarnation([6; 16]), Session([6; 16]));
+    us.is_joined_by(other);
+    us.wait(1_000);
+    us.is_answered(&job, between.introduces());
+    assert_eq!(us.peer(other).link.incarnation, Some(other.incarnation));
+    assert!(!us.peer(other).link.superseded.contains(&other.incarnation));
+}
