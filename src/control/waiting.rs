@@ -154,14 +154,15 @@ impl Conversation<'_> {
         }
     }
 
-    /// So many peers are alive, and were heard since the question came: all were asked then.
+    /// So many peers are alive, and were heard since the question came: all are asked, those that
+    /// come meanwhile, too.
     pub(super) fn wait_peers(&self, asked: &Asked<'_>) -> Result<Json, Fault> {
         let count = asked.number("count")?;
         let began = self.service.now_ms();
-        if count > 0 {
-            self.service.ask_the_living(began);
-        }
         self.wait(asked, &format!("{count} peers to be alive"), LOOK_EVERY / 10, || {
+            if count > 0 {
+                self.service.ask_the_living(began);
+            }
             let heard = self.service.heard_since(began) as u64;
             if heard >= count {
                 return Ok(json!({ "alive": heard }));

@@ -163,6 +163,8 @@ pub struct CallFault {
 pub struct Owed {
     /// A PING.
     pub ping: bool,
+    /// People asked whether it is there: until it is heard a link is kept with it.
+    pub is_asked_for: bool,
     /// A PEERS, as its view differs.
     pub peers: bool,
     /// A PEERS, as it may know where those are that are missed here.
@@ -186,9 +188,8 @@ pub struct Owed {
 impl Owed {
     /// Whether nothing is; without a link no PING or PEERS is.
     pub fn is_settled(&self, is_linked: bool) -> bool {
-        let Self { ping, peers, hints, pings, data, data_was_last: _, errands, send, want, tell } =
-            self;
-        let is_asked = is_linked && (*ping || *peers || *hints);
+        let Self { ping, peers, hints, pings, data, errands, send, want, tell, .. } = self;
+        let is_asked = self.is_asked_for || is_linked && (*ping || *peers || *hints);
         let waits = !pings.is_empty() || !data.is_empty();
         let is_brought = !errands.is_empty() || !send.is_empty() || !tell.is_empty();
         !is_asked && !waits && !is_brought && want.is_empty()

@@ -67,7 +67,8 @@ impl Node {
     /// Whether a link is kept with a peer, or is to be made: it is one of the few, it said HELLO
     /// here, or people have a message for it.
     pub(super) fn is_linked(&self, peer: &Peer) -> bool {
-        let is_asked_for = !peer.owed.data.is_empty() || !peer.owed.pings.is_empty();
+        let owed = &peer.owed;
+        let is_asked_for = owed.is_asked_for || !owed.data.is_empty() || !owed.pings.is_empty();
         // Who was only ever called asks back where it is.
         let asks_back = peer.link.called_at.is_some() && !self.knows_its_place();
         let has_begun = peer.link.connected || peer.link.was_introduced || asks_back;

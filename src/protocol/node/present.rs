@@ -34,15 +34,22 @@ impl Node {
     }
 
     /// Asks all that count as alive and were not heard since then whether they still are: each
-    /// owes us the answer to one PING.
+    /// owes us the answer to one PING, however often that is asked. In a large network most have
+    /// to be met for it.
     pub fn ask_the_living(&mut self, since_ms: u64, now: Now) -> Vec<Action> {
         let mut actions = Vec::new();
-        for (_, peer) in self.peers.iter_mut() {
-            if peer.status == PeerStatus::Alive && peer.heard_at.is_none_or(|at| at < since_ms) {
-                peer.owed.ping = true;
+        let is_to_ask = |peer: &Peer| {
+            let is_silent = peer.heard_at.is_none_or(|at| at < since_ms);
+            peer.status == PeerStatus::Alive && is_silent && !peer.owed.is_asked_for
+        };
+        let asked = self.peers.iter().filter(|(_, peer)| is_to_ask(peer));
+        let asked: Vec<NodeId> = asked.map(|(node_id, _)| node_id.clone()).collect();
+        for node_id in asked {
+            if let Some(peer) = self.peers.get_mut(&node_id) {
+                (peer.owed.is_asked_for, peer.owed.ping) = (true, true);
+                self.poke(&node_id, now, &mut actions);
             }
         }
-        self.poke_all(now, &mut actions);
         actions
     }
 

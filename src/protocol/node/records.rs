@@ -279,6 +279,7 @@ impl Node {
     pub(super) fn heard(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         peer.heard_at = Some(now.mono_ms);
+        peer.owed.is_asked_for = false;
         self.clear(node_id);
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         // What was dropped for its age is good again when its owner brings it.

@@ -357,6 +357,7 @@ pub(super) fn lose(node_id: &NodeId, peer: &mut Peer, actions: &mut Vec<Action>)
     // Its twin, if it has one, may take its place.
     peer.link.superseded.clear();
     peer.watch.doubt = None;
+    peer.owed.is_asked_for = false;
     if let Some(record) = peer.record.as_ref().filter(|_| peer.watch.accused.is_none()) {
         // A later version shows that it is there; what it said before does not.
         peer.watch.accused = Some(Accused::silent(record.fingerprint));

@@ -407,3 +407,29 @@ fn one_probe_goes_out_each_third_of_a_tick() {
     assert!((25..=45).contains(&to_next), "{to_next} in a minute");
     assert!(to_others.len() >= 7 && to_others.values().all(|count| *count <= 8), "{to_others:?}");
 }
+
+/// In a large network most are not linked with: who waits for all of them meets them.
+#[test]
+fn whoever_waits_for_peers_has_all_of_them_asked_once() {
+    let (mut us, mut others) = connected(3);
+    us.node.settings.mesh_max = 1;
+    us.node.count_members();
+    us.jobs.clear();
+    let far = &mut others[2];
+    us.is_brought(far, &[&far.record(WALL_US + 5, "one")]);
+    let peer = us.node.peers.get_mut(&far.id).unwrap();
+    (peer.flight, peer.link.connected, peer.is_acquaintance) = (None, false, false);
+    (peer.status, peer.contact) = (PeerStatus::Alive, Default::default());
+    us.wait(1_000);
+    let since = us.now.mono_ms;
+    for _ in 0..3 {
+        let actions = us.node.ask_the_living(since, us.now);
+        us.take_actions(actions);
+    }
+    let (_, outgoing) = us.begins_with(far).expect("it is met for it");
+    assert!(matches!(outgoing.request, Request::Hello(_)), "{:?}", outgoing.request);
+    us.is_joined_by(far);
+    assert!(!us.peer(far).owed.is_asked_for && us.node.heard_since(since) >= 1);
+    let actions = us.node.ask_the_living(since, us.now);
+    assert!(!us.peer(far).owed.is_asked_for, "it was heard: {actions:?}");
+}
