@@ -350,6 +350,7 @@ proptest! {
                 }
             }
             got.push(node);
+            prop_assert!(got.len() <= count, "somebody got it twice");
         }
         got.sort_unstable();
         prop_assert_eq!(got, all);
