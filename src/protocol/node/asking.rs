@@ -94,13 +94,9 @@ impl Node {
     /// A peer answered what others asked of it. As their challenge may be an old one, that proves
     /// nothing here; but where it is lost it is called by ourselves now, as it seems to be there.
     pub(super) fn answers_others(&mut self, ended: &Ended<'_>, actions: &mut Vec<Action>) {
-        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
-        if peer.status == PeerStatus::Lost {
-            peer.is_acquaintance = true;
-            peer.owed.ping = true;
-            peer.contact.hurry(ended.now.mono_ms);
+        if self.status_of(ended.node_id) == Some(PeerStatus::Lost) {
             self.give_try_back(&ended.address);
-            self.poke(ended.node_id, ended.now, actions);
+            self.look_for(ended.node_id, ended.now, actions);
         }
     }
 

@@ -214,13 +214,19 @@ impl Node {
         for (node_id, is_lost_there) in disputed {
             if is_lost_there {
                 self.begin_doubt(&node_id, false, now, actions);
-            } else if let Some(peer) = self.peers.get_mut(&node_id) {
-                peer.is_acquaintance = true;
-                peer.owed.ping = true;
-                peer.contact.hurry(now.mono_ms);
-                self.poke(&node_id, now, actions);
+            } else {
+                self.look_for(&node_id, now, actions);
             }
         }
+    }
+
+    /// Something says that one that is lost here may be there: it is called now.
+    pub(super) fn look_for(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        peer.is_acquaintance = true;
+        peer.owed.ping = true;
+        peer.contact.hurry(now.mono_ms);
+        self.poke(node_id, now, actions);
     }
 }
 
