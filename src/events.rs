@@ -23,6 +23,8 @@ const READERS_MAX: usize = 80;
 #[derive(Debug, Default)]
 pub struct Hub {
     readers: Vec<Reader>,
+    /// Events that were dropped so far, of all readers.
+    dropped: u64,
     /// The node ends: there is nothing more to tell.
     closed: bool,
 }
@@ -71,7 +73,23 @@ impl Hub {
     /// Tells all who listen.
     pub fn publish(&mut self, event: &Event) {
         let now = SystemTime::now();
-        self.readers.retain_mut(|reader| reader.take(event, now));
+        let dropped = &mut self.dropped;
+        self.readers.retain_mut(|reader| {
+            let before = reader.dropped;
+            let is_there = reader.take(event, now);
+            *dropped += reader.dropped.saturating_sub(before);
+            is_there
+        });
+    }
+
+    /// How many events were dropped so far, of all who listened.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// How many listen.
+    pub fn listeners(&self) -> usize {
+        self.readers.iter().filter(|reader| !reader.is_gone()).count()
     }
 
     /// Lets all go who listen: nothing more happens.
@@ -160,6 +178,9 @@ mod tests {
         hub.publish(&event(7));
         assert_eq!(slow.next(Duration::ZERO), Some(Event::Lagged { count: 5 }));
         assert_eq!(slow.next(Duration::ZERO), Some(event(7)));
+        assert_eq!((hub.dropped(), hub.listeners()), (5, 1));
+        drop(slow);
+        assert_eq!((hub.dropped(), hub.listeners()), (5, 0));
     }
 
     #[test]

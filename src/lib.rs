@@ -73,3 +73,5 @@ pub use protocol::report::{
 };
 pub use runtime::{RunningNode, StartError, start};
 pub use server::{InvalidListen, Listen};
+/// What is counted and measured, as a monitoring system wants to have it.
+pub mod metrics;

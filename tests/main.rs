@@ -23,6 +23,7 @@ mod forget;
 mod golden;
 mod interop;
 mod liars;
+mod monitoring;
 mod network;
 mod notify;
 mod pages;

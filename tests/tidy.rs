@@ -193,7 +193,7 @@ fn paths_are_resolved() {
 /// Dependencies point one way (docs/architecture.md).
 #[test]
 fn modules_use_only_what_they_may() {
-    let arrows: [(&str, &[&str]); 16] = [
+    let arrows: [(&str, &[&str]); 17] = [
         ("zone", &[]),
         ("protocol", &[]),
         ("server", &["zone"]),
@@ -206,7 +206,21 @@ fn modules_use_only_what_they_may() {
         ("journal", &["protocol", "advice", "durable"]),
         ("credentials", &["protocol", "advice", "durable"]),
         ("keeper", &["protocol", "config", "journal"]),
-        ("driver", &["protocol", "events", "client", "server", "steps", "keeper", "credentials"]),
+        ("metrics", &["protocol"]),
+        (
+            "driver",
+            &[
+                "protocol",
+                "events",
+                "client",
+                "server",
+                "steps",
+                "journal",
+                "keeper",
+                "credentials",
+                "metrics",
+            ],
+        ),
         ("control", &["protocol", "advice", "config", "driver"]),
         (
             "runtime",

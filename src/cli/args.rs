@@ -118,6 +118,16 @@ pub(super) enum Command {
         #[arg(long, short)]
         quiet: bool,
     },
+    /// Print counts and measures for a monitoring system, in the text format of Prometheus
+    ///
+    /// What each of them means is in docs/monitoring.md.
+    Metrics {
+        /// Write them to this file in one step, so that nobody reads half of it: for the textfile
+        /// collector of node_exporter
+        #[arg(long, short, value_name = "FILE", conflicts_with = "json",
+              value_parser = path_parser())]
+        output: Option<PathBuf>,
+    },
     /// Show the other nodes: where they are, how they do, and why
     Peers {
         /// Those that are lost or left, too

@@ -15,7 +15,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::args::{Command, KeyCommand, Options, WaitFor};
 use super::follow::{Following, Form, Plan, Taker};
-use super::{Fault, print, socket, tell};
+use super::{Fault, metrics, print, socket, tell};
 
 /// How much longer than the node the command waits, so that the node's own answer comes first.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
@@ -80,6 +80,7 @@ fn request_of(command: &Command, options: &Options) -> Result<Map<String, Json>,
             json!({ "op": "status" })
         }
         Command::Peers { .. } => json!({ "op": "peers" }),
+        Command::Metrics { .. } => json!({ "op": "metrics" }),
         Command::State { node } => json!({ "op": "state", "node": node }),
         Command::Get { .. } => get_request(command)?,
         Command::Set { pairs } => json!({ "op": "set", "entries": entries_of(pairs)? }),
@@ -282,7 +283,11 @@ impl Asking<'_> {
             writeln!(stdout(), "{}", print::json(&result))?;
             return check_if_asked(command, &result);
         }
+        if let Command::Metrics { output: Some(path) } = command {
+            return metrics::write(path, print::text(&result, "text"));
+        }
         let text = match command {
+            Command::Metrics { .. } => print::text(&result, "text").to_owned(),
             Command::Status { .. } => print::status(&result),
             Command::Peers { ids: true, .. } => print::ids(&result),
             Command::Peers { all, status, .. } => {

@@ -5,6 +5,7 @@ mod commands;
 mod follow;
 mod group;
 mod log;
+mod metrics;
 mod notify;
 mod print;
 mod run;

@@ -122,6 +122,7 @@ impl Conversation<'_> {
         let service = self.service;
         Ok(Some(match asked.text("op")? {
             "status" => json::status(&service.status()),
+            "metrics" => json!({ "text": service.measured().to_string() }),
             "peers" => Json::Array(service.peers().iter().map(json::peer).collect()),
             "state" if asked.has("node") => {
                 let node = asked.node()?;

@@ -4,6 +4,7 @@
 mod asked;
 mod keys;
 mod lines;
+mod measured;
 mod network;
 mod pushes;
 #[cfg(test)]
@@ -24,7 +25,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 use crate::client::Client;
 use crate::credentials;
 use crate::events::Hub;
+use crate::journal;
 use crate::keeper::{Core, Kept, SetJob};
+use crate::metrics::Counts;
 use crate::protocol::crypto::{CryptoFault, NetworkKeys, PrivateKey};
 use crate::protocol::entries::{Difference, Entries};
 use crate::protocol::fault::Fault;
@@ -83,6 +86,8 @@ pub struct Parts {
     pub client: Client,
     /// Where the known peers are kept.
     pub credentials_folder: PathBuf,
+    /// What is done to the file of the own state, where there is one.
+    pub journal: Option<Arc<journal::Tally>>,
     /// When the clock for all waiting began.
     pub began: Instant,
     /// What was found or done at the start.
@@ -125,6 +130,9 @@ pub struct Driver {
     broken: OnceLock<String>,
     /// Requests that were answered.
     handled: AtomicU64,
+    /// What is counted for those who watch the node.
+    counts: Counts,
+    journal: Option<Arc<journal::Tally>>,
     /// Faults that the log has.
     told: Mutex<Told>,
     /// How many lines of the log were dropped, where whoever writes them counts that.
@@ -137,6 +145,8 @@ struct Inner {
     lines: Lines,
     waiting: HashMap<Ticket, Sender<Result<u64, Refused>>>,
     wake_at: u64,
+    /// Newer states of others that were taken.
+    changes_received: u64,
     /// How many wait for something to be settled.
     wait_settled: usize,
     state_fault: Option<String>,
@@ -167,6 +177,7 @@ impl Driver {
         let [wake_disk, wake, stop_asked] = [0; 3].map(|_| bounded(1));
         let inner = Inner {
             wake_at: 0,
+            changes_received: 0,
             wait_settled: 0,
             hub: Hub::default(),
             lines: Lines::new(now_since(parts.began).mono_ms),
@@ -200,6 +211,8 @@ impl Driver {
             server: Mutex::default(),
             broken: OnceLock::new(),
             handled: AtomicU64::new(0),
+            counts: Counts::default(),
+            journal: parts.journal,
             told: Mutex::default(),
             log_dropped: OnceLock::new(),
         };
@@ -384,6 +397,7 @@ impl Inner {
             match action {
                 Action::Tell(event) => self.tell(&event, now),
                 Action::Changed { node_id, timestamp, old, new } => {
+                    self.changes_received += u64::from(node_id != *self.node.node_id());
                     self.tell_changes(&node_id, timestamp, &old, &new);
                 }
                 Action::Finish(ticket, result) => {
@@ -453,6 +467,7 @@ impl Core for Driver {
     }
 
     fn publish(&self, record: Verified<Record>) {
+        self.counts.note_change();
         self.publish_first(record);
     }
 
@@ -477,6 +492,9 @@ impl Core for Driver {
     }
 
     fn note_disk(&self, what: Kept, fault: Option<String>) {
+        if fault.is_some() {
+            self.counts.note_disk_failure();
+        }
         let mut inner = self.lock();
         let known = match what {
             Kept::State => &mut inner.state_fault,

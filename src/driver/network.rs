@@ -6,19 +6,26 @@ use std::time::{Duration, Instant};
 
 use super::Driver;
 use crate::client;
+use crate::metrics::Tried;
 use crate::protocol::crypto::{Ecdsa, Signer};
 use crate::protocol::node::{Job, Outcome, Outgoing};
+use crate::protocol::wire::Kind;
 use crate::server::{self, Caller};
 use crate::steps::{Answer, HttpAnswer, Looked, Read, Returned, read, seal_request};
 
 impl Driver {
     /// Takes the bytes of a request and gives the answer: the only way in from the network.
     pub fn on_http(&self, request: server::Request) -> server::Response {
+        let (kind, came) = (Kind::of_path(&request.path), request.body.len());
         let Answer { status, seal, body, caller } = match self.broken() {
             Some(_) => bare(500),
             None => self.respond(request),
         };
         self.handled.fetch_add(1, Ordering::Relaxed);
+        if let Some(kind) = kind {
+            let went = body.len() + seal.as_ref().map_or(0, String::len);
+            self.counts.note_received(kind, status, (came, went));
+        }
         let caller = caller.map(|node_id| Caller(self.callers.hash_one(&node_id)));
         server::Response { status, seal, body, caller }
     }
@@ -90,8 +97,15 @@ impl Driver {
             }
             _ => {}
         }
-        let elapsed_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.decide(|node, now| ((), node.on_answer(job, outcome, elapsed_us, now)));
+        if matches!(outcome, Outcome::Failed(_) | Outcome::NotOpened(_)) {
+            self.counts.note_failure(kind);
+        }
+        let elapsed_us = us_since(began);
+        let spread = self.decide(|node, now| {
+            let actions = node.on_answer(job, outcome, elapsed_us, now);
+            (node.take_spread(now), actions)
+        });
+        spread.into_iter().for_each(|ms| self.counts.note_spread(ms));
     }
 
     fn try_once(&self, outgoing: &Outgoing) -> Result<Outcome, String> {
@@ -101,7 +115,18 @@ impl Driver {
             .map_err(|fault| fault.to_string())?;
         let address = outgoing.address.as_str();
         let limit = Duration::from_millis(outgoing.limit_ms);
-        let answer = match self.client.post(address, sealed.path, &sealed.body, limit) {
+        let began = Instant::now();
+        let answer = self.client.post(address, sealed.path, &sealed.body, limit);
+        let came = |answer: &client::Answer| {
+            answer.body.len() + answer.seal.as_ref().map_or(0, String::len)
+        };
+        let tried = Tried {
+            status: answer.as_ref().ok().map(|answer| answer.status),
+            bytes: (sealed.body.len(), answer.as_ref().map_or(0, came)),
+            elapsed_us: us_since(began),
+        };
+        self.counts.note_sent(outgoing.request.kind(), tried);
+        let answer = match answer {
             Ok(client::Answer { status, seal, body }) => HttpAnswer { status, seal, body },
             Err(fault) => return Ok(Outcome::Failed(fault.to_string())),
         };
@@ -111,6 +136,10 @@ impl Driver {
             if returned.is_known() { returned } else { returned.look(&self.lock().node) };
         Ok(returned.check(&Ecdsa))
     }
+}
+
+fn us_since(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// An answer without a seal.

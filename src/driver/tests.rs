@@ -119,6 +119,7 @@ fn driver() -> (Arc<Driver>, Queues) {
         private_key,
         client: Client::new(1_000, 1),
         credentials_folder: PathBuf::from("none"),
+        journal: None,
         began,
         notices: Vec::new(),
     })

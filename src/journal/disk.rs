@@ -4,6 +4,9 @@ use std::fs::{File, Metadata};
 use std::io::{Error, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -55,16 +58,59 @@ pub trait Disk {
     fn new_id(&mut self) -> Result<FileId, Error>;
 }
 
+/// What was done to a disk so far, for others to read meanwhile.
+#[derive(Debug, Default)]
+pub struct Tally {
+    bytes: AtomicU64,
+    syncs: AtomicU64,
+    sync_us: AtomicU64,
+    rewrites: AtomicU64,
+}
+
+impl Tally {
+    /// Length of the file, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How often changes were waited for until they were on disk, and how long all of that took.
+    pub fn syncs(&self) -> (u64, Duration) {
+        let time = Duration::from_micros(self.sync_us.load(Ordering::Relaxed));
+        (self.syncs.load(Ordering::Relaxed), time)
+    }
+
+    /// How often the file was written anew.
+    pub fn rewrites(&self) -> u64 {
+        self.rewrites.load(Ordering::Relaxed)
+    }
+
+    fn note_sync(&self, began: Instant) {
+        let us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        self.sync_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    fn note_length(&self, bytes: usize) {
+        self.bytes.store(bytes as u64, Ordering::Relaxed);
+    }
+}
+
 /// The disk of this host.
 #[derive(Debug, Default)]
 pub struct RealDisk {
     folder: Option<File>,
     file: Option<File>,
+    tally: Arc<Tally>,
     /// Whether the file could only be opened for reading.
     pub(super) only_reads: bool,
 }
 
 impl RealDisk {
+    /// What was done to it, and will be.
+    pub(super) fn tally(&self) -> Arc<Tally> {
+        Arc::clone(&self.tally)
+    }
+
     fn folder(&self) -> Result<&File, Error> {
         self.folder.as_ref().ok_or_else(removed)
     }
@@ -128,6 +174,7 @@ impl Disk for RealDisk {
             Ok(file) => {
                 let content = durable::read_open(&file, FILE_BYTES_MAX as u64)?;
                 self.file = Some(file);
+                self.tally.note_length(content.bytes.len());
                 Ok(Some(content))
             }
             Err(why) if why.kind() == ErrorKind::NotFound => Ok(None),
@@ -159,12 +206,18 @@ impl Disk for RealDisk {
     }
 
     fn append(&mut self, path: &Path, length: usize, bytes: &[u8]) -> Result<(), Error> {
-        self.file(path)?.write_all_at(bytes, length as u64)
+        self.file(path)?.write_all_at(bytes, length as u64)?;
+        self.tally.note_length(length + bytes.len());
+        Ok(())
     }
 
     fn sync(&mut self, _: &Path) -> Result<(), Error> {
         // One that was never added to was synced when it was written.
-        self.file.as_ref().map_or(Ok(()), File::sync_data)
+        let Some(file) = &self.file else { return Ok(()) };
+        let began = Instant::now();
+        let synced = file.sync_data();
+        self.tally.note_sync(began);
+        synced
     }
 
     fn settle(&mut self, _: &Path) -> Result<(), Error> {
@@ -182,7 +235,9 @@ impl Disk for RealDisk {
             return Err(removed());
         }
         file.set_len(length as u64)?;
-        file.sync_data()
+        file.sync_data()?;
+        self.tally.note_length(length);
+        Ok(())
     }
 
     fn replace(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
@@ -198,6 +253,8 @@ impl Disk for RealDisk {
         }
         let file = durable::put(path, bytes)?;
         (self.file, self.only_reads) = (Some(file), false);
+        self.tally.rewrites.fetch_add(1, Ordering::Relaxed);
+        self.tally.note_length(bytes.len());
         self.folder()?.sync_all()
     }
 

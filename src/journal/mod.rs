@@ -45,13 +45,14 @@ mod frame;
 mod replay;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::advice::whole_path;
 use crate::durable::Content;
 use crate::protocol::entries::{Change, Entries, check_limits};
 use crate::protocol::fault::{self, Code};
 use crate::protocol::{STATE_BYTES_MAX, TIMESTAMP_MAX};
-pub use disk::{Disk, Place, RealDisk};
+pub use disk::{Disk, Place, RealDisk, Tally};
 use error::Fault;
 pub use error::JournalError;
 pub use frame::FileId;
@@ -122,6 +123,11 @@ impl Journal {
         crate::durable::create_private_folder(folder)
             .map_err(|why| JournalError::opened(folder, why))?;
         Self::open_on(RealDisk::default(), folder, syncs)
+    }
+
+    /// What is done to the disk, for others to read meanwhile.
+    pub fn tally(&self) -> Arc<Tally> {
+        self.disk.tally()
     }
 }
 

@@ -82,6 +82,30 @@ pub struct Status {
     pub notices: Vec<Notice>,
 }
 
+/// How many, and how many bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// How many.
+    pub count: usize,
+    /// Their bytes.
+    pub bytes: usize,
+}
+
+/// What the rules know that is worth to be watched over time.
+#[derive(Debug, Clone, Default)]
+pub struct NodeMeasures {
+    /// Peers by status.
+    pub peers: PeerCounts,
+    /// Those that are suspect or lost.
+    pub down: Vec<(NodeId, PeerStatus)>,
+    /// Keys of the own state.
+    pub own: Load,
+    /// Keys in the states of others, all together.
+    pub held: Load,
+    /// Messages in the inbox.
+    pub inbox: Load,
+}
+
 /// What the node knows of one peer.
 #[derive(Debug, Clone)]
 pub struct PeerInfo {

@@ -101,10 +101,9 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
     let opened = data_folder.as_deref().map(|folder| Journal::open(folder, syncs)).transpose()?;
     let (mut journal, mut loaded) =
         opened.map_or((None, Loaded::default()), |(journal, loaded)| (Some(journal), loaded));
-    let mut fault = lock.fault;
-    if journal.as_ref().is_some_and(Journal::is_broken) {
-        fault = fault.or_else(|| loaded.warnings.last().map(|notice| notice.text.clone()));
-    }
+    let is_broken = journal.as_ref().is_some_and(Journal::is_broken);
+    let last_warning = || loaded.warnings.last().filter(|_| is_broken).map(|it| it.text.clone());
+    let fault = lock.fault.or_else(last_warning);
     let (known, mut notices) = credentials::load_known_peers(&credentials_folder)?;
     // Where peers were known once, this is not the first node, whatever is left of them.
     let had_peers = !known.is_empty() || !notices.is_empty();
@@ -130,6 +129,7 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
         private_key,
         client: Client::new(BODY_BYTES_MAX, IDLE_CONNECTIONS_MAX),
         credentials_folder,
+        journal: journal.as_ref().map(Journal::tally),
         began,
         notices,
     });

@@ -18,7 +18,7 @@ use super::handover::{Answer, Done};
 use super::head::{add_inner_request, answer};
 use super::limits::{Limits, State};
 use super::queue::Queue;
-use super::{Health, Response, Trouble, WORKERS};
+use super::{Health, Response, Tally, Trouble, WORKERS};
 
 /// Most connections that are taken in a row, so that the others are served meanwhile.
 const ACCEPTS_MAX: usize = 16;
@@ -42,6 +42,7 @@ pub(super) struct Gate {
     service: Service,
     body_bytes_max: usize,
     health: Arc<Mutex<Health>>,
+    tally: Arc<Tally>,
     backend: Option<Backend>,
     /// Whose requests are with workers, and whether those write the answers.
     places: [Option<(u64, bool)>; WORKERS],
@@ -62,7 +63,7 @@ impl Gate {
         service: Service,
         body_bytes_max: usize,
         limits: Limits,
-        health: Arc<Mutex<Health>>,
+        (health, tally): (Arc<Mutex<Health>>, Arc<Tally>),
         stopped: UnixStream,
     ) -> Result<Self, Error> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -73,6 +74,7 @@ impl Gate {
             service,
             body_bytes_max,
             health,
+            tally,
             backend: None,
             places: [None; WORKERS],
             limits,
@@ -219,6 +221,7 @@ impl Gate {
             return;
         }
         self.connections.insert(token, Connection::new(stream, peer, Instant::now()));
+        self.tally.note_open(self.connections.len());
         if let Some(token) = self.queue.admit(token, peer.ip()) {
             self.cut(token);
         }
@@ -227,6 +230,7 @@ impl Gate {
     /// Ends a stranger's connection to make room.
     fn cut(&mut self, token: u64) {
         self.cut += 1;
+        self.tally.note_cut();
         self.close(token);
     }
 
@@ -417,6 +421,7 @@ impl Gate {
             // A worker may keep it open for a while.
             let _ = epoll::delete(&self.epoll, &connection.stream);
         }
+        self.tally.note_closed(self.connections.len());
         self.queue.remove(token);
     }
 

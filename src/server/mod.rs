@@ -20,6 +20,7 @@ use std::io::Error;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -82,6 +83,44 @@ pub struct Health {
     pub missing: Option<String>,
 }
 
+/// What the port has seen so far, for others to read meanwhile.
+#[derive(Debug, Default)]
+pub struct Tally {
+    accepted: AtomicU64,
+    cut: AtomicU64,
+    open: AtomicUsize,
+}
+
+impl Tally {
+    /// Connections that were taken.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Strangers whose connection was cut to make room.
+    pub fn cut(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// Connections that are open.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    fn note_open(&self, open: usize) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        self.open.store(open, Ordering::Relaxed);
+    }
+
+    fn note_closed(&self, open: usize) {
+        self.open.store(open, Ordering::Relaxed);
+    }
+
+    fn note_cut(&self) {
+        self.cut.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// What can be wrong with the port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
@@ -99,6 +138,7 @@ pub enum Trouble {
 pub struct Server {
     address: SocketAddr,
     health: Arc<Mutex<Health>>,
+    tally: Arc<Tally>,
     gate: Option<JoinHandle<()>>,
     /// Closed to stop the gate.
     stop: Option<UnixStream>,
@@ -118,20 +158,25 @@ impl Server {
         let listener = listen.open().map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = UnixStream::pair().map_err(failed)?;
-        let health = Arc::<Mutex<Health>>::default();
+        let (health, tally) = <(Arc<Mutex<Health>>, Arc<Tally>)>::default();
         let service = Service { handler, paths, on_fault: Arc::clone(&on_fault) };
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let limits = Limits::of(descriptors);
-        let gate =
-            Gate::new(listener, service, body_bytes_max, limits, Arc::clone(&health), stopped);
+        let seen = (Arc::clone(&health), Arc::clone(&tally));
+        let gate = Gate::new(listener, service, body_bytes_max, limits, seen, stopped);
         let gate = gate.map_err(failed)?;
         let thread = spawn("dsn-gate".into(), on_fault, move || gate.run()).map_err(failed)?;
-        Ok(Self { address, health, gate: Some(thread), stop: Some(stop) })
+        Ok(Self { address, health, tally, gate: Some(thread), stop: Some(stop) })
     }
 
     /// The address that it listens on.
     pub fn local_address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What it has seen so far.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// How the port is doing.

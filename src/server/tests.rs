@@ -126,8 +126,15 @@ fn start_with(limits: Limits) -> Port {
     let health = Arc::<Mutex<Health>>::default();
     let on_fault: OnFault = Arc::new(|why| panic!("{why}"));
     let service = Service { handler, paths: &PATHS, on_fault };
-    let gate =
-        Gate::new(listener, service, BODY_BYTES_MAX, limits, Arc::clone(&health), stopped).unwrap();
+    let gate = Gate::new(
+        listener,
+        service,
+        BODY_BYTES_MAX,
+        limits,
+        (Arc::clone(&health), Arc::default()),
+        stopped,
+    )
+    .unwrap();
     let line = gate.line().try_clone().unwrap();
     let (told, task) = mpsc::sync_channel(1);
     let gate = Some(std::thread::spawn(move || {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::Node;
 use crate::protocol::identity::NodeId;
-use crate::protocol::report::Message;
+use crate::protocol::report::{Load, Message};
 use crate::protocol::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX};
 
 /// Kept for senders of whom nothing waits, one small message each: so that a few who send much do
@@ -22,29 +22,27 @@ pub(super) struct Inbox {
     of: BTreeMap<NodeId, Load>,
 }
 
-/// How much waits.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Load {
-    messages: usize,
-    bytes: usize,
-}
-
 impl Inbox {
+    /// What waits.
+    pub(super) fn load(&self) -> Load {
+        self.all
+    }
+
     /// How many messages of a sender wait.
     pub(super) fn count_of(&self, sender: &NodeId) -> usize {
-        self.of.get(sender).map_or(0, |load| load.messages)
+        self.of.get(sender).map_or(0, |load| load.count)
     }
 
     /// Whether a message of so many bytes has room. A sender may hold as much as is left for all
     /// others, so one alone fills half of what is not reserved.
     pub(super) fn has_room(&self, sender: &NodeId, bytes: usize) -> bool {
         let of = self.of.get(sender).copied().unwrap_or_default();
-        let left_messages = INBOX_MESSAGES_MAX.saturating_sub(self.all.messages);
+        let left_messages = INBOX_MESSAGES_MAX.saturating_sub(self.all.count);
         let left_bytes = INBOX_BYTES_MAX.saturating_sub(self.all.bytes);
         let is_within = |messages: usize, most_bytes: usize| {
-            of.messages < messages && of.bytes + bytes <= most_bytes
+            of.count < messages && of.bytes + bytes <= most_bytes
         };
-        let is_first = of.messages == 0 && bytes <= SMALL_BYTES;
+        let is_first = of.count == 0 && bytes <= SMALL_BYTES;
         is_within(
             left_messages.saturating_sub(RESERVED_MESSAGES),
             left_bytes.saturating_sub(RESERVED_BYTES),
@@ -60,7 +58,7 @@ impl Inbox {
     fn count(&mut self, message: &Message) {
         let of = self.of.entry(message.from.clone()).or_default();
         for load in [of, &mut self.all] {
-            load.messages += 1;
+            load.count += 1;
             load.bytes += message.data.len();
         }
     }
@@ -74,10 +72,10 @@ impl Inbox {
         let message = self.messages.remove(at)?;
         let of = self.of.entry(message.from.clone()).or_default();
         for load in [&mut *of, &mut self.all] {
-            load.messages = load.messages.saturating_sub(1);
+            load.count = load.count.saturating_sub(1);
             load.bytes = load.bytes.saturating_sub(message.data.len());
         }
-        if of.messages == 0 {
+        if of.count == 0 {
             self.of.remove(&message.from);
         }
         Some(message)
@@ -169,7 +167,7 @@ mod tests {
         let mut bytes_of = |from: Option<&NodeId>| inbox.pop(from).map(|it| it.data.len());
         assert_eq!([bytes_of(Some(&b)), bytes_of(Some(&b))], [Some(2), Some(4)]);
         assert_eq!([bytes_of(Some(&b)), bytes_of(None)], [None, Some(1)]);
-        assert_eq!((inbox.all.messages, inbox.all.bytes), (1, 3));
+        assert_eq!((inbox.all.count, inbox.all.bytes), (1, 3));
     }
 
     #[test]
@@ -180,7 +178,7 @@ mod tests {
         fill(&mut inbox, &sender, 1);
         inbox.count(&taken);
         inbox.messages.push_front(taken);
-        assert_eq!(inbox.all.messages, (INBOX_MESSAGES_MAX - RESERVED_MESSAGES) / 2 + 1);
+        assert_eq!(inbox.all.count, (INBOX_MESSAGES_MAX - RESERVED_MESSAGES) / 2 + 1);
         assert!(!inbox.has_room(&sender, 0));
     }
 }

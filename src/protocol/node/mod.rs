@@ -80,6 +80,8 @@ pub struct Node {
     own: Verified<Record>,
     /// When its entries were made, ms; nothing where an earlier run made them.
     own_since: Option<u64>,
+    /// Since when not all that are alive hold the own state, ms; nothing while all do.
+    spreading_since: Option<u64>,
     /// Digest of the entries that this run began with.
     first_digest: Hash,
     /// What patches for the peers are made of.
@@ -164,6 +166,7 @@ impl Node {
             first_digest: own.head.digest,
             own,
             own_since: None,
+            spreading_since: None,
             own_changes: Changes::of_own(),
             hedge_at: u64::MAX,
             introduced: None,
@@ -248,6 +251,7 @@ impl Node {
         self.view.note(&self.settings.node_id, Some(self.own.fingerprint));
         if old.head.digest != self.own.head.digest {
             self.own_since = Some(now.mono_ms);
+            self.begin_spread(now);
             actions.push(Action::Changed {
                 node_id: self.settings.node_id.clone(),
                 timestamp: self.own.head.timestamp,

@@ -33,6 +33,32 @@ impl Node {
         holders
     }
 
+    /// The own state changed: from now on not all hold it, if anybody is there.
+    pub(super) fn begin_spread(&mut self, now: Now) {
+        let is_alive = |(_, peer): (&NodeId, &Peer)| peer.status == PeerStatus::Alive;
+        if self.spreading_since.is_none() && self.peers.iter().any(is_alive) {
+            self.spreading_since = Some(now.mono_ms);
+        }
+    }
+
+    /// How long the own state took to be at all that are alive, ms: said once, when it is. Of
+    /// several changes that were under way together the time is that of the first.
+    pub fn take_spread(&mut self, now: Now) -> Option<u64> {
+        let since = self.spreading_since?;
+        let on_the_way = self.on_the_way();
+        let is_alive = |peer: &Peer| peer.status == PeerStatus::Alive;
+        let lacks = |(node_id, peer): (&NodeId, &Peer)| {
+            is_alive(peer) && !self.is_aware(node_id, peer, &on_the_way)
+        };
+        // Those that are due something do not rest, so the first look is short and mostly enough.
+        if self.peers.awake().any(lacks) || self.peers.iter().any(lacks) {
+            return None;
+        }
+        let is_anybody_there = self.peers.iter().any(|(_, peer)| is_alive(peer));
+        self.spreading_since = None;
+        is_anybody_there.then(|| now.mono_ms.saturating_sub(since))
+    }
+
     /// Asks all that count as alive and were not heard since then whether they still are: each
     /// owes us the answer to one PING, however often that is asked. In a large network most have
     /// to be met for it.

@@ -11,7 +11,11 @@ use crate::protocol::doubt::Accuser;
 use crate::protocol::fault::{Code, Fault, Notice};
 use crate::protocol::identity::NodeId;
 use crate::protocol::peer::{CallFault, Peer, caller_text};
-use crate::protocol::report::{NodeState, PeerCounts, PeerInfo, PeerStatus, Status};
+use crate::protocol::record::Record;
+use crate::protocol::report::{
+    Load, NodeMeasures, NodeState, PeerCounts, PeerInfo, PeerStatus, Status,
+};
+use crate::protocol::verified::Verified;
 
 /// Most nodes that can be heard but not called, and are told one by one.
 const ONE_WAY_MAX: usize = 8;
@@ -72,6 +76,29 @@ impl Node {
             } += 1;
         }
         counts
+    }
+
+    /// What is worth to be watched over time.
+    pub fn measures(&self) -> NodeMeasures {
+        let load = |record: &Verified<Record>| Load {
+            count: record.entries.len(),
+            bytes: record.entries.bytes(),
+        };
+        let mut held = Load::default();
+        for record in self.peers.iter().filter_map(|(_, peer)| peer.record.as_ref()) {
+            let of = load(record);
+            held.count += of.count;
+            held.bytes += of.bytes;
+        }
+        let is_down = |peer: &Peer| matches!(peer.status, PeerStatus::Suspect | PeerStatus::Lost);
+        let down = self.peers.iter().filter(|(_, peer)| is_down(peer));
+        NodeMeasures {
+            peers: self.peer_counts(),
+            down: down.map(|(node_id, peer)| (node_id.clone(), peer.status)).collect(),
+            own: load(&self.own),
+            held,
+            inbox: self.inbox.load(),
+        }
     }
 
     /// What is wrong right now, as far as the rules see it.

@@ -1,0 +1,193 @@
+//! What a node tells a monitoring system, against the real tools of Prometheus.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::support::process::{Process, Said, run_with};
+use crate::support::{Place4Nodes, eventually};
+
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/monitoring")
+}
+
+/// Runs promtool, where there is one.
+fn promtool(arguments: &[&str], stdin: &[u8]) -> Option<Said> {
+    let is_there = Command::new("promtool").arg("--version").stdout(Stdio::null()).status();
+    if is_there.is_ok_and(|status| status.success()) {
+        return Some(run_with(Command::new("promtool").args(arguments), stdin));
+    }
+    let is_needed = std::env::var_os("DSN_REQUIRE_PROMETHEUS").is_some();
+    assert!(!is_needed, "there is no promtool: apt-get install prometheus");
+    // Past the capture of the test harness: nobody shall take this for a pass.
+    let why = "there is no promtool (apt-get install prometheus)";
+    writeln!(std::io::stderr(), "SKIPPED tests/monitoring.rs: {why}").unwrap();
+    None
+}
+
+/// Two nodes that know each other, and what was done with them: both ways, well and in vain.
+fn two(place: &Place4Nodes) -> (Process, Process) {
+    let kitchen = place.spawn_at("kitchen", "127.0.0.1:0", &[]);
+    let garden = place.spawn_at("garden", "127.0.0.1:0", &[&kitchen.address]);
+    kitchen.told(&["wait", "peers", "1", "--timeout", "60s"]);
+    garden.told(&["wait", "peers", "1", "--timeout", "60s"]);
+    (kitchen, garden)
+}
+
+/// The value of a series, by its name and labels but for `node`.
+fn value(text: &str, node: &str, name: &str, labels: &str) -> Option<f64> {
+    let comma = if labels.is_empty() { "" } else { "," };
+    let series = format!("{name}{{node=\"{node}\"{comma}{labels}}} ");
+    text.lines().find_map(|line| line.strip_prefix(series.as_str())?.parse().ok())
+}
+
+#[test]
+fn what_a_node_does_is_counted() {
+    let place = Place4Nodes::new();
+    let (kitchen, garden) = two(&place);
+    let before = kitchen.told(&["metrics"]);
+    let count = |text: &str, name, labels| value(text, "kitchen", name, labels).unwrap_or(0.0);
+    kitchen.told(&["set", "door=open", "light=off"]);
+    kitchen.told(&["wait", "synced", "--timeout", "60s"]);
+    garden.told(&["send", "kitchen", "hello"]);
+    let mut text = String::new();
+    eventually("the change was seen to be everywhere", || {
+        text = kitchen.told(&["metrics"]);
+        let name = "dsn_change_spread_seconds_count";
+        count(&text, name, "") > count(&before, name, "")
+    });
+    let grew = |name, labels| count(&text, name, labels) - count(&before, name, labels);
+    assert_eq!(grew("dsn_changes_total", ""), 1.0);
+    assert!(grew("dsn_sent_requests_total", r#"type="update",status="204""#) >= 1.0, "{text}");
+    assert!(grew("dsn_received_requests_total", r#"type="data",status="200""#) >= 1.0, "{text}");
+    assert!(grew("dsn_network_bytes_total", r#"type="update",direction="sent""#) > 100.0);
+    assert!(grew("dsn_journal_syncs_total", "") >= 1.0);
+    assert!(grew("dsn_journal_bytes", "") > 0.0);
+    assert_eq!(count(&text, "dsn_state_keys", r#"of="own""#), 2.0);
+    assert!(count(&text, "dsn_state_bytes", r#"of="own""#) >= "dooropenlightoff".len() as f64);
+    assert_eq!(count(&text, "dsn_peers", r#"status="alive""#), 1.0);
+    assert_eq!(count(&text, "dsn_inbox_messages", ""), 1.0);
+    assert!(count(&text, "dsn_port_connections_total", "") >= 1.0);
+    assert!(count(&text, "dsn_process_memory_bytes", "") > 500_000.0);
+
+    let of_garden = garden.told(&["metrics"]);
+    assert!(value(&of_garden, "garden", "dsn_changes_received_total", "").unwrap() >= 1.0);
+    assert_eq!(value(&of_garden, "garden", "dsn_state_keys", r#"of="others""#), Some(2.0));
+
+    // Who can't be reached is named, and what is wrong is 1.
+    garden.kill();
+    eventually("garden is told to be lost, and kitchen to be alone", || {
+        text = kitchen.told(&["metrics"]);
+        count(&text, "dsn_peer_down", r#"peer="garden",status="lost""#) == 1.0
+            && count(&text, "dsn_degraded", r#"code="alone""#) == 1.0
+    });
+    assert!(count(&text, "dsn_sent_requests_total", r#"type="ping",status="none""#) >= 1.0);
+    assert!(count(&text, "dsn_sent_request_failures_total", r#"type="ping""#) >= 1.0);
+}
+
+#[test]
+fn the_text_is_what_prometheus_wants() {
+    let place = Place4Nodes::new();
+    let (kitchen, _garden) = two(&place);
+    kitchen.told(&["set", "door=open"]);
+    let text = kitchen.ask(&["metrics"]).out;
+    let Some(said) = promtool(&["check", "metrics"], text.as_bytes()) else { return };
+    assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (0, "", ""));
+}
+
+#[test]
+fn the_rules_for_alerts_pass_their_tests() {
+    let rules = docs().join("alerts.yml");
+    let Some(said) = promtool(&["check", "rules", rules.to_str().unwrap()], b"") else { return };
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    let tests = docs().join("alerts_test.yml");
+    let said = promtool(&["test", "rules", tests.to_str().unwrap()], b"").unwrap();
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    // Each of them has a test.
+    let (rules, tests) = (read(&rules), read(&tests));
+    let alerts: Vec<&str> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(!alerts.is_empty());
+    for alert in alerts {
+        assert!(tests.contains(&format!("alertname: {alert}\n")), "{alert} has no test");
+    }
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
+}
+
+/// The names `dsn_…` in a text, without what a histogram puts behind them.
+fn names_in(text: &str) -> BTreeSet<String> {
+    let is_part = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    let starts = text.match_indices("dsn_").filter(|(at, _)| {
+        !text[..*at].chars().next_back().is_some_and(|before| is_part(before) || before == '/')
+    });
+    let name = |(at, _): (usize, &str)| -> String {
+        text[at..].chars().take_while(|character| is_part(*character)).collect()
+    };
+    let bare = |name: String| {
+        let ends = ["_bucket", "_sum", "_count"];
+        let end = ends.iter().find_map(|end| name.strip_suffix(end).map(str::to_owned));
+        end.unwrap_or(name)
+    };
+    starts.map(name).map(bare).collect()
+}
+
+#[test]
+fn documents_alerts_and_dashboard_know_each_name_and_no_other() {
+    let place = Place4Nodes::new();
+    let kitchen = place.spawn_at("kitchen", "127.0.0.1:0", &["127.0.0.1:1"]);
+    let text = kitchen.told(&["metrics"]);
+    let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let mut told: BTreeSet<String> = families.map(str::to_owned).collect();
+    // It is there while somebody is down.
+    told.insert("dsn_peer_down".to_owned());
+    assert_eq!(names_in(&read(&docs().with_extension("md"))), told, "docs/monitoring.md");
+    let dashboard = read(&docs().join("dashboard.json"));
+    let parsed: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    assert!(parsed["panels"].as_array().is_some_and(|panels| panels.len() > 5));
+    for text in [dashboard, read(&docs().join("alerts.yml")), read(&docs().join("alerts_test.yml"))]
+    {
+        let unknown: Vec<String> = names_in(&text).difference(&told).cloned().collect();
+        assert!(unknown.is_empty(), "{unknown:?} are not told by a node");
+    }
+}
+
+#[test]
+fn a_file_for_a_collector_is_replaced_in_one_step() {
+    let place = Place4Nodes::new();
+    let kitchen = place.spawn_at("kitchen", "127.0.0.1:0", &[]);
+    let folder = place.path().join("collector");
+    std::fs::create_dir(&folder).unwrap();
+    let file = folder.join("dsn.prom");
+    let output = file.to_str().unwrap();
+    for _ in 0..2 {
+        assert_eq!(kitchen.told(&["metrics", "--output", output]), "");
+        let text = read(&file);
+        assert!(text.starts_with("# HELP dsn_build_info") && text.ends_with('\n'), "{text}");
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+    }
+    let names = || std::fs::read_dir(&folder).unwrap().count();
+    assert_eq!(names(), 1, "nothing is left beside it");
+
+    // What can't be written is said, and what is there stays.
+    let missing = folder.join("none/dsn.prom");
+    let said = kitchen.ask(&["metrics", "--output", missing.to_str().unwrap()]);
+    assert_eq!((said.code, said.out.as_str()), (2, ""));
+    assert!(said.err.contains("none/dsn.prom") && said.err.contains("--output"), "{}", said.err);
+    let said = kitchen.ask(&["metrics", "--output", folder.to_str().unwrap()]);
+    assert!(said.code != 0 && said.err.contains("collector"), "{}", said.err);
+    let said = kitchen.ask(&["metrics", "--output", "/"]);
+    assert_eq!(said.code, 2, "{}", said.err);
+    assert_eq!(names(), 1, "nothing is left beside it");
+
+    // Without a node the old file stays, and the exit code tells.
+    let before = read(&file);
+    let mut gone = kitchen.command(&["metrics", "--output", output]);
+    kitchen.kill();
+    let said = run_with(&mut gone, b"");
+    assert_eq!((said.code, read(&file)), (3, before), "{}", said.err);
+}
