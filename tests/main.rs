@@ -38,3 +38,4 @@ mod stop;
 mod support;
 mod systems;
 mod tidy;
+mod top;

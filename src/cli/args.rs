@@ -141,6 +141,21 @@ pub(super) enum Command {
         #[arg(long, short, conflicts_with = "json")]
         ids: bool,
     },
+    /// Watch all nodes on a full screen, with their keys, and changes as they come
+    ///
+    /// Arrows or j and k choose a node, Enter shows its keys, Esc goes back, / finds a text, s sorts
+    /// by another column, r turns the order around, q ends it.
+    Top {
+        /// Print the table once, and end: for scripts, and where there is no terminal
+        #[arg(long, short = '1')]
+        once: bool,
+        /// What to sort by
+        #[arg(long, value_enum, default_value_t)]
+        sort: Sort,
+        /// Only nodes with this text in their row
+        #[arg(long, value_name = "TEXT")]
+        filter: Option<String>,
+    },
     /// Show every key and value of a node, or of all nodes
     State {
         /// The node whose state to show; `self` is this one [default: all nodes]
@@ -373,6 +388,20 @@ impl StatusWord {
             Self::Left => "left",
         }
     }
+}
+
+/// What the rows are sorted by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Sort {
+    /// Names of the nodes
+    #[default]
+    Name,
+    /// How they do: who is lost first
+    Status,
+    /// When they were heard last: the longest ago first
+    Heard,
+    /// How many keys they have: the most first
+    Keys,
 }
 
 fn at_least_one() -> clap::builder::RangedU64ValueParser {

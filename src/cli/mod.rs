@@ -12,6 +12,7 @@ mod run;
 mod settings;
 mod signals;
 mod socket;
+mod top;
 
 use std::fmt;
 use std::io::Error;
@@ -51,6 +52,9 @@ pub(crate) fn main() -> ExitCode {
         }
         Command::Run(flags) => run::run(*flags, options.control),
         Command::Keygen { file } => commands::keygen(&file),
+        Command::Top { once, sort, filter } => {
+            top::top(top::Wanted { once, sort, filter: filter.unwrap_or_default() }, &options)
+        }
         command => commands::ask(command, &options),
     };
     let code = match result {

@@ -11,7 +11,8 @@ pub(super) fn text<'a>(json: &'a Json, name: &str) -> &'a str {
     json.get(name).and_then(Json::as_str).unwrap_or_default()
 }
 
-fn number(json: &Json, name: &str) -> u64 {
+/// A field that is a number; 0 where it is none.
+pub(super) fn number(json: &Json, name: &str) -> u64 {
     json.get(name).and_then(Json::as_u64).unwrap_or_default()
 }
 
@@ -21,7 +22,7 @@ pub(super) fn list(json: &Json) -> &[Json] {
 }
 
 /// A text or bytes on one line, without anything that a terminal would act on.
-fn escaped(json: &Json) -> String {
+pub(super) fn escaped(json: &Json) -> String {
     let bytes = bytes_from_json(json).unwrap_or_default();
     match str::from_utf8(&bytes) {
         Ok(text) => escape(text),
@@ -29,7 +30,7 @@ fn escaped(json: &Json) -> String {
     }
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut line, character| {
         if is_seen(character) && character != '\\' {
             line.push(character);
@@ -132,14 +133,14 @@ pub(super) fn status(status: &Json) -> String {
 }
 
 /// `clone (garden)`
-fn fault_name(fault: &Json) -> String {
+pub(super) fn fault_name(fault: &Json) -> String {
     match fault.get("node").and_then(Json::as_str) {
         Some(node) => format!("{} ({})", text(fault, "code"), escape(node)),
         None => text(fault, "code").to_owned(),
     }
 }
 
-fn ago(ms: u64) -> String {
+pub(super) fn ago(ms: u64) -> String {
     match ms {
         0..100_000 => format!("{}.{} s ago", ms / 1000, ms % 1000 / 100),
         100_000..6_000_000 => format!("{} min ago", ms / 60_000),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
@@ -60,6 +60,13 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// For whoever waits for other things, too.
+impl AsFd for ControlClient {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.writer.as_fd()
+    }
+}
 
 /// What ended a wait for the next line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +169,19 @@ impl ControlClient {
             } else {
                 Woken::Answer
             });
+        }
+    }
+
+    /// Whether there is something to read now: a line, a part of one, or the end.
+    pub fn has_line(&self) -> Result<bool, Failure> {
+        if !self.reader.buffer().is_empty() {
+            return Ok(true);
+        }
+        let mut ends = [PollFd::new(&self.writer, PollFlags::IN)];
+        match poll(&mut ends, Some(&Timespec::default())) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(why) => Err(Failure::Unusable(why.into())),
         }
     }
 

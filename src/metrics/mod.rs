@@ -124,7 +124,8 @@ impl Measured {
         for (of, load) in holders.into_iter().zip([&node.own, &node.held]) {
             keys.add(&[("of", of)], load.count as f64);
         }
-        let help = "Bytes of the own state, and of copies of others, as the limit of a state counts them.";
+        let help =
+            "Bytes of the own state, and of copies of others, as the limit of a state counts them.";
         let mut bytes = text.gauge("dsn_state_bytes", help);
         for (of, load) in holders.into_iter().zip([&node.own, &node.held]) {
             bytes.add(&[("of", of)], load.bytes as f64);
