@@ -13,6 +13,7 @@
 )]
 
 mod attacks;
+mod browser;
 mod candour;
 mod cli;
 mod cluster;
@@ -37,3 +38,4 @@ mod stop;
 mod support;
 mod systems;
 mod tidy;
+mod web;

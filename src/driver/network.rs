@@ -20,11 +20,11 @@ impl Driver {
         };
         self.handled.fetch_add(1, Ordering::Relaxed);
         let caller = caller.map(|node_id| Caller(self.callers.hash_one(&node_id)));
-        server::Response { status, seal, body, caller }
+        server::Response { status, seal, body, caller, ..server::Response::default() }
     }
 
     fn respond(&self, request: server::Request) -> Answer {
-        let server::Request { path, peer, body } = request;
+        let server::Request { path, peer, body, .. } = request;
         let keys = self.keys();
         let (answering, reply) = match read(&path, body, &keys) {
             Read::Garbage(status) => {
