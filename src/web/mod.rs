@@ -313,3 +313,22 @@ fn with_headers(mut response: Response) -> Response {
     response.headers.extend(fixed.map(|(name, value)| (name, value.into())));
     response
 }
+
+/// For the fuzzer: reads the bytes as what a reader may write, its query, its cursor, its headers.
+#[cfg(fuzzing)]
+pub fn fuzz_readers(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let _ = query::find(&text, "node");
+    assert!(Feed::new(1).since(&text).is_whole);
+    let headers = Headers {
+        host: Some(text.to_string()),
+        authorization: Some(zeroize::Zeroizing::new(text.to_string())),
+        if_none_match: Some(text.to_string()),
+    };
+    let is_refused = Guard::new(Some("0123456789abcdef"), &[])
+        .check(&headers)
+        .is_ok_and(|shown| !shown.may_read());
+    assert!(is_refused || text.contains("0123456789abcdef"));
+    let _ = Guard::new(None, &[]).check(&headers);
+    let _ = conditional("W/\"1\"", &headers, "no-store", Response::default);
+}
