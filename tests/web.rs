@@ -388,10 +388,15 @@ fn others_are_served_with_a_token_alone() {
     let said = with(&place.path().join("none"));
     assert_eq!(said.code, 2, "{}", said.err);
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let mut command = place.run_command("garden", &[]);
-    command.args(["--http", "0.0.0.0:0", "--http-token", file.to_str().unwrap()]);
-    let node = place.spawn(command, "garden");
-    assert!(address_of_page(&node).ip().is_unspecified());
+    // The second one is for documents: no host has it.
+    for (listen, missing) in [("0.0.0.0:0", false), ("192.0.2.7:0", true)] {
+        let mut command = place.run_command("garden", &[]);
+        command.args(["--http", listen, "--http-token", file.to_str().unwrap()]);
+        let node = place.spawn(command, "garden");
+        assert_eq!(address_of_page(&node).ip().is_unspecified(), !missing);
+        let degraded = node.degraded();
+        assert_eq!(degraded.contains("or change --http"), missing, "{degraded}");
+    }
 }
 
 #[test]

@@ -51,7 +51,9 @@ impl Driver {
         let port = missing.into_iter().chain(health.degraded);
         let port = port.map(|(trouble, text)| port_fault(trouble, text));
         let web = self.web().as_ref().map(Server::health).unwrap_or_default();
-        let web = web.degraded.map(|(trouble, text)| web_fault(trouble, &text));
+        let missing = web.missing.map(|text| (Trouble::NoAddress, text));
+        let web = missing.into_iter().chain(web.degraded);
+        let web = web.map(|(trouble, text)| web_fault(trouble, &text));
         let inner = self.lock();
         let hint = "it is tried again by itself; until then no change of it is taken";
         let disk = |code, text: &Option<String>| Some(Fault::new(code, text.clone()?, hint));
@@ -381,11 +383,12 @@ fn port_fault(trouble: Trouble, text: String) -> Fault {
 /// The same of the port of the page, which is no port for members.
 fn web_fault(trouble: Trouble, text: &str) -> Fault {
     let fault = port_fault(trouble, format!("the port of the page (--http): {text}"));
-    match trouble {
-        Trouble::Strangers => Fault {
-            hint: "find out who it is; who shows a token is served all the same".into(),
-            ..fault
-        },
-        _ => fault,
-    }
+    let hint = match trouble {
+        Trouble::Strangers => "find out who it is; who shows a token is served all the same",
+        Trouble::NoAddress => {
+            "look at `ip address`, or change --http; it works from when the address is there"
+        }
+        Trouble::Deaf | Trouble::Backend => return fault,
+    };
+    Fault { hint: hint.into(), ..fault }
 }

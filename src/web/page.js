@@ -184,7 +184,7 @@ async function poll() {
     fails = 0;
     heardAt = Date.now();
     drawLink();
-    await askForLarge();
+    if (wait) await askForLarge();
   } catch (fault) {
     fails += 1;
     wait = Math.min(WAIT_MAX_MS, 1000 * 2 ** Math.min(fails - 1, 5)) * (0.8 + Math.random() * 0.4);
@@ -208,7 +208,7 @@ async function askForLarge() {
     const node = nodes.get(id);
     if (!node || !node.count) continue;
     const timestamp = id === own ? about.timestamp : node.peer?.timestamp;
-    if (node.state && (!node.tag || node.state.timestamp === timestamp)) continue;
+    if (node.state?.timestamp === timestamp) continue;
     const answer = await ask(`api/state?node=${encodeURIComponent(id)}`, node.tag);
     if (answer.status !== 200) continue;
     node.tag = answer.headers.get("ETag");
@@ -542,6 +542,7 @@ function drawCounts(counts) {
     const { status } = button.dataset;
     const count = status ? counts[status] : nodes.size;
     put(button, status ? `${SIGNS[status]} ${count.toLocaleString("en")} ${status}` : `${count.toLocaleString("en")} all`);
+    button.setAttribute("aria-label", `${count} ${status || "in all"}`);
     button.hidden = status !== "" && status !== "alive" && !count && view.status !== status;
     const pressed = String(view.status === status);
     if (button.getAttribute("aria-pressed") !== pressed) button.setAttribute("aria-pressed", pressed);
