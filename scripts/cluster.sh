@@ -1,7 +1,8 @@
 #!/bin/sh
 # A cluster of nodes on this host, under a folder of its own.
 #
-#   scripts/cluster.sh up N            start nodes 1 to N (those that run already stay)
+#   scripts/cluster.sh up N [--http]   start nodes 1 to N (those that run already stay); with --http the
+#                                      first one has a web page, whose address is printed
 #   scripts/cluster.sh status          what each node says of itself
 #   scripts/cluster.sh exec I CMD…     run `dsn CMD…` against node I
 #   scripts/cluster.sh kill I          kill -9
@@ -25,7 +26,7 @@ target=${CARGO_TARGET_DIR:-$here/target}
 cluster=${DSN_CLUSTER:-${TMPDIR:-/tmp}/dsn-cluster-$(id -u)}
 # Settings of the caller's own node must not reach these.
 unset DSN_CONTROL DSN_NODE_ID DSN_LISTEN DSN_BOOTSTRAP DSN_ADVERTISE DSN_NETWORK_KEY \
-    DSN_CREDENTIALS DSN_DATA DSN_CONFIG
+    DSN_CREDENTIALS DSN_DATA DSN_CONFIG DSN_HTTP DSN_HTTP_TOKEN DSN_HTTP_HOST
 
 say() { printf '%s\n' "$*"; }
 fail() {
@@ -111,6 +112,8 @@ start_node() {
         --credentials "$dir/credentials" --data "$dir/data" --control "$dir/control.sock"
     number=$1
     shift
+    # A node that had a page comes back with it, at the same place.
+    [ ! -e "$dir/http" ] || set -- "$@" --http "$(cat "$dir/http")"
     if [ "$number" -gt 1 ]; then
         # The key of the first node is copied, as a person would with scp.
         mkdir -p "$dir/credentials"
@@ -131,6 +134,18 @@ start_node() {
         fail "node $number did not start; its log is $dir/log"
     fi
     cp "$dir/out" "$dir/address"
+    [ ! -e "$dir/http" ] || page_of "$number" >"$dir/http"
+}
+
+# Where the page of a node is.
+page_of() { node_dsn "$1" status | sed -n 's|^page  *http://\(.*\)/$|\1|p'; }
+
+# The first node is to have a page; port 0 picks one.
+want_page() {
+    [ ! -e "$(folder 1)/http" ] || return 0
+    ! pid_of 1 >/dev/null || fail "node 1 runs without a page; 'cluster.sh stop 1', then 'up' with --http"
+    mkdir -p "$(folder 1)"
+    printf '127.0.0.1:0\n' >"$(folder 1)/http"
 }
 
 # end_node I SIGNAL
@@ -158,7 +173,9 @@ node_dsn() {
 
 up() {
     check_number "${1-}"
+    [ $# -le 1 ] || [ "$2" = --http ] || usage "up takes a number, and --http"
     mkdir -p "$cluster"
+    [ $# -le 1 ] || want_page
     number=1
     while [ "$number" -le "$1" ]; do
         start_node_quietly "$number"
@@ -171,6 +188,7 @@ up() {
         number=$((number + 1))
     done
     say "$1 nodes run and know each other, in $cluster"
+    [ ! -e "$(folder 1)/http" ] || say "their page: http://$(cat "$(folder 1)/http")/"
 }
 
 # start_node changes variables of its own; a loop around it must keep its own.
@@ -244,7 +262,7 @@ demo() {
     trap 'exit 143' TERM
 
     step "three nodes start, and find each other"
-    up 3
+    up 3 --http
 
     step "a sensor on each publishes readings of this host"
     for number in 1 2 3; do

@@ -44,6 +44,18 @@ pub enum Control {
     Nowhere,
 }
 
+/// The web page of a node and the JSON behind it: docs/web.md.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http {
+    /// Where it is served; port 0 picks one.
+    pub listen: Listen,
+    /// A file with the token that readers have to show. Without one the page is for this host
+    /// alone.
+    pub token: Option<PathBuf>,
+    /// What else readers may call this host, where no token is wanted.
+    pub hosts: Vec<String>,
+}
+
 /// How a node is to run.
 ///
 /// ```
@@ -81,6 +93,8 @@ pub struct Config {
     pub control: Control,
     /// The number of the group that may use the control socket, too.
     pub control_group: Option<u32>,
+    /// The web page, if there is to be one.
+    pub http: Option<Http>,
     /// Time between ticks.
     pub tick: Duration,
     /// Whether no other node is expected: then being alone is no fault.
@@ -103,6 +117,7 @@ impl Config {
             allow: None,
             control: Control::default(),
             control_group: None,
+            http: None,
             tick: TICK,
             alone: false,
         }

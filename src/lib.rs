@@ -60,9 +60,11 @@ pub mod runtime;
 pub mod server;
 #[doc(hidden)]
 pub mod steps;
+#[doc(hidden)]
+pub mod web;
 mod zone;
 
-pub use config::{Config, Control, SyncRule};
+pub use config::{Config, Control, Http, SyncRule};
 pub use events::Subscription;
 pub use protocol::address::{Address, InvalidAddress};
 pub use protocol::entries::{Change, Entries, InvalidEntry, Key, Value};

@@ -13,6 +13,7 @@
 )]
 
 mod attacks;
+mod browser;
 mod candour;
 mod cli;
 mod cluster;
@@ -39,3 +40,4 @@ mod support;
 mod systems;
 mod tidy;
 mod top;
+mod web;

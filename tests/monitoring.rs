@@ -1,13 +1,15 @@
 //! What a node tells a monitoring system, against the real tools of Prometheus.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::support::process::{Process, Said, run_with};
-use crate::support::{Place4Nodes, eventually};
+use crate::support::{Place4Nodes, eventually, parse_answer, write_private};
+use crate::web::address_of_page;
 
 fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/monitoring")
@@ -191,4 +193,75 @@ fn a_file_for_a_collector_is_replaced_in_one_step() {
     kitchen.kill();
     let said = run_with(&mut gone, b"");
     assert_eq!((said.code, read(&file)), (3, before), "{}", said.err);
+}
+
+/// A Prometheus that runs, and ends with this.
+struct Prometheus {
+    child: Child,
+    port: u16,
+}
+
+impl Prometheus {
+    fn start(place: &Place4Nodes, scrapes: &str) -> Self {
+        let file = place.path().join("prometheus.yml");
+        std::fs::write(&file, scrapes).unwrap();
+        // It can't pick a port that it tells: one that was free a moment ago.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = Command::new("prometheus");
+        command.arg(format!("--config.file={}", file.display()));
+        command.arg(format!("--storage.tsdb.path={}", place.path().join("tsdb").display()));
+        command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
+        let log = std::fs::File::create(place.path().join("prometheus.log")).unwrap();
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        Self { child, port }
+    }
+
+    /// The value of the only series that a query gives, if it gives one now.
+    fn value(&self, query: &str) -> Option<f64> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        let head = format!("GET /api/v1/query?query={query} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+        stream.write_all(head.as_bytes()).ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        let answer = parse_answer(&answer)?;
+        let json: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
+        json["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_real_prometheus_scrapes_a_node_with_its_token() {
+    if promtool(&["--version"], b"").is_none() {
+        return;
+    }
+    let place = Place4Nodes::new();
+    let token = place.path().join("token");
+    write_private(&token, b"0123456789abcdef-for-tests\n");
+    let mut command = place.run_command("kitchen", &[]);
+    command.args(["--http", "127.0.0.1:0", "--http-token"]).arg(&token);
+    let kitchen = place.spawn(command, "kitchen");
+    kitchen.told(&["set", "door=open"]);
+    let prometheus = Prometheus::start(
+        &place,
+        &format!(
+            "scrape_configs:\n  - job_name: dsn\n    scrape_interval: 200ms\n    static_configs:\n      - targets: [{:?}]\n    \
+             authorization:\n      credentials_file: {}\n",
+            address_of_page(&kitchen).to_string(),
+            token.display()
+        ),
+    );
+    eventually("it has scraped the node", || prometheus.value("up") == Some(1.0));
+    let own = "dsn_state_keys{node=%22kitchen%22,of=%22own%22}";
+    eventually("it has the count of keys", || prometheus.value(own) == Some(1.0));
+    kitchen.told(&["set", "light=off"]);
+    eventually("a change is in the next scrape", || prometheus.value(own) == Some(2.0));
+    kitchen.kill();
+    eventually("it knows that the node is gone", || prometheus.value("up") == Some(0.0));
 }

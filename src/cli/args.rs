@@ -445,6 +445,18 @@ pub(super) struct RunArgs {
     /// the node can do [default: this user and root alone]
     #[arg(long, value_name = "GROUP", env = "DSN_CONTROL_GROUP")]
     pub(super) control_group: Option<String>,
+    /// Serve a web page about the network, and its JSON, there: 8001 for this host alone, or such
+    /// as 10.0.0.1:8001; port 0 picks one [default: none]
+    #[arg(long, value_name = "ADDR:PORT", env = "DSN_HTTP")]
+    pub(super) http: Option<String>,
+    /// File with the token that readers of the page have to show; needed where other hosts can
+    /// reach it
+    #[arg(long, value_name = "FILE", env = "DSN_HTTP_TOKEN", value_parser = path_parser())]
+    pub(super) http_token: Option<PathBuf>,
+    /// What else readers of the page may call this host, where it takes no token, such as the name
+    /// of a proxy; may be given several times
+    #[arg(long, value_name = "NAME", env = "DSN_HTTP_HOST", value_delimiter = ',')]
+    pub(super) http_host: Vec<String>,
     /// Time between ticks [default: 3s]
     #[arg(long, value_name = "DURATION", env = "DSN_TICK")]
     pub(super) tick: Option<String>,

@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod follow;
 mod group;
+mod http;
 mod log;
 mod metrics;
 mod notify;

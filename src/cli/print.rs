@@ -95,6 +95,9 @@ pub(super) fn status(status: &Json) -> String {
     };
     line("node", text(status, "node_id"));
     line("listen", text(status, "listen"));
+    if let Some(http) = status.get("http").and_then(Json::as_str) {
+        line("page", &format!("http://{http}/"));
+    }
     line("advertise", status.get("advertise").and_then(Json::as_str).unwrap_or("-"));
     line(
         "version",

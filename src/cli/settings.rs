@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::args::{RunArgs, not_empty};
 use super::group;
+use super::http;
 
 /// Shortest tick: below it a network talks about itself more than it works.
 const TICK_MIN: Duration = Duration::from_millis(100);
@@ -45,6 +46,9 @@ impl RunArgs {
             sync: text(self.sync),
             allow: not_empty(self.allow),
             control_group: text(self.control_group),
+            http: text(self.http),
+            http_token: not_empty(self.http_token),
+            http_host: self.http_host.into_iter().filter(|text| !text.trim().is_empty()).collect(),
             tick: text(self.tick),
             alone: self.alone,
             config: not_empty(self.config),
@@ -67,6 +71,9 @@ struct FileArgs {
     control_group: Option<String>,
     sync: Option<String>,
     allow: Option<PathBuf>,
+    http: Option<http::Port>,
+    http_token: Option<PathBuf>,
+    http_host: Option<Bootstrap>,
     tick: Option<String>,
     alone: Option<bool>,
 }
@@ -109,21 +116,7 @@ pub(super) fn resolve(
     if let Some(text) = flags.listen.or(file.listen) {
         config.listen = text.trim().parse().map_err(ConfigError::Listen)?;
     }
-    let bootstrap = if flags.bootstrap.is_empty() {
-        match file.bootstrap {
-            None => Vec::new(),
-            Some(Bootstrap::One(text)) => vec![text],
-            Some(Bootstrap::Several(texts)) => texts,
-        }
-    } else {
-        flags.bootstrap
-    };
-    // Blanks between them are as good as commas: that is how lists are typed.
-    let bootstrap: Vec<&str> = bootstrap
-        .iter()
-        .flat_map(|text| text.split(|c: char| c == ',' || c.is_whitespace()))
-        .filter(|text| !text.is_empty())
-        .collect();
+    let bootstrap = words(flags.bootstrap, file.bootstrap);
     if bootstrap.len() > SEEDS_MAX {
         return Err(ConfigError::TooManyBootstraps { count: bootstrap.len() });
     }
@@ -152,11 +145,29 @@ pub(super) fn resolve(
     if let Some(text) = flags.sync.or(file.sync) {
         config.sync = parse_sync(&text)?;
     }
+    config.http = http::resolve(
+        flags.http.or(file.http.map(http::Port::text)),
+        flags.http_token.or(file.http_token),
+        words(flags.http_host, file.http_host),
+    )?;
     config.alone = flags.alone || file.alone.unwrap_or(false);
     if let Some(text) = flags.tick.or(file.tick) {
         config.tick = parse_tick(&text)?;
     }
     Ok(config)
+}
+
+/// A list of words as flags and environment have it, or else the file. Blanks between them are as
+/// good as commas: that is how lists are typed.
+fn words(flags: Vec<String>, file: Option<Bootstrap>) -> Vec<String> {
+    let texts = match file {
+        _ if !flags.is_empty() => flags,
+        None => Vec::new(),
+        Some(Bootstrap::One(text)) => vec![text],
+        Some(Bootstrap::Several(texts)) => texts,
+    };
+    let words = texts.iter().flat_map(|text| text.split(|c: char| c == ',' || c.is_whitespace()));
+    words.filter(|text| !text.is_empty()).map(str::to_owned).collect()
 }
 
 /// `localhost` is what every host is called that was given no name: two of them would clash.
@@ -291,6 +302,8 @@ pub(super) enum ConfigError {
         /// Which.
         path: PathBuf,
     },
+    /// The web page can't be as it is wanted.
+    Http(http::Wrong),
     /// The file can't be read.
     File {
         /// Which.
@@ -332,12 +345,10 @@ impl fmt::Display for ConfigError {
                 formatter,
                 "tick: {text:?} is not a duration from 100ms to 60s; examples: 3s, 500ms"
             ),
-            Self::Sync { text } => {
-                write!(
-                    formatter,
-                    "sync: {text:?} is neither always nor shared nor a duration from 10ms to 1h, such as 5s"
-                )
-            }
+            Self::Sync { text } => write!(
+                formatter,
+                "sync: {text:?} is neither always nor shared nor a duration from 10ms to 1h, such as 5s"
+            ),
             Self::Group { name, groups } => write!(
                 formatter,
                 "control-group: there is no group {name:?} in {}; make it with groupadd, or give its number",
@@ -366,6 +377,7 @@ impl fmt::Display for ConfigError {
                 path.display(),
                 path.as_os_str().len()
             ),
+            Self::Http(why) => why.fmt(formatter),
             Self::File { path, why } => {
                 write!(
                     formatter,
@@ -442,13 +454,37 @@ mod tests {
     }
 
     #[test]
+    fn the_page_is_for_this_host_where_only_a_port_is_given() {
+        let http = |flags| resolve(flags, None, "pi").unwrap().http.unwrap();
+        for (text, listen) in [
+            ("8001", "127.0.0.1:8001"),
+            (":0", "127.0.0.1:0"),
+            ("localhost:8001", "127.0.0.1:8001"),
+            (" [::1]:1", "[::1]:1"),
+            ("0.0.0.0:1", "0.0.0.0:1"),
+        ] {
+            let flags = RunArgs { http: Some(text.into()), ..RunArgs::default() };
+            assert_eq!(http(flags).listen.to_string(), listen);
+        }
+        let (_folder, flags) =
+            with_file("http = 8001\nhttp-token = \"/t\"\nhttp-host = [\"a.example\", \"b\"]");
+        let http = http(flags);
+        assert_eq!(http.listen.to_string(), "127.0.0.1:8001");
+        assert_eq!(http.token.as_deref(), Some(Path::new("/t")));
+        assert_eq!(http.hosts, ["a.example", "b"]);
+        assert_eq!(resolve(RunArgs::default(), None, "pi").unwrap().http, None);
+    }
+
+    #[test]
     fn what_is_empty_is_not_given() {
         let (_folder, mut flags) = with_file("listen = \"127.0.0.1:1\"");
         let empty = || Some(String::new());
         (flags.listen, flags.node_id, flags.tick) = (empty(), empty(), empty());
-        (flags.sync, flags.advertise) = (empty(), empty());
+        (flags.sync, flags.advertise, flags.http) = (empty(), empty(), empty());
         (flags.data, flags.allow) = (Some(PathBuf::new()), Some(PathBuf::new()));
         (flags.network_key, flags.credentials) = (Some(PathBuf::new()), Some(PathBuf::new()));
+        flags.http_token = Some(PathBuf::new());
+        flags.http_host = vec![String::new()];
         flags.bootstrap = vec![String::new()];
         let config = resolve(flags, Some(PathBuf::new()), "pi").unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:1");
@@ -483,6 +519,9 @@ mod tests {
         assert!(fault(|f| f.listen = Some("[fe80::1]:1".into())).contains("%eth0"));
         assert!(fault(|f| f.data = Some("d".repeat(200).into())).contains("--control"));
         assert!(fault(|f| f.config = Some("/none".into())).contains("/none"));
+        assert!(fault(|f| f.http = Some("kitchen:1".into())).contains("http: "));
+        assert!(fault(|f| f.http_token = Some("t".into())).contains("http-token: "));
+        assert!(fault(|f| f.http_host = vec!["x".into()]).contains("http-host: "));
         assert!(
             resolve(RunArgs::default(), None, "_").unwrap_err().to_string().contains("--node-id")
         );

@@ -30,10 +30,11 @@ pub fn bytes_from_json(json: &Json) -> Option<Vec<u8>> {
     }
 }
 
-pub(super) fn status(status: &Status) -> Json {
+pub(crate) fn status(status: &Status) -> Json {
     json!({
         "node_id": status.node_id.as_str(),
         "listen": status.listen,
+        "http": status.http,
         "advertise": status.advertise.as_ref().map(|address| address.as_str()),
         "version": status.version,
         "protocol": status.protocol,
@@ -75,22 +76,24 @@ fn notice(notice: &Notice) -> Json {
     json
 }
 
-pub(super) fn peer(peer: &PeerInfo) -> Json {
+pub(crate) fn peer(peer: &PeerInfo) -> Json {
     json!({
         "node_id": peer.node_id.as_str(),
         "address": peer.address.as_ref().map(|address| address.as_str()),
         "status": peer.status.as_str(),
         "heard_ms_ago": peer.heard_ago.map(ms),
+        "round_trip_ms": peer.round_trip.map(|time| time.as_micros() as f64 / 1000.0),
         "keys": peer.keys,
         "timestamp": peer.timestamp,
         "public_key": peer.public_key.map(|key| key.to_hex()),
+        "fingerprint": peer.public_key.map(|key| key.fingerprint()),
         "network_key": peer.network_key.as_deref(),
         "reason": peer.reason,
     })
 }
 
 /// A state, with the keys that begin with this.
-pub(super) fn state(state: &NodeState, prefix: &str, now_ms: u64) -> Json {
+pub(crate) fn state(state: &NodeState, prefix: &str, now_ms: u64) -> Json {
     let entries = state.entries.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
     let pair =
         |(key, value): (&Key, &Value)| (key.as_str().to_owned(), bytes_to_json(value.as_bytes()));

@@ -2,7 +2,7 @@
 
 mod asked;
 mod client;
-mod json;
+pub(crate) mod json;
 mod listener;
 mod places;
 mod server;

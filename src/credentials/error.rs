@@ -66,6 +66,13 @@ pub enum CredentialsError {
         /// Which.
         path: PathBuf,
     },
+    /// The token in the file can't be one.
+    NoToken {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        why: &'static str,
+    },
     /// The file is there already.
     AlreadyExists {
         /// Which.
@@ -89,6 +96,7 @@ impl CredentialsError {
             | Self::NoText { .. }
             | Self::BadLine { .. }
             | Self::NoKey { .. }
+            | Self::NoToken { .. }
             | Self::TooOpen { .. } => true,
             Self::Unusable { why, .. } => is_wrong_name(why),
             Self::TooManyKeys { .. } | Self::AlreadyExists { .. } | Self::NoRandomness => false,
@@ -160,6 +168,12 @@ impl fmt::Display for CredentialsError {
                 "{} has no key in it. {}: for a network key that is the file of any other node of the network",
                 path.display(),
                 put_back(path)
+            ),
+            Self::NoToken { path, why } => write!(
+                formatter,
+                "the token in {} can't be used: {why}. Make one: (umask 077; head -c 24 /dev/urandom | base64 > {})",
+                path.display(),
+                path.display()
             ),
             Self::AlreadyExists { path } => write!(
                 formatter,

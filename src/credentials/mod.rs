@@ -25,6 +25,10 @@ pub use peers::{load_allow_list, load_known_peers, save_known_peers};
 
 /// Most network keys in a file: each is tried on bytes that no key opens.
 const NETWORK_KEYS_MAX: usize = 8;
+/// Shortest token of a web page, bytes: nobody guesses so many.
+const TOKEN_BYTES_MIN: usize = 16;
+/// Longest one, bytes: it comes with each request.
+const TOKEN_BYTES_MAX: usize = 1024;
 /// What stands before the secret in the file of the own key pair.
 const PKCS8_PREFIX: &str = "dsn-p256-pkcs8:";
 
@@ -66,6 +70,23 @@ pub fn parse_network_key(
         return Err(CredentialsError::NoKey { path: path.into() });
     }
     Ok(keys)
+}
+
+/// Reads the token of a web page: the first line that is no comment.
+pub fn load_token(path: &Path) -> Result<Zeroizing<String>, CredentialsError> {
+    let text = read_secret(path)?;
+    let bad = |why| CredentialsError::NoToken { path: path.into(), why };
+    let mut lines = without_mark(&text).lines().map(str::trim);
+    let token = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
+    let token = token.ok_or_else(|| bad("there is none in it"))?;
+    match token.len() {
+        _ if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Err(bad("it has blanks, or characters that are not ASCII"))
+        }
+        TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX => Ok(Zeroizing::new(token.to_owned())),
+        0..TOKEN_BYTES_MIN => Err(bad("it has less than 16 characters")),
+        _ => Err(bad("it has more than 1024 characters")),
+    }
 }
 
 /// Makes a network key file. One that is there is never overwritten.

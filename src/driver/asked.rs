@@ -26,6 +26,7 @@ impl Driver {
         };
         let now = self.now();
         let mut status = self.lock().node.status(&listen, env!("CARGO_PKG_VERSION"), now);
+        status.http = self.web().as_ref().map(|web| web.local_address().to_string());
         status.degraded.splice(..0, self.own_faults());
         status.notices.extend(self.log_notice());
         status.network_key = self.network_key_names().into_iter().next().unwrap_or_default();
@@ -49,13 +50,17 @@ impl Driver {
         let missing = health.missing.map(|text| (Trouble::NoAddress, text));
         let port = missing.into_iter().chain(health.degraded);
         let port = port.map(|(trouble, text)| port_fault(trouble, text));
+        let web = self.web().as_ref().map(Server::health).unwrap_or_default();
+        let missing = web.missing.map(|text| (Trouble::NoAddress, text));
+        let web = missing.into_iter().chain(web.degraded);
+        let web = web.map(|(trouble, text)| web_fault(trouble, &text));
         let inner = self.lock();
         let hint = "it is tried again by itself; until then no change of it is taken";
         let disk = |code, text: &Option<String>| Some(Fault::new(code, text.clone()?, hint));
         let disks =
             [disk(Code::StateDisk, &inner.state_fault), disk(Code::PeersDisk, &inner.peers_fault)];
         drop(inner);
-        broken.into_iter().chain(disks.into_iter().flatten()).chain(port).collect()
+        broken.into_iter().chain(disks.into_iter().flatten()).chain(port).chain(web).collect()
     }
 
     /// Lets `status` tell how many lines of the log were dropped: whoever writes the log counts.
@@ -82,8 +87,13 @@ impl Driver {
 
     /// All peers in the order of their ids.
     pub fn peers(&self) -> Vec<PeerInfo> {
+        self.peers_at().1
+    }
+
+    /// The same, with the moment that they are seen at, ms by the clock for all waiting.
+    pub fn peers_at(&self) -> (u64, Vec<PeerInfo>) {
         let now = self.now();
-        self.lock().node.peers(now)
+        (now.mono_ms, self.lock().node.peers(now))
     }
 
     /// The value of a key of a node, the own one too.
@@ -368,4 +378,17 @@ fn port_fault(trouble: Trouble, text: String) -> Fault {
         Trouble::Backend => (Code::Program, "it mends itself; report it"),
     };
     Fault::new(code, text, hint)
+}
+
+/// The same of the port of the page, which is no port for members.
+fn web_fault(trouble: Trouble, text: &str) -> Fault {
+    let fault = port_fault(trouble, format!("the port of the page (--http): {text}"));
+    let hint = match trouble {
+        Trouble::Strangers => "find out who it is; who shows a token is served all the same",
+        Trouble::NoAddress => {
+            "look at `ip address`, or change --http; it works from when the address is there"
+        }
+        Trouble::Deaf | Trouble::Backend => return fault,
+    };
+    Fault { hint: hint.into(), ..fault }
 }

@@ -126,6 +126,8 @@ pub struct Driver {
     tell_stop: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// The open port, once it is there.
     server: Mutex<Option<Server>>,
+    /// That of the web page, where there is one.
+    web: Mutex<Option<Server>>,
     /// Which rule of its own the node broke.
     broken: OnceLock<String>,
     /// Requests that were answered.
@@ -209,6 +211,7 @@ impl Driver {
             stop_asked: stop_asked.0,
             tell_stop: OnceLock::new(),
             server: Mutex::default(),
+            web: Mutex::default(),
             broken: OnceLock::new(),
             handled: AtomicU64::new(0),
             counts: Counts::default(),
@@ -226,14 +229,24 @@ impl Driver {
         (Arc::new(driver), queues)
     }
 
-    /// The port is open.
-    pub fn attach(&self, server: Server) {
+    /// The port is open, and that of the web page, where there is one.
+    pub fn attach(&self, server: Server, web: Option<Server>) {
         *self.server() = Some(server);
+        *self.web() = web;
     }
 
     /// The port is to be closed: it is the caller's now.
     pub fn detach(&self) -> Option<Server> {
         self.server().take()
+    }
+
+    /// The port of the web page is to be closed, too.
+    pub fn detach_web(&self) -> Option<Server> {
+        self.web().take()
+    }
+
+    fn web(&self) -> MutexGuard<'_, Option<Server>> {
+        self.web.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn server(&self) -> MutexGuard<'_, Option<Server>> {

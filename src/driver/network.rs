@@ -27,11 +27,11 @@ impl Driver {
             self.counts.note_received(kind, status, (came, went));
         }
         let caller = caller.map(|node_id| Caller(self.callers.hash_one(&node_id)));
-        server::Response { status, seal, body, caller }
+        server::Response { status, seal, body, caller, ..server::Response::default() }
     }
 
     fn respond(&self, request: server::Request) -> Answer {
-        let server::Request { path, peer, body } = request;
+        let server::Request { path, peer, body, .. } = request;
         let keys = self.keys();
         let (answering, reply) = match read(&path, body, &keys) {
             Read::Garbage(status) => {

@@ -140,7 +140,13 @@ fn a_node_whose_rule_panicked_answers_nobody() {
     let refused = driver.set(Key::new("k").unwrap(), value);
     assert!(matches!(refused, Err(Refused::Broken { .. })));
     let peer = "127.0.0.1:1".parse().unwrap();
-    let request = crate::server::Request { path: "/ping".into(), peer, body: Vec::new() };
+    let request = crate::server::Request {
+        path: "/ping".into(),
+        query: String::new(),
+        headers: crate::server::Headers::default(),
+        peer,
+        body: Vec::new(),
+    };
     assert_eq!(driver.on_http(request).status, 500);
 }
 

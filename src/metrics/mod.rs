@@ -14,6 +14,9 @@ pub use counts::{Counts, Histogram, Tried};
 pub use process::{Process, process};
 use text::Text;
 
+/// What kind of text it is, as HTTP says it.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 /// Most peers that are named because they do not answer: more series than that help nobody.
 const DOWN_NAMED_MAX: usize = 100;
 

@@ -139,6 +139,8 @@ pub struct Peer {
     pub network_key: usize,
     /// The name of the network key that its last request was sealed with.
     pub sealed_with: Option<Arc<str>>,
+    /// How long it took of late to answer a PING, microseconds: each answer counts for an eighth.
+    pub round_trip_us: Option<u64>,
     /// Why the last call came to nothing, if it did, for people.
     pub last_fault: Option<CallFault>,
     /// Whether anything came back from the last call, be it a refusal.
@@ -248,6 +250,7 @@ impl Peer {
             may_try: false,
             network_key: 0,
             sealed_with: None,
+            round_trip_us: None,
             last_fault: None,
             was_answered: false,
             owed: Owed::default(),
@@ -264,6 +267,12 @@ impl Peer {
         let since = self.last_fault.as_ref().map_or(now_ms, |fault| fault.since);
         let was_answered = self.was_answered;
         self.last_fault = Some(CallFault { why: why.to_owned(), since, was_answered });
+    }
+
+    /// A PING was answered after this time.
+    pub fn note_round_trip(&mut self, elapsed_us: u64) {
+        let before = self.round_trip_us.unwrap_or(elapsed_us);
+        self.round_trip_us = Some(before - before / 8 + elapsed_us / 8);
     }
 
     /// The run of it that is known: from itself, else by its record.
@@ -496,6 +505,17 @@ mod tests {
     fn begin(peer: &mut Peer, incarnation: u8, session: u8) {
         let wait = Wait { now_ms: 0, tick_ms: 1_000, roll: 0.0 };
         peer.begin_session(Incarnation([incarnation; 16]), Session([session; 16]), wait);
+    }
+
+    #[test]
+    fn a_round_trip_is_that_of_the_last_answers() {
+        let mut peer = Peer::new(0);
+        peer.note_round_trip(800);
+        assert_eq!(peer.round_trip_us, Some(800));
+        peer.note_round_trip(1600);
+        assert_eq!(peer.round_trip_us, Some(900));
+        (0..100).for_each(|_| peer.note_round_trip(80));
+        assert!(peer.round_trip_us.is_some_and(|time| (80..100).contains(&time)));
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub struct Status {
     pub node_id: NodeId,
     /// The address it listens on, as `ADDR:PORT`.
     pub listen: String,
+    /// The address of its web page, where it has one; the driver knows it.
+    pub http: Option<String>,
     /// The address that it tells others, where one was given or seen.
     pub advertise: Option<Address>,
     /// Version of the program.
@@ -117,6 +119,8 @@ pub struct PeerInfo {
     pub status: PeerStatus,
     /// How long ago something signed by it came directly from it; nothing if never.
     pub heard_ago: Option<Duration>,
+    /// How long it takes to answer; nothing where it was not asked yet.
+    pub round_trip: Option<Duration>,
     /// Number of keys in its state.
     pub keys: usize,
     /// Timestamp of its state, microseconds since 1970; 0 where none is held.

@@ -8,7 +8,7 @@ use crate::control::ControlError;
 use crate::credentials::CredentialsError;
 use crate::journal::JournalError;
 use crate::protocol::crypto::CryptoFault;
-use crate::server::ServerError;
+use crate::server::{Listen, ServerError};
 
 /// Why a node did not start. Nothing is left running.
 #[derive(Debug)]
@@ -49,6 +49,11 @@ pub enum StartError {
     Server(ServerError),
     /// The control socket can't be opened.
     Control(ControlError),
+    /// The web page would be served to other hosts, to whoever asks.
+    NoToken {
+        /// Where.
+        listen: Listen,
+    },
     /// The system gave no thread.
     NoThread(std::io::Error),
     /// The system gave no randomness.
@@ -61,7 +66,7 @@ impl StartError {
     /// Whether what was typed or configured is wrong. Else it was right, and the world says no.
     pub fn is_usage(&self) -> bool {
         match self {
-            Self::NoNetworkKey { .. } | Self::NotAKey { .. } => true,
+            Self::NoNetworkKey { .. } | Self::NotAKey { .. } | Self::NoToken { .. } => true,
             Self::Credentials(fault) => fault.is_usage(),
             Self::Folder { why, .. } => is_wrong_name(why),
             Self::Control(ControlError::NoSocket { .. }) => true,
@@ -113,6 +118,13 @@ impl fmt::Display for StartError {
             Self::Journal(fault) => fault.fmt(formatter),
             Self::Server(fault) => fault.fmt(formatter),
             Self::Control(fault) => fault.fmt(formatter),
+            Self::NoToken { listen } => write!(
+                formatter,
+                "other hosts can reach the page at {listen}, and whoever does could read all states. Name a file with a token \
+                 that readers have to show, --http-token FILE (make one: `(umask 077; head -c 24 /dev/urandom | base64 > \
+                 FILE)`), or serve it to this host alone: --http 127.0.0.1:{}",
+                listen.port()
+            ),
             Self::NoThread(why) => formatter.write_str(&no_thread(why)),
             Self::NoRandomness => write!(formatter, "the system gave no randomness"),
             Self::NoTimestampLeft => write!(

@@ -3,6 +3,7 @@
 mod embedded;
 mod error;
 mod folders;
+mod ports;
 mod pulse;
 mod senders;
 
@@ -34,31 +35,19 @@ use crate::protocol::identity::{NodeId, PublicKey};
 use crate::protocol::node::{MESH_MAX, Node, RELAY_HEADS, Secret, Settings};
 use crate::protocol::record::{Draft, Record};
 use crate::protocol::verified::Verified;
-use crate::protocol::wire::{Kind, ProgramVersion};
-use crate::server::Server;
+use crate::protocol::wire::ProgramVersion;
 
 pub use error::StartError;
 use folders::{NewKeys, check_data, lock_folder, look_for_old_names, network_keys, own_key};
+use ports::{Ports, THREADS_MIN, WEB_THREADS_MIN};
 pub use pulse::Pulse;
 use senders::Senders;
 pub use senders::senders_max;
 
 /// Stack of a thread, bytes: HTTP, and records by reference. Small, as there may be many.
 const STACK_BYTES: usize = 256 * 1024;
-/// Threads that a node has from the beginning, or with its first change: 3 that send, journal,
-/// ticker, gate, 4 workers, 5 of tiny_http, one for the control socket, one for the log.
-const THREADS_MIN: usize = 17;
 /// Most connections to peers that are kept open between requests.
 const IDLE_CONNECTIONS_MAX: usize = 128;
-
-/// The paths that are served.
-static PATHS: [&str; 5] = [
-    Kind::Hello.path(),
-    Kind::Peers.path(),
-    Kind::Update.path(),
-    Kind::Ping.path(),
-    Kind::Data.path(),
-];
 
 /// A node that runs, in threads of its own. Dropping it stops it.
 pub struct RunningNode {
@@ -82,7 +71,7 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
     let credentials_folder = config.credentials.join(config.node_id.as_str());
     let data_folder = config.data.as_ref().map(|data| data.join(config.node_id.as_str()));
     // What may be lacking, or another process may have, comes first, and nothing is made before.
-    probe_threads()?;
+    probe_threads(THREADS_MIN + config.http.as_ref().map_or(0, |_| WEB_THREADS_MIN))?;
     check_data(&config)?;
     let there = data_folder.as_deref().filter(|folder| folder.is_dir());
     let lock = there.map(lock_folder).transpose()?;
@@ -90,7 +79,7 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
     socket.as_deref().map(ControlServer::check).transpose()?;
     let allow = config.allow.as_deref().map(credentials::load_allow_list).transpose()?;
     let driver_cell: Arc<OnceLock<Arc<Driver>>> = Arc::default();
-    let server = start_server(&config, &driver_cell)?;
+    let ports = Ports::open(&config, &driver_cell)?;
 
     let old_names = look_for_old_names(&config);
     let lock = match (lock, &data_folder) {
@@ -107,7 +96,7 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
     let (known, mut notices) = credentials::load_known_peers(&credentials_folder)?;
     // Where peers were known once, this is not the first node, whatever is left of them.
     let had_peers = !known.is_empty() || !notices.is_empty();
-    notices.extend(old_names);
+    notices.extend(old_names.into_iter().chain(ports.notice));
     let mut new_keys = NewKeys::default();
     let keys = network_keys(&config, had_peers, &mut new_keys, &mut notices)?;
     let private_key = own_key(&config, &credentials_folder, &mut new_keys, &mut notices)?;
@@ -115,7 +104,7 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
     log_notices(&notices, &loaded.notes);
     notices.append(&mut loaded.notes);
     let began = Instant::now();
-    let address = server.local_address();
+    let address = ports.server.local_address();
     let settings = settings(&config, &private_key, allow, address)?;
     let own = first_record(&settings, &private_key, loaded, journal.as_mut(), began)?;
 
@@ -133,7 +122,7 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
         began,
         notices,
     });
-    driver.attach(server);
+    driver.attach(ports.server, ports.web);
 
     let (stop, stopped) = bounded(0);
     let mut running = RunningNode {
@@ -185,7 +174,7 @@ fn log_start(config: &Config, private_key: &PrivateKey, keys: &NetworkKeys, list
 
 /// Whether the system gives as many threads as a node has from the beginning: the HTTP server ends
 /// the process where it gets none.
-fn probe_threads() -> Result<(), StartError> {
+fn probe_threads(count: usize) -> Result<(), StartError> {
     let (hold, held) = bounded::<()>(0);
     let spawn = |_| {
         let held = held.clone();
@@ -193,7 +182,7 @@ fn probe_threads() -> Result<(), StartError> {
         // It ends when nobody holds it any more.
         thread.spawn(move || _ = held.recv())
     };
-    let threads: Vec<_> = (0..THREADS_MIN).map(spawn).collect();
+    let threads: Vec<_> = (0..count).map(spawn).collect();
     drop(hold);
     let ended = threads.into_iter().map(|thread| thread.map(JoinHandle::join).map(drop));
     ended.fold(Ok(()), Result::and).map_err(StartError::NoThread)
@@ -223,23 +212,6 @@ fn first_record(
         journal.append(&[commit], &entries)?;
     }
     record(timestamp)
-}
-
-fn start_server(
-    config: &Config,
-    driver: &Arc<OnceLock<Arc<Driver>>>,
-) -> Result<Server, StartError> {
-    let (driver, owner) = (Arc::clone(driver), Arc::clone(driver));
-    let handler = move |request| match driver.get() {
-        Some(driver) => driver.on_http(request),
-        None => crate::server::Response { status: 503, ..crate::server::Response::default() },
-    };
-    let on_fault = move |why: &str| match owner.get() {
-        Some(driver) => driver.broke(why),
-        None => log::error!("BUG: {why}"),
-    };
-    let (handler, on_fault) = (Arc::new(handler), Arc::new(on_fault));
-    Ok(Server::start(&config.listen, &PATHS, BODY_BYTES_MAX, handler, on_fault)?)
 }
 
 fn random_number() -> Result<u64, StartError> {
@@ -369,6 +341,9 @@ impl RunningNode {
         let Some(stop) = self.stop.take() else { return };
         self.driver.begin_stop();
         drop(stop);
+        if let Some(web) = self.driver.detach_web() {
+            web.stop();
+        }
         if let Some(server) = self.driver.detach() {
             server.stop();
         }

@@ -15,12 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tiny_http::Method;
-
 use super::connection::{SHORT_BYTES_MAX, write_some};
 use super::handover::{Answer, Done, Handover, Job};
 use super::head::{self, PLACE};
-use super::{Handler, OnFault, Request, Response, WORKERS, join, spawn};
+use super::{Audience, Handler, OnFault, Request, Response, Serves, join, spawn};
 
 /// How long tiny_http may take to take heads. It does nothing else.
 const LINE_TIME_MAX: Duration = Duration::from_secs(1);
@@ -29,7 +27,7 @@ const LINE_TIME_MAX: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(super) struct Service {
     pub(super) handler: Handler,
-    pub(super) paths: &'static [&'static str],
+    pub(super) serves: Serves,
     pub(super) on_fault: OnFault,
 }
 
@@ -54,23 +52,25 @@ impl Backend {
         rustix::net::shutdown(&listener, rustix::net::Shutdown::Both)?;
         let server = tiny_http::Server::from_listener(listener, None)
             .map_err(|fault| Error::other(fault.to_string()))?;
-        let (server, handover) = (Arc::new(server), Arc::new(Handover::new()?));
+        let workers = service.serves.audience.workers();
+        let (server, handover) = (Arc::new(server), Arc::new(Handover::new(workers)?));
         let mut backend =
             Self { server, line, handover, ended: Arc::default(), workers: Vec::new() };
-        for index in 0..WORKERS {
+        for index in 0..workers {
             let (server, ended) = (Arc::clone(&backend.server), Arc::clone(&backend.ended));
-            let (service, handover) = (service.clone(), Arc::clone(&backend.handover));
+            let (own, handover) = (service.clone(), Arc::clone(&backend.handover));
             let on_fault = Arc::clone(&service.on_fault);
             let work = move || {
                 while !ended.load(Ordering::SeqCst) {
                     // An error is the end of the accept loop, which has done its work.
                     if let Ok(request) = server.recv() {
-                        service.serve(request, &handover, &ended);
+                        own.serve(request, &handover, &ended);
                     }
                 }
                 Ok(())
             };
-            backend.workers.push(spawn(format!("dsn-worker-{index}"), on_fault, work)?);
+            let name = format!("{}-worker-{index}", service.serves.name);
+            backend.workers.push(spawn(name, on_fault, work)?);
         }
         Ok(backend)
     }
@@ -138,19 +138,28 @@ impl Service {
 
     fn decide(&self, request: &tiny_http::Request, job: Job) -> Response {
         let status = |status| Response { status, ..Response::default() };
-        if !self.paths.contains(&request.url()) {
+        let Serves { paths, methods, .. } = self.serves;
+        let (path, query) = match self.serves.audience {
+            Audience::Nodes => (request.url(), ""),
+            Audience::People => request.url().split_once('?').unwrap_or((request.url(), "")),
+        };
+        if !paths.contains(&path) {
             return status(404);
         }
-        if *request.method() != Method::Post {
-            return status(405);
+        let method = request.method().as_str();
+        if !methods.contains(&method) {
+            let headers = vec![("Allow", methods.join(", ").into())];
+            return Response { status: 405, headers, ..Response::default() };
         }
-        let (path, Job { peer, body, .. }) = (request.url().to_owned(), job);
-        let handled =
-            catch_unwind(AssertUnwindSafe(|| (self.handler)(Request { path, peer, body })));
-        handled.unwrap_or_else(|_| {
+        let Job { peer, headers, body, .. } = job;
+        let (path, query) = (path.to_owned(), query.to_owned());
+        let asked = Request { path, query, headers, peer, body };
+        let handled = catch_unwind(AssertUnwindSafe(|| (self.handler)(asked)));
+        let response = handled.unwrap_or_else(|_| {
             log::error!("BUG: a request to {} from {peer} made us panic", request.url());
             status(500)
-        })
+        });
+        Response { is_bodiless: method == "HEAD", ..response }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 use rustix::event::epoll::EventFlags;
 
 use super::handover::Job;
-use super::head::{HEAD_BYTES_MAX, Head, Parsed, parse_request};
+use super::head::{Head, Parsed, Rules, parse_request};
 use super::limits::{Age, State};
 
 /// What a read came to.
@@ -93,17 +93,12 @@ impl Connection {
     }
 
     /// Reads what is there of one request; what came behind it stays in the buffer.
-    pub(super) fn read(
-        &mut self,
-        body_bytes_max: usize,
-        is_member: bool,
-        now: Instant,
-    ) -> Progress {
+    pub(super) fn read(&mut self, rules: &Rules, is_member: bool, now: Instant) -> Progress {
         loop {
-            if let Some(progress) = self.look(body_bytes_max) {
+            if let Some(progress) = self.look(rules) {
                 return progress;
             }
-            let most = self.head.as_ref().map_or(HEAD_BYTES_MAX, |head| head.body_bytes);
+            let most = self.head.as_ref().map_or(rules.head_bytes_max, |head| head.body_bytes);
             let wanted = most.saturating_sub(self.input.len());
             let chunk = if is_member { CHUNK_BYTES } else { STRANGER_CHUNK_BYTES };
             let begins = !self.has_begun();
@@ -119,9 +114,9 @@ impl Connection {
     }
 
     /// What the bytes that are there amount to; nothing where more are needed.
-    fn look(&mut self, body_bytes_max: usize) -> Option<Progress> {
+    fn look(&mut self, rules: &Rules) -> Option<Progress> {
         if self.head.is_none() && !self.input.is_empty() {
-            match parse_request(&self.input, body_bytes_max) {
+            match parse_request(&self.input, rules) {
                 Parsed::Incomplete => {}
                 Parsed::Bad => return Some(Progress::Bad),
                 Parsed::Head(head) => {
@@ -145,14 +140,15 @@ impl Connection {
     /// Takes out a whole request for a worker, which may write the answer where nothing else is to
     /// be done. What came behind the request stays.
     pub(super) fn take_request(&mut self, may_be_direct: bool) -> Option<(Head, Job)> {
-        let head = self.head.take()?;
+        let mut head = self.head.take()?;
         self.has_place = false;
         self.state = State::Served;
         let rest = self.input.split_off(head.body_bytes);
         let body = std::mem::replace(&mut self.input, rest);
         let is_direct = may_be_direct && self.keep_alive && self.input.is_empty();
         let direct = is_direct.then(|| Arc::clone(&self.stream));
-        Some((head, Job { peer: self.peer, body, direct }))
+        let headers = std::mem::take(&mut head.headers);
+        Some((head, Job { peer: self.peer, headers, body, direct }))
     }
 
     /// Whether nothing that comes over it is seen.
@@ -255,6 +251,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::server::Audience;
 
     /// The room that is made for a body of 60 000 bytes of which three came.
     fn room(is_member: bool) -> usize {
@@ -266,7 +263,8 @@ mod tests {
         other.write_all(b"POST / HTTP/1.1\r\nContent-Length: 60000\r\n\r\nabc").unwrap();
         // Its end says that all has been read.
         other.shutdown(std::net::Shutdown::Write).unwrap();
-        assert_eq!(connection.read(100_000, is_member, Instant::now()), Progress::Gone);
+        let rules = Rules::of(Audience::Nodes, 100_000);
+        assert_eq!(connection.read(&rules, is_member, Instant::now()), Progress::Gone);
         assert_eq!(connection.input, b"abc");
         connection.input.capacity()
     }

@@ -15,10 +15,10 @@ use rustix::event::{Timespec, epoll};
 use super::backend::{Backend, Service};
 use super::connection::{Connection, Progress, SHORT_BYTES_MAX};
 use super::handover::{Answer, Done};
-use super::head::{add_inner_request, answer};
+use super::head::{Rules, add_inner_request, answer};
 use super::limits::{Limits, State};
 use super::queue::Queue;
-use super::{Health, Response, Tally, Trouble, WORKERS};
+use super::{Health, Response, Tally, Trouble};
 
 /// Most connections that are taken in a row, so that the others are served meanwhile.
 const ACCEPTS_MAX: usize = 16;
@@ -40,12 +40,12 @@ pub(super) struct Gate {
     listener: TcpListener,
     stopped: UnixStream,
     service: Service,
-    body_bytes_max: usize,
+    rules: Rules,
     health: Arc<Mutex<Health>>,
     tally: Arc<Tally>,
     backend: Option<Backend>,
     /// Whose requests are with workers, and whether those write the answers.
-    places: [Option<(u64, bool)>; WORKERS],
+    places: Vec<Option<(u64, bool)>>,
     limits: Limits,
     connections: HashMap<u64, Connection>,
     next: u64,
@@ -61,22 +61,22 @@ impl Gate {
     pub(super) fn new(
         listener: TcpListener,
         service: Service,
-        body_bytes_max: usize,
         limits: Limits,
         (health, tally): (Arc<Mutex<Health>>, Arc<Tally>),
         stopped: UnixStream,
     ) -> Result<Self, Error> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let serves = service.serves;
         let mut gate = Self {
             epoll,
             listener,
             stopped,
             service,
-            body_bytes_max,
+            rules: Rules::of(serves.audience, serves.body_bytes_max),
             health,
             tally,
             backend: None,
-            places: [None; WORKERS],
+            places: vec![None; serves.audience.workers()],
             limits,
             connections: HashMap::new(),
             next: FIRST_CONNECTION,
@@ -157,7 +157,7 @@ impl Gate {
                 }
             }
         }
-        for (token, _) in std::mem::take(&mut self.places).into_iter().flatten() {
+        for (token, _) in self.places.iter_mut().filter_map(Option::take).collect::<Vec<_>>() {
             self.queue.finish(token);
             self.refuse(token, 500);
         }
@@ -259,7 +259,7 @@ impl Gate {
     fn read(&mut self, token: u64) {
         let is_member = self.queue.is_member(token);
         let Some(connection) = self.connections.get_mut(&token) else { return };
-        match connection.read(self.body_bytes_max, is_member, Instant::now()) {
+        match connection.read(&self.rules, is_member, Instant::now()) {
             Progress::Partial => {}
             Progress::Gone => self.close(token),
             Progress::Bad => self.refuse(token, 400),

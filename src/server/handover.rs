@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{Response, WORKERS};
+use super::{Headers, Response};
 
 /// What a worker needs beside the head, which tiny_http reads.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) peer: SocketAddr,
+    pub(super) headers: Headers,
     pub(super) body: Vec<u8>,
     /// Where a short answer goes, while the gate has nothing else to do: so it sleeps on. It is one
     /// behind which the connection is kept.
@@ -41,7 +42,7 @@ pub(super) enum Answer {
 /// A place for each request that is with a worker, and those that are done.
 #[derive(Debug)]
 pub(super) struct Handover {
-    places: [Mutex<Option<Job>>; WORKERS],
+    places: Vec<Mutex<Option<Job>>>,
     finished: Mutex<Finished>,
     bell: OwnedFd,
 }
@@ -54,9 +55,10 @@ struct Finished {
 }
 
 impl Handover {
-    pub(super) fn new() -> Result<Self, Error> {
+    pub(super) fn new(workers: usize) -> Result<Self, Error> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { places: Default::default(), finished: Mutex::default(), bell })
+        let places = (0..workers).map(|_| Mutex::default()).collect();
+        Ok(Self { places, finished: Mutex::default(), bell })
     }
 
     /// What wakes the gate: an edge each time that it is rung.

@@ -3,12 +3,38 @@
 
 use std::fmt::Write;
 
-use super::Response;
+use zeroize::Zeroizing;
 
-/// Longest head of a request, bytes: ours have less than 200.
+use super::{Audience, Headers, Response};
+
+/// Longest head of a request of a node, bytes: ours have less than 200.
 pub(super) const HEAD_BYTES_MAX: usize = 4096;
+/// The same of a browser, which sends the cookies of all that has a port on this host.
+const BROWSER_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Most headers of a request.
 const HEADERS_MAX: usize = 32;
+
+/// What a request may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    /// The longest body, bytes.
+    pub(super) body_bytes_max: usize,
+    /// The longest head, bytes.
+    pub(super) head_bytes_max: usize,
+    /// Whether the handler is given [`Headers`].
+    keeps_headers: bool,
+}
+
+impl Rules {
+    /// What those may send that the port is for.
+    pub(super) fn of(audience: Audience, body_bytes_max: usize) -> Self {
+        let (head_bytes_max, keeps_headers) = match audience {
+            Audience::Nodes => (HEAD_BYTES_MAX, false),
+            Audience::People => (BROWSER_HEAD_BYTES_MAX, true),
+        };
+        Self { body_bytes_max, head_bytes_max, keeps_headers }
+    }
+}
 
 /// The head of a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,6 +47,8 @@ pub(super) struct Head {
     pub(super) body_bytes: usize,
     /// Whether the connection is kept for another request.
     pub(super) keep_alive: bool,
+    /// What the handler is given of its headers.
+    pub(super) headers: Headers,
 }
 
 /// What the first bytes of a connection are.
@@ -34,13 +62,15 @@ pub(super) enum Parsed {
     Head(Head),
 }
 
-/// Reads the head of a request whose body has at most `body_bytes_max` bytes.
-pub(super) fn parse_request(bytes: &[u8], body_bytes_max: usize) -> Parsed {
+/// Reads the head of a request.
+pub(super) fn parse_request(bytes: &[u8], rules: &Rules) -> Parsed {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     let length = match request.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES_MAX => length,
-        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Parsed::Incomplete,
+        Ok(httparse::Status::Complete(length)) if length <= rules.head_bytes_max => length,
+        Ok(httparse::Status::Partial) if bytes.len() < rules.head_bytes_max => {
+            return Parsed::Incomplete;
+        }
         _ => return Parsed::Bad,
     };
     let (Some(method), Some(path), Some(version)) = (request.method, request.path, request.version)
@@ -48,7 +78,7 @@ pub(super) fn parse_request(bytes: &[u8], body_bytes_max: usize) -> Parsed {
         return Parsed::Bad;
     };
     let body_bytes = match body_length(request.headers) {
-        Some(length) if length <= body_bytes_max => length,
+        Some(length) if length <= rules.body_bytes_max => length,
         _ => return Parsed::Bad,
     };
     let connection = find(request.headers, "Connection").unwrap_or_default();
@@ -56,12 +86,31 @@ pub(super) fn parse_request(bytes: &[u8], body_bytes_max: usize) -> Parsed {
     if !path.is_ascii() || !method.is_ascii() {
         return Parsed::Bad;
     }
+    let headers =
+        if rules.keeps_headers { kept(request.headers) } else { Some(Headers::default()) };
+    let Some(headers) = headers else { return Parsed::Bad };
     Parsed::Head(Head {
         method: method.to_owned(),
         path: path.to_owned(),
         bytes: length,
         body_bytes,
         keep_alive: version == 1 && !closes,
+        headers,
+    })
+}
+
+/// What the handler is given; nothing where one is there twice, as whoever stands before us may
+/// have looked at the other one.
+fn kept(headers: &[httparse::Header<'_>]) -> Option<Headers> {
+    let one = |name: &str| {
+        let mut all = headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+        let first = all.next().map(|header| str::from_utf8(header.value));
+        if all.next().is_some() { None } else { first.transpose().ok() }
+    };
+    Some(Headers {
+        host: one("Host")?.map(str::to_owned),
+        authorization: one("Authorization")?.map(|it| Zeroizing::new(it.to_owned())),
+        if_none_match: one("If-None-Match")?.map(str::to_owned),
     })
 }
 
@@ -110,27 +159,28 @@ const ANSWER_BYTES: usize = 128;
 
 /// What the caller gets.
 pub(super) fn answer(response: &Response, keep_alive: bool) -> Vec<u8> {
-    let Response { status, seal, body, caller: _ } = response;
+    let Response { status, seal, headers, body, is_bodiless, caller: _ } = response;
     let seal_bytes = seal.as_ref().map_or(0, String::len);
     let mut text = String::with_capacity(ANSWER_BYTES + seal_bytes + body.len());
     // Writing to a String can't fail.
     let _ = write!(text, "HTTP/1.1 {status} {}\r\n", phrase(*status));
-    // A 204 has neither a length nor a body.
-    let body = if *status == 204 { None } else { Some(body) };
+    // A 204 has neither a length nor a body, and the length of a 304 would be that of the 200.
+    let body = if matches!(status, 204 | 304) { None } else { Some(body) };
     if let Some(body) = body {
         let _ = write!(text, "Content-Length: {}\r\n", body.len());
     }
     if let Some(seal) = seal {
         let _ = write!(text, "{SEAL}: {seal}\r\n");
     }
-    if *status == 405 {
-        text += "Allow: POST\r\n";
+    for (name, value) in headers {
+        let _ = write!(text, "{name}: {value}\r\n");
     }
     if !keep_alive {
         text += "Connection: close\r\n";
     }
     text += "\r\n";
     let mut bytes = text.into_bytes();
+    let body = body.filter(|_| !is_bodiless);
     bytes.extend_from_slice(body.map_or(&[], Vec::as_slice));
     bytes
 }
@@ -146,8 +196,12 @@ mod tests {
 
     use super::*;
 
+    fn rules(audience: Audience) -> Rules {
+        Rules::of(audience, 1000)
+    }
+
     fn head(text: &str) -> Parsed {
-        parse_request(text.as_bytes(), 1000)
+        parse_request(text.as_bytes(), &rules(Audience::Nodes))
     }
 
     #[test]
@@ -208,17 +262,55 @@ mod tests {
         assert_eq!(text(sealed, true), "HTTP/1.1 204 No Content\r\nDsn-Seal: abc\r\n\r\n");
         let body = Response { status: 200, body: b"xyz".into(), ..Response::default() };
         assert_eq!(text(body, true), "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nxyz");
-        let refused = Response { status: 405, ..Response::default() };
+        let headers = vec![("Allow", "POST".into())];
+        let refused = Response { status: 405, headers, ..Response::default() };
         assert_eq!(
             text(refused, false),
             "HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\nAllow: POST\r\nConnection: close\r\n\r\n"
         );
     }
 
+    #[test]
+    fn what_says_the_length_alone_has_no_body() {
+        let text = |response| String::from_utf8(answer(&response, true)).unwrap();
+        let body = || b"xyz".to_vec();
+        let head = Response { status: 200, body: body(), is_bodiless: true, ..Response::default() };
+        assert_eq!(text(head), "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n");
+        let headers = vec![("ETag", "\"1\"".into())];
+        let same = Response { status: 304, body: body(), headers, ..Response::default() };
+        assert_eq!(text(same), "HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n");
+    }
+
+    #[test]
+    fn headers_are_kept_where_they_are_wanted_and_are_clear() {
+        let of = |audience, lines: &str| {
+            let text = format!("GET / HTTP/1.1\r\n{lines}\r\n");
+            match parse_request(text.as_bytes(), &rules(audience)) {
+                Parsed::Head(head) => Some(head.headers),
+                _ => None,
+            }
+        };
+        let lines = "host: a:1\r\nAuthorization: Bearer x\r\nIf-None-Match: \"1\"\r\nX: y\r\n";
+        let headers = of(Audience::People, lines).unwrap();
+        assert_eq!(headers.host.as_deref(), Some("a:1"));
+        assert_eq!(headers.authorization.unwrap().as_str(), "Bearer x");
+        assert_eq!(headers.if_none_match.as_deref(), Some("\"1\""));
+        assert_eq!(of(Audience::Nodes, lines), Some(Headers::default()));
+        for twice in ["Host: a\r\nHost: a\r\n", "Authorization: x\r\nauthorization: x\r\n"] {
+            assert_eq!(of(Audience::People, twice), None, "{twice}");
+            assert_eq!(of(Audience::Nodes, twice), Some(Headers::default()));
+        }
+        let long = format!("Cookie: {}\r\n", "c".repeat(8000));
+        assert!(of(Audience::People, &long).is_some() && of(Audience::Nodes, &long).is_none());
+        let long = format!("Cookie: {}\r\n", "c".repeat(16_400));
+        assert_eq!(of(Audience::People, &long), None);
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in collection::vec(any::<u8>(), 0..500)) {
-            let _ = parse_request(&bytes, 1000);
+            let _ = parse_request(&bytes, &rules(Audience::Nodes));
+            let _ = parse_request(&bytes, &rules(Audience::People));
         }
     }
 }

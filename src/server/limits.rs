@@ -7,6 +7,25 @@ const STRANGERS_MAX: usize = 64;
 /// Most connections of members: one of each peer, and as many again for peers that came anew before
 /// their old connection was known to be dead.
 const MEMBERS_MAX: usize = 2 * super::PEERS_HINT;
+/// Most long answers that members, and strangers, have not taken yet: memory again. A worker makes
+/// them faster than a slow line takes them, so they are as many as a board can hold, not as few as
+/// would be enough.
+const MEMBER_ANSWERS: usize = 24;
+const STRANGER_ANSWERS: usize = 4;
+/// The same of those who look at the page: the answer with all states may be much longer.
+const VIEWER_ANSWERS: usize = 3;
+/// Most connections of those who look at the page and have shown no token, and of those who have.
+const VIEWERS_MAX: usize = 32;
+/// Where there are few descriptors, one of so many is for a viewer, and one for one with a token.
+const DESCRIPTORS_A_VIEWER: usize = 32;
+/// How long who looks at the page, or its browser, may keep a connection, and take an answer: with
+/// a telephone on a slow line that is long. They are cut where others need the room.
+const VIEWER_TIMES: Times = Times {
+    stranger: Duration::from_secs(120),
+    request: Duration::from_secs(30),
+    idle: Duration::from_secs(60),
+    closing: CLOSING_TIME_MAX,
+};
 /// Connections that the port has at the least, however few descriptors there are.
 const CONNECTIONS_MIN: usize = 64;
 /// Descriptors that are left to the rest of the node, where there are few.
@@ -29,6 +48,10 @@ pub(super) struct Limits {
     pub(super) strangers: usize,
     /// Most connections of members: a room of their own, so that neither side fills the other's.
     pub(super) members: usize,
+    /// Most long answers that members have not taken yet.
+    pub(super) member_answers: usize,
+    /// Most of them that strangers have not.
+    pub(super) stranger_answers: usize,
     /// How long they may take.
     pub(super) times: Times,
 }
@@ -41,7 +64,26 @@ impl Limits {
             .saturating_sub(DESCRIPTORS_LEFT)
             .clamp(CONNECTIONS_MIN, STRANGERS_MAX + MEMBERS_MAX);
         let strangers = STRANGERS_MAX.min(all / 2);
-        Self { strangers, members: all - strangers, times: Times::default() }
+        Self {
+            strangers,
+            members: all - strangers,
+            member_answers: MEMBER_ANSWERS,
+            stranger_answers: STRANGER_ANSWERS,
+            times: Times::default(),
+        }
+    }
+
+    /// Those of a port for people. Who shows a token counts as a member there.
+    pub(super) fn of_people(descriptors: Option<u64>) -> Self {
+        let descriptors = descriptors.and_then(|it| usize::try_from(it).ok()).unwrap_or(usize::MAX);
+        let most = (descriptors / DESCRIPTORS_A_VIEWER).clamp(1, VIEWERS_MAX);
+        Self {
+            strangers: most,
+            members: most,
+            member_answers: VIEWER_ANSWERS,
+            stranger_answers: VIEWER_ANSWERS,
+            times: VIEWER_TIMES,
+        }
     }
 }
 
@@ -133,6 +175,9 @@ mod tests {
         assert_eq!(room(Some(256)), (64, 96));
         assert_eq!(room(Some(200)), (52, 52));
         assert_eq!(room(Some(0)), (32, 32), "it has to live with some");
+        let room = |descriptors| Limits::of_people(descriptors).strangers;
+        let rooms = [None, Some(1024), Some(256), Some(0)].map(room);
+        assert_eq!(rooms, [32, 32, 8, 1]);
     }
 
     const STATES: [State; 6] = [

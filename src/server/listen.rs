@@ -85,6 +85,11 @@ impl Listen {
         }
     }
 
+    /// Whether nobody but this host can reach it.
+    pub fn is_loopback(&self) -> bool {
+        matches!(self, Self::At(address) if address.ip().to_canonical().is_loopback())
+    }
+
     /// Opens the port. One address that the host does not have yet is listened on all the same: it
     /// works from when it is there.
     pub(super) fn open(&self) -> Result<TcpListener, Error> {
@@ -172,6 +177,19 @@ mod tests {
             ("[fe80::1%2]:8000", "[fe80::1%2]:8000"),
         ] {
             assert_eq!(listen(text).to_string(), shown);
+        }
+        for (text, is_loopback) in [
+            ("127.0.0.1:0", true),
+            ("127.9.9.9:1", true),
+            ("[::1]:0", true),
+            ("[::ffff:127.0.0.1]:0", true),
+            ("0.0.0.0:0", false),
+            ("[::]:0", false),
+            ("10.0.0.1:0", false),
+            (":1", false),
+            ("[fe80::1%lo]:1", false),
+        ] {
+            assert_eq!(listen(text).is_loopback(), is_loopback, "{text}");
         }
         for (text, named) in [
             ("[fe80::1]:8000", "%eth0"),

@@ -15,6 +15,7 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Error;
 use std::net::SocketAddr;
@@ -27,21 +28,82 @@ use std::thread::{self, JoinHandle};
 use backend::Service;
 use gate::Gate;
 use limits::Limits;
+use zeroize::Zeroizing;
+
 pub use listen::{InvalidListen, Listen, is_missing};
 
 /// Workers, and requests that are with them: signatures are checked here, and small hosts have up
 /// to 4 cores.
 const WORKERS: usize = 4;
+/// The same for people, who are few and need no signature: one may wait for a long answer.
+const WORKERS_FOR_PEOPLE: usize = 2;
 /// Stack of a thread, bytes: a request is on the heap.
 const STACK_BYTES: usize = 256 * 1024;
 /// Nodes that may keep a connection each: as many as a node knows at most.
 const PEERS_HINT: usize = 1024;
+
+/// Whom a port is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Other nodes: short heads, of which nothing is looked at but the path.
+    Nodes,
+    /// People with browsers, and their programs.
+    People,
+}
+
+impl Audience {
+    fn workers(self) -> usize {
+        match self {
+            Self::Nodes => WORKERS,
+            Self::People => WORKERS_FOR_PEOPLE,
+        }
+    }
+
+    fn limits(self, descriptors: Option<u64>) -> Limits {
+        match self {
+            Self::Nodes => Limits::of(descriptors),
+            Self::People => Limits::of_people(descriptors),
+        }
+    }
+}
+
+/// What is served at a port.
+#[derive(Debug, Clone, Copy)]
+pub struct Serves {
+    /// What the names of its threads begin with.
+    pub name: &'static str,
+    /// The flag that says where it is, for messages.
+    pub flag: &'static str,
+    /// All paths; any other one is a 404.
+    pub paths: &'static [&'static str],
+    /// The methods; any other one is a 405.
+    pub methods: &'static [&'static str],
+    /// The longest body of a request, bytes.
+    pub body_bytes_max: usize,
+    /// Whom it is for.
+    pub audience: Audience,
+}
+
+/// Headers of a request that say who asks for what. A port for nodes has none of them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// `Host`: how the caller calls this host.
+    pub host: Option<String>,
+    /// `Authorization`.
+    pub authorization: Option<Zeroizing<String>>,
+    /// `If-None-Match`: what the caller has already.
+    pub if_none_match: Option<String>,
+}
 
 /// A request as it came.
 #[derive(Debug)]
 pub struct Request {
     /// Its path: one of those given at the start.
     pub path: String,
+    /// What stands behind `?`, as it came; for nodes that is a part of the path.
+    pub query: String,
+    /// What its headers say.
+    pub headers: Headers,
     /// Where the connection comes from.
     pub peer: SocketAddr,
     /// Its body, within the limit.
@@ -55,8 +117,12 @@ pub struct Response {
     pub status: u16,
     /// The header `Dsn-Seal`.
     pub seal: Option<String>,
+    /// Other headers, of our own words alone.
+    pub headers: Vec<(&'static str, Cow<'static, str>)>,
     /// The body.
     pub body: Vec<u8>,
+    /// Whether the body is not sent, and its length alone is said: it was asked for with HEAD.
+    pub is_bodiless: bool,
     /// Who proved itself with the request: the gate keeps such connections.
     pub caller: Option<Caller>,
 }
@@ -145,27 +211,27 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the port (port 0 picks one) and starts the threads. A POST to one of the paths goes
-    /// to the handler, unless its body is over the limit.
+    /// Opens the port (port 0 picks one) and starts the threads. What asks for one of the paths by
+    /// one of the methods goes to the handler, unless its body is over the limit.
     pub fn start(
         listen: &Listen,
-        paths: &'static [&'static str],
-        body_bytes_max: usize,
+        serves: Serves,
         handler: Handler,
         on_fault: OnFault,
     ) -> Result<Self, ServerError> {
-        let failed = |why| ServerError { listen: listen.clone(), why };
+        let failed = |why| ServerError { listen: listen.clone(), flag: serves.flag, why };
         let listener = listen.open().map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = UnixStream::pair().map_err(failed)?;
         let (health, tally) = <(Arc<Mutex<Health>>, Arc<Tally>)>::default();
-        let service = Service { handler, paths, on_fault: Arc::clone(&on_fault) };
+        let service = Service { handler, serves, on_fault: Arc::clone(&on_fault) };
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let limits = Limits::of(descriptors);
+        let limits = serves.audience.limits(descriptors);
         let seen = (Arc::clone(&health), Arc::clone(&tally));
-        let gate = Gate::new(listener, service, body_bytes_max, limits, seen, stopped);
+        let gate = Gate::new(listener, service, limits, seen, stopped);
         let gate = gate.map_err(failed)?;
-        let thread = spawn("dsn-gate".into(), on_fault, move || gate.run()).map_err(failed)?;
+        let name = format!("{}-gate", serves.name);
+        let thread = spawn(name, on_fault, move || gate.run()).map_err(failed)?;
         Ok(Self { address, health, tally, gate: Some(thread), stop: Some(stop) })
     }
 
@@ -210,16 +276,19 @@ impl Drop for Server {
     }
 }
 
-/// For the fuzzer: reads the bytes as the head of a request.
+/// For the fuzzer: reads the bytes as the head of a request, of a node and of a browser.
 #[cfg(fuzzing)]
 pub fn fuzz_heads(bytes: &[u8]) {
-    if let head::Parsed::Head(head) = head::parse_request(bytes, 1000) {
+    for audience in [Audience::Nodes, Audience::People] {
+        let rules = head::Rules::of(audience, 1000);
+        let head::Parsed::Head(head) = head::parse_request(bytes, &rules) else { continue };
         assert!(head.bytes <= bytes.len() && head.body_bytes <= 1000);
+        assert!(audience == Audience::People || head.headers == Headers::default());
         let mut inner = String::new();
         head::add_inner_request(&mut inner, &head, 0);
         // The line that the gate adds may make it longer than a stranger's may be.
-        if inner.len() <= head::HEAD_BYTES_MAX {
-            let again = head::parse_request(inner.as_bytes(), 1000);
+        if inner.len() <= rules.head_bytes_max {
+            let again = head::parse_request(inner.as_bytes(), &rules);
             assert!(matches!(again, head::Parsed::Head(it) if it.path == head.path));
         }
     }
@@ -249,21 +318,23 @@ fn join(thread: JoinHandle<()>) {
 #[derive(Debug)]
 pub struct ServerError {
     listen: Listen,
+    /// The flag that says where.
+    flag: &'static str,
     why: Error,
 }
 
 impl fmt::Display for ServerError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listen, why } = self;
+        let Self { listen, flag, why } = self;
         write!(formatter, "can't listen on {listen}: {why}. ")?;
         match (why.kind(), listen) {
             (std::io::ErrorKind::AddrInUse, _) => write!(
                 formatter,
-                "Another program has that port: stop it, or name another one with --listen ADDR:PORT"
+                "Another program has that port: stop it, or name another one with {flag} ADDR:PORT"
             ),
             (std::io::ErrorKind::PermissionDenied, _) => write!(
                 formatter,
-                "Ports below 1024 are for root: name another one with --listen ADDR:PORT"
+                "Ports below 1024 are for root: name another one with {flag} ADDR:PORT"
             ),
             (_, Listen::OnLink(_, zone, _)) => write!(
                 formatter,
@@ -271,10 +342,10 @@ impl fmt::Display for ServerError {
             ),
             (_, Listen::At(address)) if address.is_ipv6() => write!(
                 formatter,
-                "Where the host has no IPv6, use --listen 0.0.0.0:{}",
+                "Where the host has no IPv6, use {flag} 0.0.0.0:{}",
                 address.port()
             ),
-            _ => write!(formatter, "Name another address with --listen ADDR:PORT"),
+            _ => write!(formatter, "Name another address with {flag} ADDR:PORT"),
         }
     }
 }

@@ -19,11 +19,6 @@ pub(super) const CALLER_CONNECTIONS_MAX: usize = 4;
 /// host. Others wait in the kernel.
 const MEMBER_PLACES: usize = 12;
 const STRANGER_PLACES: usize = 4;
-/// Most long answers that members, and strangers, have not taken yet: memory again. A worker makes
-/// them faster than a slow line takes them, so they are as many as a board can hold, not as few as
-/// would be enough.
-const MEMBER_ANSWERS: usize = 24;
-const STRANGER_ANSWERS: usize = 4;
 /// Most workers that strangers have while no member waits: so one that comes finds another half.
 const STRANGER_WORKERS: usize = 2;
 /// The same while a member waits: newcomers come in, and members who come anew, and no more.
@@ -185,8 +180,8 @@ pub(super) struct Queue {
 impl Queue {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            members: Class::new(limits.members, MEMBER_PLACES, MEMBER_ANSWERS),
-            strangers: Class::new(limits.strangers, STRANGER_PLACES, STRANGER_ANSWERS),
+            members: Class::new(limits.members, MEMBER_PLACES, limits.member_answers),
+            strangers: Class::new(limits.strangers, STRANGER_PLACES, limits.stranger_answers),
             connections: HashMap::new(),
             working: HashMap::new(),
             in_a_row: 0,

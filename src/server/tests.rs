@@ -17,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 use super::backend::Service;
 use super::gate::Gate;
 use super::limits::{Limits, Times};
-use super::{Caller, Handler, Health, Listen, OnFault, Response, spawn};
+use super::{Audience, Caller, Handler, Health, Listen, OnFault, Response, Serves, spawn};
 
 /// `/as` is asked by a caller of our choice: see [`Peer::ask`].
 static PATHS: [&str; 3] = ["/echo", "/panic", "/as"];
@@ -118,23 +118,24 @@ fn start_with(limits: Limits) -> Port {
         if body.split(|byte| *byte == b' ').nth(1) == Some(b"long") {
             body.resize(ANSWER_BYTES, b' ');
         }
-        Response { status: 200, seal: None, body, caller }
+        Response { status: 200, body, caller, ..Response::default() }
     });
     let listener = Listen::open(&"127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = UnixStream::pair().unwrap();
     let health = Arc::<Mutex<Health>>::default();
     let on_fault: OnFault = Arc::new(|why| panic!("{why}"));
-    let service = Service { handler, paths: &PATHS, on_fault };
-    let gate = Gate::new(
-        listener,
-        service,
-        BODY_BYTES_MAX,
-        limits,
-        (Arc::clone(&health), Arc::default()),
-        stopped,
-    )
-    .unwrap();
+    let serves = Serves {
+        name: "dsn",
+        flag: "--listen",
+        paths: &PATHS,
+        methods: &["POST"],
+        body_bytes_max: BODY_BYTES_MAX,
+        audience: Audience::Nodes,
+    };
+    let service = Service { handler, serves, on_fault };
+    let gate = Gate::new(listener, service, limits, (Arc::clone(&health), Arc::default()), stopped)
+        .unwrap();
     let line = gate.line().try_clone().unwrap();
     let (told, task) = mpsc::sync_channel(1);
     let gate = Some(std::thread::spawn(move || {

@@ -223,6 +223,7 @@ impl Node {
         // This alone says that all is well: what answers other calls, and not the one that comes
         // behind each HELLO, is not called anew at once for ever.
         peer.contact.succeeded();
+        peer.note_round_trip(elapsed_us);
         if let Some(ticket) = waiting.filter(|ticket| peer.owed.pings.contains(ticket)) {
             peer.owed.pings.retain(|other| *other != ticket);
             actions.push(Action::Finish(ticket, Ok(elapsed_us)));

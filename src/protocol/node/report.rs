@@ -51,6 +51,7 @@ impl Node {
         Status {
             node_id: self.settings.node_id.clone(),
             listen: listen.into(),
+            http: None,
             advertise: self.home.address.clone(),
             version,
             protocol: PROTOCOL_VERSION,
@@ -187,6 +188,7 @@ impl Node {
             address: peer.place.shown().cloned(),
             status: peer.status,
             heard_ago: peer.heard_at.map(|at| since(at, now)),
+            round_trip: peer.round_trip_us.map(Duration::from_micros),
             keys: peer.record.as_ref().map_or(0, |record| record.entries.len()),
             timestamp: peer.version().timestamp,
             public_key: peer.pin.map(|pin| pin.key),

@@ -4,10 +4,9 @@ mod world;
 
 use super::*;
 use crate::server::WORKERS;
-use crate::server::limits::Times;
 
 fn limits(strangers: usize, members: usize) -> Limits {
-    Limits { strangers, members, times: Times::default() }
+    Limits { strangers, members, ..Limits::of(None) }
 }
 
 fn queue() -> Queue {

@@ -212,7 +212,9 @@ impl World {
             of_class.map(|(_, count)| count).sum::<usize>()
         };
         let unread = self.doing.values().filter(|(_, doing)| *doing == Doing::Writes);
-        assert!(unread.filter(|(party, _)| !is_member(*party)).count() <= STRANGER_ANSWERS);
+        assert!(
+            unread.filter(|(party, _)| !is_member(*party)).count() <= self.limits.stranger_answers
+        );
         assert!(all(true) <= self.limits.members && all(false) <= self.limits.strangers);
         assert!(counts.iter().all(|(party, count)| !is_member(*party) || *count <= 4));
         self.check_places();
