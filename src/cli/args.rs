@@ -143,8 +143,8 @@ pub(super) enum Command {
     },
     /// Watch all nodes on a full screen, with their keys, and changes as they come
     ///
-    /// Arrows or j and k choose a node, Enter shows its keys, Esc goes back, / finds a text, s sorts
-    /// by another column, r turns the order around, q ends it.
+    /// Arrows or j and k choose a node, Enter shows its keys, Esc goes back, / finds a text, s
+    /// sorts by another column, r turns the order around, q ends it.
     Top {
         /// Print the table once, and end: for scripts, and where there is no terminal
         #[arg(long, short = '1')]
