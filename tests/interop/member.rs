@@ -266,6 +266,28 @@ impl Network {
         assert!(brought.len() < NODES, "others brought it to the rest: {brought:?}");
     }
 
+    /// n10 is the first of a part of its in the order of the names.
+    fn a_head_that_hangs_costs_its_part_a_moment(&mut self) {
+        let mut round = 0;
+        eventually("a head hung", || {
+            round += 1;
+            self.nodes[10].signal(Signal::STOP);
+            self.member.tell(&format!("set round {round}"));
+            for (_, node) in self.nodes.iter().enumerate().filter(|(at, _)| *at != 10) {
+                let value = round.to_string();
+                node.told(&["--timeout", "60s", "wait", "key", MEMBER, "round", &value]);
+            }
+            self.nodes[10].signal(Signal::CONT);
+            self.member.said("head failed").iter().any(|failed| failed["head"] == "n10")
+        });
+        let failed = self.member.said("head failed");
+        let failed = failed.iter().find(|failed| failed["head"] == "n10").unwrap();
+        let brought = self.member.said("brought").into_iter();
+        let after = brought.filter(|event| event["at"].as_f64() >= failed["at"].as_f64());
+        let to: BTreeSet<String> = after.map(|event| event["to"].to_string()).collect();
+        assert!(to.contains("\"n11\""), "who comes behind it is the next head: {to:?}");
+    }
+
     fn what_a_relay_may_not_do_is_not_done(&mut self) {
         self.member.ask("wrong n3", "said wrong");
     }
@@ -340,6 +362,7 @@ fn a_member_in_python_takes_part_in_a_large_network() {
     network.a_change_reaches_a_node_through_the_member();
     network.what_it_passes_on_is_what_came();
     network.a_change_of_the_member_goes_through_others();
+    network.a_head_that_hangs_costs_its_part_a_moment();
     network.what_a_relay_may_not_do_is_not_done();
     network.nobody_loses_it_while_it_is_probed();
     network.it_is_suspected_and_refutes();

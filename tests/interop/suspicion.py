@@ -78,7 +78,9 @@ class Suspicion:
     # Doubts
 
     def begin_doubt(self, peer, now, is_silent=False):
-        if peer.doubt or peer.lost_at or peer.status != "alive" or not peer.is_reached:
+        if peer.doubt or peer.lost_at or peer.status != "alive":
+            return
+        if not is_silent and not peer.is_reached:
             return
         self.log("doubt", node=peer.node_id, silent=is_silent)
         peer.doubt = {"stage": 0, "until": now + self.third(), "asked": set(), "took": False,
@@ -279,7 +281,8 @@ class Suspicion:
         for peer in self.peers.values():
             last = max(peer.heard or 0, peer.vouched or 0)
             if peer.status == "alive" and last and now - last > 2 * self.tick:
-                if not peer.is_connected or peer.answered_last is False:
+                is_apart = peer in self.links and peer.is_reached and not peer.is_connected
+                if is_apart or peer.answered_last is False:
                     self.begin_doubt(peer, now, is_silent=True)
             if peer.status == "suspect":
                 if now - peer.known_since > 4 * self.tick and not peer.heard:
