@@ -73,6 +73,8 @@ class Member(Answers, Calls, Relays, Suspicion, Wrong, Table):
             with self.lock:
                 self.look_after_heads(now)
                 self.look_after_all(now)
+                if self.to_refute:
+                    self.refute(self.to_refute)
                 if now >= probe_at and not self.is_deaf:
                     probe_at = now + self.tick / 3 * random.uniform(0.9, 1)
                     self.probe(now)
@@ -90,6 +92,7 @@ class Member(Answers, Calls, Relays, Suspicion, Wrong, Table):
             "view": self.view().hex(),
             "count": dict(self.count),
             "status": {peer.node_id: peer.status for peer in self.peers.values()},
+            "links": [peer.node_id for peer in self.links],
             "connected": sum(peer.is_connected for peer in self.peers.values()),
             "held": {name: RECORD.write(of.record).hex() for name, of in held.items()},
         }

@@ -137,7 +137,7 @@ class Table:
         self.began = time.monotonic()
         self.own = self.address = None
         self.went_above = 0
-        self.last_refutation = 0.0
+        self.last_refutation, self.to_refute = 0.0, None
 
     def start_at(self, address):
         self.address = address
@@ -358,11 +358,15 @@ class Table:
             self.change(above=held.timestamp)
 
     def refute(self, named):
-        """An accusation of this node itself."""
+        """An accusation of this node itself: at most one version each half tick refutes it."""
         now = time.monotonic()
-        is_due = now - self.last_refutation >= self.tick / 2
-        if named == self.own.fingerprint and not self.own.has_left and is_due:
-            self.last_refutation = now
+        if named != self.own.fingerprint or self.own.has_left:
+            self.to_refute = None
+            return
+        if now - self.last_refutation < self.tick / 2:
+            self.to_refute = named
+        else:
+            self.last_refutation, self.to_refute = now, None
             self.log("refuted", timestamp=self.own.timestamp)
             self.change()
 

@@ -122,6 +122,8 @@ class Relays:
         stretch = (after, through) if len(part) > 1 or is_own else None
         self.bring(kind, head, held, {ring: stretch} if stretch else {})
         if len(part) > 1:
+            self.log("gives", owner=held.node_id, timestamp=held.timestamp, ring=ring,
+                     head=head.node_id, part=part)  # fmt: skip
             self.heads.append({"head": head.node_id, "kind": kind, "held": held, "ring": ring,
                                "part": part, "after": after, "through": through,
                                "until": time.monotonic() + HEAD_ANSWERS})  # fmt: skip
