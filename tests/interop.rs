@@ -1,5 +1,7 @@
-//! docs/protocol.md is enough: a member in Python, written from that page alone, reads its examples
-//! and joins a node.
+//! docs/protocol.md is enough: a client and a member in Python, written from that page, read its
+//! examples, join a node, and take part in a network.
+
+mod member;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -30,7 +32,8 @@ fn root() -> &'static Path {
 
 fn client(python: PathBuf) -> Command {
     let mut command = Command::new(python);
-    command.arg(root().join("tests/interop/client.py"));
+    // Nothing compiled is left beside the sources.
+    command.arg("-B").arg(root().join("tests/interop/client.py"));
     command
 }
 

@@ -10,433 +10,49 @@ page does not allow. Needs the package `cryptography`. tests/interop.rs runs bot
 """
 
 import base64
-import hashlib
-import hmac
 import http.client
-import ipaddress
 import json
 import os
 import re
 import sys
 import time
-import unicodedata
-from collections import namedtuple
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, utils
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-TYPES = {"/hello": 1, "/peers": 2, "/update": 3, "/ping": 4, "/data": 5}
-
-
-def sha(*parts):
-    return hashlib.sha256(b"".join(parts)).digest()
-
-
-def short(text):
-    return bytes([len(text)]) + text
-
-
-# Sections 2 and 3: the network key and the envelope.
-
-
-def keys_of_file(path):
-    lines = [line.strip() for line in open(path)]
-    return [bytes.fromhex(line) for line in lines if line and not line.startswith("#")]
-
-
-def place_of_request(path):
-    return b"\x01" + short(path.encode())
-
-
-def place_of_answer(path, status, request_tag):
-    return b"\x02" + short(path.encode()) + status.to_bytes(2, "little") + request_tag
-
-
-class Network:
-    def __init__(self, key):
-        self.encryption, self.authentication = (
-            HKDF(hashes.SHA256(), 32, salt=b"dsn/1", info=info).derive(key)
-            for info in (b"encryption", b"authentication")
-        )
-
-    def crypt(self, nonce, text):
-        return Cipher(algorithms.AES(self.encryption), modes.CTR(nonce)).encryptor().update(text)
-
-    def tag(self, place, rest):
-        return hmac.digest(self.authentication, b"dsn/1 envelope" + place + rest, "sha256")
-
-    def seal(self, place, kind, payload, nonce=None):
-        nonce = nonce or os.urandom(16)
-        rest = nonce + self.crypt(nonce, bytes([kind]) + payload)
-        return rest + self.tag(place, rest)
-
-    def open(self, place, kind, envelope):
-        rest, tag = envelope[:-32], envelope[-32:]
-        assert len(envelope) >= 49, "the envelope is whole"
-        assert hmac.compare_digest(tag, self.tag(place, rest)), "it is sealed for this place"
-        opened = self.crypt(rest[:16], rest[16:])
-        assert opened[0] == kind, "it has the type of its path"
-        return opened[1:]
-
-
-# Section 4: the encoding. A type reads a value from a Reader, and writes it to bytes. What is
-# written may break a rule, to be refused.
-
-
-class Reader:
-    def __init__(self, payload):
-        self.payload, self.at = payload, 0
-
-    def take(self, size):
-        self.at += size
-        assert self.at <= len(self.payload), "nothing is missing"
-        return self.payload[self.at - size : self.at]
-
-
-Type = namedtuple("Type", "read write")
-
-
-def number(size):
-    return Type(
-        lambda reader: int.from_bytes(reader.take(size), "little"),
-        lambda value: value.to_bytes(size, "little"),
-    )
-
-
-def fixed(size):
-    return Type(lambda reader: reader.take(size), lambda value: value)
-
-
-def read_bool(reader):
-    byte = reader.take(1)[0]
-    assert byte in (0, 1), byte
-    return byte == 1
-
-
-U8, U16, U32, U64 = number(1), number(2), number(4), number(8)
-BOOL = Type(read_bool, lambda value: bytes([value]))
-BYTES = Type(
-    lambda reader: reader.take(U64.read(reader)), lambda value: U64.write(len(value)) + value
-)
-
-
-def text(is_right):
-    def read(reader):
-        value = BYTES.read(reader).decode()
-        assert is_right(value), value
-        return value
-
-    return Type(read, lambda value: BYTES.write(value.encode()))
-
-
-def option(item):
-    return Type(
-        lambda reader: item.read(reader) if BOOL.read(reader) else None,
-        lambda value: b"\x00" if value is None else b"\x01" + item.write(value),
-    )
-
-
-def structure(fields):
-    return Type(
-        lambda reader: {name: kind.read(reader) for name, kind in fields.items()},
-        lambda values: b"".join(kind.write(values[name]) for name, kind in fields.items()),
-    )
-
-
-def list_of(item, most, name=None):
-    """`name` is the field that rises from item to item, where there is one."""
-
-    def read(reader):
-        count = U64.read(reader)
-        assert count <= most, count
-        items = [item.read(reader) for _ in range(count)]
-        if name:
-            names = [item[name].encode() for item in items]
-            assert names == sorted(set(names)), "names rise, each stands once"
-        return items
-
-    return Type(read, lambda items: U64.write(len(items)) + b"".join(map(item.write, items)))
-
-
-def pairs_of(value, most):
-    """A list of keys and values, as a dictionary."""
-    pairs = list_of(structure({"key": text(is_key), "value": value}), most, "key")
-    return Type(
-        lambda reader: {pair["key"]: pair["value"] for pair in pairs.read(reader)},
-        lambda items: pairs.write([{"key": key, "value": items[key]} for key in sorted(items)]),
-    )
-
-
-def decode(kind, payload):
-    reader = Reader(payload)
-    value = kind.read(reader)
-    assert reader.at == len(payload), "no byte is left over"
-    return value
-
-
-def is_node_id(text):
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text)
-
-
-def is_address(text):
-    host, port = re.fullmatch(r"(.+):([0-9]+)", text).groups()
-    if host.startswith("["):
-        ipaddress.IPv6Address(re.fullmatch(r"\[(.*)\]", host)[1])
-    else:
-        assert re.fullmatch(r"[A-Za-z0-9._][A-Za-z0-9._-]*", host), host
-    return len(text) <= 260 and 1 <= int(port) <= 65535
-
-
-def is_key(text):
-    controls = any(unicodedata.category(character) == "Cc" for character in text)
-    return 1 <= len(text.encode()) <= 256 and "=" not in text and not controls
-
-
-def is_printable(most):
-    return lambda text: re.fullmatch(f"[ -~]{{0,{most}}}", text)
-
-
-# Sections 6 and 7: records and messages. A RUN is an incarnation or a session.
-
-KEY, RUN, SIGNATURE = fixed(65), fixed(16), fixed(64)
-NODE_ID, ADDRESS, PROGRAM = text(is_node_id), text(is_address), text(is_printable(32))
-VERSION = {"timestamp": U64, "fingerprint": fixed(16)}
-NO_VERSION = {"timestamp": 0, "fingerprint": bytes(16)}
-
-START = {"node_id": NODE_ID, "timestamp": U64, "flags": U8}
-HOME = structure({"incarnation": RUN, "address": option(ADDRESS)})
-CHANGES = {"base": fixed(16), "digest": fixed(32), "changes": pairs_of(option(BYTES), 1 << 64)}
-RECORDS = {
-    # By the flags without the lowest one.
-    0: structure({
-        **START, "public_key": KEY, "home": HOME, "entries": pairs_of(BYTES, 16384),
-        "signature": SIGNATURE,
-    }),
-    2: structure({**START, **CHANGES, "signature": SIGNATURE}),
-    6: structure({**START, "home": HOME, **CHANGES, "signature": SIGNATURE}),
-}  # fmt: skip
-
-
-def read_record(reader):
-    at = reader.at
-    flags = structure(START).read(reader)["flags"]
-    reader.at = at
-    return RECORDS[flags & ~1].read(reader)
-
-
-def write_record(record):
-    kind = (6 if "home" in record else 2) if "base" in record else 0
-    return RECORDS[kind].write(record)
-
-
-RECORD = Type(read_record, write_record)
-HEADER = {"from": NODE_ID, "to": NODE_ID, "incarnation": RUN, "session": RUN, "number": U64}
-PROOF = structure({"to": NODE_ID, "session": RUN, "number": U64, "given": RUN})
-RANKED = {"rank": fixed(8), "version": structure(VERSION)}
-KNOWN = structure({
-    "node_id": NODE_ID, "address": option(ADDRESS), **RANKED, "is_lost": BOOL,
-})  # fmt: skip
-WISH = structure({"node_id": NODE_ID, **VERSION})
-TWIN = structure({"address": ADDRESS, "public_key": KEY})
-HEAD = structure({
-    "timestamp": U64, "left": BOOL, "digest": fixed(32), "home": HOME, "signature": SIGNATURE,
-})  # fmt: skip
-REFUSED = structure({"node_id": NODE_ID, "reason": U16, "head": option(HEAD)})
-
-RELAY = structure({"owner": NODE_ID, "ring": U8, "after": NODE_ID, "through": NODE_ID})
-ASK = structure({"about": NODE_ID, "asker": NODE_ID, "challenge": RUN})
-WORD = structure({"about": NODE_ID, "challenge": RUN, "here": option(SIGNATURE)})
-SUSPECT = structure({"node_id": NODE_ID, "fingerprint": fixed(16)})
-
-PUSH = structure({
-    "form": U8, "to": NODE_ID, "incarnation": RUN, "records": list_of(RECORD, 65),
-    "relays": list_of(RELAY, 64), "asks": list_of(ASK, 8), "words": list_of(WORD, 8),
-    "suspects": list_of(SUSPECT, 64, "node_id"),
-})  # fmt: skip
-REQUESTS = {
-    "/hello": structure({
-        "lowest": U16, "highest": U16, "from": NODE_ID, "public_key": KEY, "incarnation": RUN,
-        "program": PROGRAM, "port": U16, "advertise": option(ADDRESS), "proof": option(PROOF),
-        "signature": SIGNATURE,
-    }),
-    "/peers": structure({**HEADER, "buckets": fixed(32 * 16), "signature": SIGNATURE}),
-    "/update": structure({
-        "form": U8, **HEADER, "wishes": list_of(WISH, 64, "node_id"), "signature": SIGNATURE,
-    }),
-    "/ping": structure({**HEADER, "view": fixed(16), "signature": SIGNATURE}),
-    "/data": structure({**HEADER, "id": U64, "bytes": BYTES, "signature": SIGNATURE}),
-}  # fmt: skip
-ANSWERS = {
-    ("/hello", 200): structure({
-        "version": U16, "node_id": NODE_ID, "public_key": KEY, "incarnation": RUN, "session": RUN,
-        "program": PROGRAM, "advertise": option(ADDRESS), "seen": ADDRESS, "signature": SIGNATURE,
-    }),
-    ("/hello", 204): structure({"signature": SIGNATURE}),
-    ("/peers", 200): structure({
-        "differing": U32, "known": list_of(KNOWN, 1025, "node_id"), "signature": SIGNATURE,
-    }),
-    ("/update", 200): structure({"records": list_of(RECORD, 64, "node_id")}),
-    ("/update", 204): structure({}),
-    ("/ping", 200): structure({"view": fixed(16), "twin": option(TWIN), "signature": SIGNATURE}),
-    ("/data", 200): structure({"signature": SIGNATURE}),
-}  # fmt: skip
-HERE = structure({"here": SIGNATURE})
-REFUSAL = structure({
-    "reason": U16, "text": text(is_printable(500)), "number": U64, "records": list_of(REFUSED, 65),
-})  # fmt: skip
-STATUSES = {
-    1: 400, 2: 400, 10: 401, 11: 401, 12: 401, 13: 401, 14: 401, 15: 401, 16: 401, 20: 406,
-    21: 406, 22: 406, 23: 406, 24: 406, 25: 406, 26: 406, 27: 406, 30: 500, 40: 505,
-}  # fmt: skip
-
-
-def request_type(path, form):
-    return PUSH if (path, form) == ("/update", 0) else REQUESTS[path]
-
-
-def decode_answer(path, status, payload):
-    if (path, status, len(payload)) == ("/update", 200, 64):
-        return {"here": payload}
-    if (path, status) in ANSWERS:
-        return decode(ANSWERS[path, status], payload)
-    refusal = decode(REFUSAL, payload)
-    assert STATUSES[refusal["reason"]] == status, (status, refusal)
-    return refusal
-
-
-# Section 5: signatures.
-
-
-def sign(key, message):
-    r, s = utils.decode_dss_signature(key.sign(message, ec.ECDSA(hashes.SHA256())))
-    return r.to_bytes(32, "big") + s.to_bytes(32, "big")
-
-
-def verify(public_key, signature, message):
-    key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), public_key)
-    r, s = (int.from_bytes(half, "big") for half in (signature[:32], signature[32:]))
-    key.verify(utils.encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA256()))
-
-
-def signed_request(path, payload):
-    return b"dsn/1 request" + bytes([TYPES[path]]) + payload[:-64]
-
-
-def signed_answer(path, request_tag, payload):
-    return b"dsn/1 answer" + bytes([TYPES[path]]) + request_tag + payload[:-64]
-
-
-def signed_here(node_id, challenge):
-    return b"dsn/1 here" + bytes([len(node_id)]) + node_id.encode() + challenge
-
-
-def public_bytes(key):
-    return key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-
-
-# Section 6: what is hashed and signed of records.
-
-
-def digest(entries):
-    groups = {}
-    for key, value in sorted((key.encode(), value) for key, value in entries.items()):
-        bucket = sha(key)[0]
-        leaf = sha(b"\x00", len(key).to_bytes(2, "little"), key, value)
-        groups.setdefault(bucket >> 4, {}).setdefault(bucket & 15, []).append(leaf)
-    root = b""
-    for group, buckets in sorted(groups.items()):
-        inner = b"".join(bytes([low]) + sha(b"\x01", *buckets[low]) for low in sorted(buckets))
-        root += bytes([group]) + sha(b"\x02", inner)
-    return sha(b"\x03", root)
-
-
-def head(node_id, timestamp, left, digest, home):
-    address = (home["address"] or "").encode()
-    lives = home["incarnation"] + U16.write(len(address)) + address
-    return short(node_id.encode()) + U64.write(timestamp) + bytes([left]) + digest + lives
-
-
-def head_of(record):
-    root = digest(record["entries"])
-    return head(record["node_id"], record["timestamp"], record["flags"] & 1, root, record["home"])
-
-
-def signed(key, record, head):
-    return {**record, "signature": sign(key, b"dsn/1 record" + head)}
-
-
-def verify_record(record):
-    verify(record["public_key"], record["signature"], b"dsn/1 record" + head_of(record))
-
-
-def verify_held(public_key, refused):
-    """The head of what the receiver holds instead of a record that it refused."""
-    held = refused["head"]
-    signed = head(*(
-        refused["node_id"], held["timestamp"], held["left"], held["digest"], held["home"]
-    ))  # fmt: skip
-    verify(public_key, held["signature"], b"dsn/1 record" + signed)
-
-
-def version(record):
-    fingerprint = sha(b"dsn/1 version", record["public_key"], head_of(record))[:16]
-    return {"timestamp": record["timestamp"], "fingerprint": fingerprint}
-
-
-def rank(node_id, public_key):
-    return sha(b"dsn/1 rank", short(node_id.encode()), public_key)[:8]
-
-
-def bucket_of(node_id):
-    return sha(node_id.encode())[0] >> 3
-
-
-def buckets(records, missed=()):
-    held = [b""] * 32
-    for node_id in sorted(records, key=str.encode):
-        held[bucket_of(node_id)] += version(records[node_id])["fingerprint"]
-    hashes = [sha(b"dsn/1 bucket of a view", bucket)[:16] for bucket in held]
-    for node_id in missed:
-        hashes[bucket_of(node_id)] = bytes(16)
-    return hashes
-
-
-def view(records):
-    return sha(b"dsn/1 view", *buckets(records))[:16]
-
-
-NOWHERE = {"incarnation": bytes(16), "address": None}
-
-
-def whole(node_id, key, timestamp, entries, flags=0, home=NOWHERE):
-    record = {"node_id": node_id, "public_key": public_bytes(key), "flags": flags, "home": home,
-              "timestamp": timestamp, "entries": entries}  # fmt: skip
-    return signed(key, record, head_of(record))
-
-
-def partial(base, key, timestamp, changes, digest, home=None):
-    """With a home only where that is another one than the base says."""
-    moved = {"home": home} if home else {}
-    record = {"node_id": base["node_id"], "timestamp": timestamp,
-              "flags": 6 if home else 2, "base": version(base)["fingerprint"], "digest": digest,
-              "changes": changes, **moved}  # fmt: skip
-    return signed(key, record, head(base["node_id"], timestamp, 0, digest, home or base["home"]))
-
-
-def changed(base, record):
-    """The whole record that a partial one makes of its base."""
-    assert record["base"] == version(base)["fingerprint"], "it is made of this version"
-    entries = {**base["entries"], **record["changes"]}
-    entries = {key: value for key, value in entries.items() if value is not None}
-    assert digest(entries) == record["digest"], "the change makes what was signed"
-    kept = {name: record[name] for name in ("node_id", "timestamp", "signature")}
-    home = record.get("home", base["home"])
-    kept["public_key"] = base["public_key"]
-    return {**kept, "flags": record["flags"] & 1, "home": home, "entries": entries}
-
+from cryptography.hazmat.primitives.asymmetric import ec
+from wire import (
+    ANSWERS,
+    HERE,
+    NO_VERSION,
+    NOWHERE,
+    PUSH,
+    REFUSAL,
+    TYPES,
+    Network,
+    bucket_of,
+    buckets,
+    changed,
+    decode,
+    decode_answer,
+    digest,
+    head,
+    keys_of_file,
+    partial,
+    place_of_answer,
+    place_of_request,
+    public_bytes,
+    rank,
+    request_type,
+    sign,
+    signed,
+    signed_answer,
+    signed_here,
+    signed_request,
+    verify,
+    verify_held,
+    verify_record,
+    version,
+    view,
+    whole,
+)  # fmt: skip
 
 # Section 10: the examples. The caller of all of them is alpha, and the receiver is beta.
 

@@ -2,6 +2,7 @@
 
 use super::{Action, Node, Now};
 use crate::protocol::doubt::{Accuser, Favour, Health, Times};
+use crate::protocol::head::Fingerprint;
 use crate::protocol::identity::NodeId;
 use crate::protocol::peer::Peer;
 use crate::protocol::report::PeerStatus;
@@ -35,6 +36,8 @@ pub(super) struct Probing {
     pub(super) challenges: u64,
     /// When an accusation was refuted last, ms.
     pub(super) refuted_at: Option<u64>,
+    /// The own version that was accused a moment after that.
+    pub(super) to_refute: Option<Fingerprint>,
     /// What others asked for.
     pub(super) favours: Vec<Favour>,
 }
@@ -51,6 +54,7 @@ impl Probing {
             is_cut_off: false,
             challenges: 0,
             refuted_at: None,
+            to_refute: None,
             favours: Vec::new(),
         }
     }
@@ -71,6 +75,7 @@ impl Node {
         }
         self.doubt_the_late(now, actions);
         self.advance_all(now, actions);
+        self.refute_late(now, actions);
         let times = self.times();
         if now.mono_ms >= self.probing.at {
             let jitter = self.random.u64(0..=times.probe / 10);
@@ -95,7 +100,9 @@ impl Node {
             [late, doubt, shown, accused.map(|accused| accused.until)]
         };
         let dues = self.peers.awake().flat_map(|(_, peer)| due(peer)).flatten();
-        let next = dues.filter(|at| *at > now.mono_ms);
+        let refutes = self.probing.to_refute.and(self.probing.refuted_at);
+        let refutes = refutes.map(|at| at + times.refute);
+        let next = dues.chain(refutes).filter(|at| *at > now.mono_ms);
         let probe = Some(self.probing.at).filter(|at| *at > now.mono_ms);
         next.chain(probe).min().unwrap_or(u64::MAX)
     }

@@ -339,11 +339,28 @@ impl Node {
         }
     }
 
+    /// What had to wait is refuted, where no newer version came meanwhile.
+    pub(super) fn refute_late(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let wait = self.times().refute;
+        let is_due = self.probing.refuted_at.is_none_or(|at| now.mono_ms >= at + wait);
+        let accused = self.probing.to_refute.take_if(|_| is_due);
+        if accused == Some(self.own.fingerprint) {
+            self.refute(now, actions);
+        }
+    }
+
     /// We are accused: a newer version shows that we are there.
     pub(super) fn refute(&mut self, now: Now, actions: &mut Vec<Action>) {
+        if self.own.head.left {
+            return;
+        }
         let wait = self.times().refute;
-        let too_soon = self.probing.refuted_at.is_some_and(|at| now.mono_ms < at + wait);
-        if too_soon || self.own.head.left {
+        if let Some(at) = self.probing.refuted_at.map(|at| at + wait)
+            && now.mono_ms < at
+        {
+            // It may be the version that refuted the last one, and nobody accuses it twice.
+            self.probing.to_refute = Some(self.own.fingerprint);
+            actions.push(Action::WakeAt(at));
             return;
         }
         self.probing.refuted_at = Some(now.mono_ms);

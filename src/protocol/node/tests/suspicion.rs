@@ -290,10 +290,21 @@ fn who_is_accused_makes_a_newer_version_now_and_then() {
     let next = accusation(&us);
     pushed(&mut us, by, next);
     assert!(us.node.take_disk_wishes().republish.is_none(), "not at once");
-    us.wait(TICK_MS / 2);
+    // Nobody says it again: who suspects us for this version waits for a newer one.
+    us.wait(TICK_MS / 2 - 1);
+    us.node.on_tick(us.now);
+    assert!(us.node.take_disk_wishes().republish.is_none(), "still not");
+    us.wait(1);
+    us.node.on_tick(us.now);
+    assert_eq!(us.node.take_disk_wishes().republish, Some(Republish::Unwritten));
+    // A version that comes by itself meanwhile does as well.
+    us.sets("once more");
     let next = accusation(&us);
     pushed(&mut us, by, next);
-    assert_eq!(us.node.take_disk_wishes().republish, Some(Republish::Unwritten));
+    us.sets("news");
+    us.wait(TICK_MS / 2);
+    us.node.on_tick(us.now);
+    assert!(us.node.take_disk_wishes().republish.is_none(), "it is refuted already");
 }
 
 /// What a helper is told to try, and what it says.
