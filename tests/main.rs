@@ -21,6 +21,7 @@ mod faults;
 mod follow;
 mod forget;
 mod golden;
+mod hooks;
 mod interop;
 mod liars;
 mod network;

@@ -81,6 +81,10 @@ impl Arguments {
             .mut_subcommand("keygen", |keygen| {
                 keygen.args([json(), timeout(), control().hide(true)])
             })
+            .mut_subcommand("on", |on| {
+                let help = "How long one command may take before it is ended [default: 60s]";
+                on.args([json(), timeout().hide(false).value_name("DURATION").help(help)])
+            })
     }
 
     pub(super) fn options(&self) -> Options {
@@ -249,6 +253,14 @@ pub(super) enum Command {
         #[arg(long)]
         unknown: bool,
     },
+    /// Run a command for each change: what is there last is always handed on
+    ///
+    /// The command gets the event as JSON on its stdin, and as DSN_EVENT, DSN_NODE, DSN_KEY,
+    /// DSN_VALUE and DSN_OLD. It never runs twice at a time for one key of a node, nor for the
+    /// status of one; what came meanwhile is handed on as one change. What it prints goes to the
+    /// log. SIGTERM and SIGINT stop it. docs/hooks.md has examples.
+    #[command(override_usage = "dsn on [OPTIONS] [NODE] -- COMMAND...")]
+    On(OnArgs),
     /// Wait until something is true, as long as --timeout says
     Wait {
         #[command(subcommand)]
@@ -363,6 +375,34 @@ impl StatusWord {
             Self::Left => "left",
         }
     }
+}
+
+/// What `dsn on` takes.
+#[derive(Debug, Clone, Args)]
+pub(super) struct OnArgs {
+    /// Only changes of this node; `self` is this one; one that is not known yet may come
+    pub(super) node: Option<String>,
+    /// Only changes of keys that begin with this
+    #[arg(long, short, value_name = "PREFIX")]
+    pub(super) key: Option<String>,
+    /// Only these events; may be given several times [default: all]
+    #[arg(long, short, value_name = "EVENT", value_delimiter = ',',
+          value_parser = ["updated", "joined", "suspect", "lost", "left"])]
+    pub(super) event: Vec<String>,
+    /// Run it for what is there at the start, too
+    #[arg(long, short)]
+    pub(super) initial: bool,
+    /// Try a command that failed again so many times, after 1 s, 2 s, 4 s … up to 60 s
+    #[arg(long, short, value_name = "N", default_value_t = 0,
+          value_parser = clap::value_parser!(u32).range(..=1000))]
+    pub(super) retry: u32,
+    /// Most commands that run at a time, for different keys or nodes
+    #[arg(long, value_name = "N", default_value_t = 4,
+          value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(super) jobs: u8,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
 }
 
 fn at_least_one() -> clap::builder::RangedU64ValueParser {

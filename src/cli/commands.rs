@@ -76,7 +76,7 @@ fn follows(command: &Command) -> Option<(Taker, Plan)> {
 /// The line that is sent.
 fn request_of(command: &Command, options: &Options) -> Result<Map<String, Json>, Fault> {
     let request = match command {
-        Command::Run(_) | Command::Keygen { .. } | Command::Status { .. } => {
+        Command::Run(_) | Command::Keygen { .. } | Command::On(_) | Command::Status { .. } => {
             json!({ "op": "status" })
         }
         Command::Peers { .. } => json!({ "op": "peers" }),

@@ -29,7 +29,8 @@ fn escaped(json: &Json) -> String {
     }
 }
 
-fn escape(text: &str) -> String {
+/// A text on one line, with nothing in it that does more than show itself.
+pub(super) fn escape(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut line, character| {
         if is_seen(character) && character != '\\' {
             line.push(character);

@@ -15,8 +15,13 @@ use crate::protocol::report::{Event, Message, NodeState, PeerInfo, PeerStatus, S
 pub fn bytes_to_json(bytes: &[u8]) -> Json {
     match str::from_utf8(bytes) {
         Ok(text) => Json::String(text.to_owned()),
-        Err(_) => json!({ "base64": STANDARD.encode(bytes) }),
+        Err(_) => json!({ "base64": bytes_to_base64(bytes) }),
     }
+}
+
+/// Bytes in base64, as they stand in JSON where they are no text.
+pub fn bytes_to_base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
 }
 
 /// The other way; nothing where the JSON is neither.
