@@ -17,6 +17,7 @@ mod candour;
 mod cli;
 mod cluster;
 mod control;
+mod expiry;
 mod faults;
 mod follow;
 mod forget;

@@ -173,9 +173,14 @@ pub(super) enum Command {
     /// In scripts use `dsn set "$key=$value"`: a value that is - would read stdin, and what is
     /// left of the input of a loop.
     #[command(
-        override_usage = "dsn [OPTIONS] set KEY VALUE\n       dsn [OPTIONS] set KEY -\n       dsn [OPTIONS] set KEY=VALUE..."
+        override_usage = "dsn [OPTIONS] set [--ttl DURATION] KEY VALUE\n       dsn [OPTIONS] set [--ttl DURATION] KEY -\n       \
+                                dsn [OPTIONS] set [--ttl DURATION] KEY=VALUE..."
     )]
     Set {
+        /// Remove them after so long, 1s to 30d, unless they are set again; without it they stand
+        /// for good, those that would have expired, too
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        ttl: Option<Duration>,
         /// KEY VALUE, or KEY=VALUE pairs, which are one change; the value - takes stdin
         #[arg(required = true, allow_hyphen_values = true)]
         pairs: Vec<OsString>,

@@ -3,6 +3,7 @@
 
 mod asked;
 mod keys;
+mod leases;
 mod lines;
 mod network;
 mod pushes;
@@ -26,7 +27,7 @@ use crate::credentials;
 use crate::events::Hub;
 use crate::keeper::{Core, Kept, SetJob};
 use crate::protocol::crypto::{CryptoFault, NetworkKeys, PrivateKey};
-use crate::protocol::entries::{Difference, Entries};
+use crate::protocol::entries::Key;
 use crate::protocol::fault::Fault;
 use crate::protocol::flight::Ticket;
 use crate::protocol::head::Home;
@@ -41,6 +42,7 @@ use crate::server::Server;
 use crate::steps::Nonce;
 
 pub use keys::KeyChange;
+use leases::KnownLeases;
 use lines::Lines;
 pub use pushes::Pushes;
 use told::Told;
@@ -141,6 +143,7 @@ struct Inner {
     wait_settled: usize,
     state_fault: Option<String>,
     peers_fault: Option<String>,
+    leases: KnownLeases,
     is_stopping: bool,
 }
 
@@ -173,6 +176,7 @@ impl Driver {
             waiting: HashMap::new(),
             state_fault: None,
             peers_fault: None,
+            leases: KnownLeases::default(),
             is_stopping: false,
             node,
         };
@@ -384,7 +388,7 @@ impl Inner {
             match action {
                 Action::Tell(event) => self.tell(&event, now),
                 Action::Changed { node_id, timestamp, old, new } => {
-                    self.tell_changes(&node_id, timestamp, &old, &new);
+                    self.tell_changes(&node_id, timestamp, (&old, &new), now);
                 }
                 Action::Finish(ticket, result) => {
                     if let Some(waiting) = self.waiting.remove(&ticket) {
@@ -421,16 +425,6 @@ impl Inner {
         }
         self.hub.publish(event);
     }
-
-    fn tell_changes(&mut self, node_id: &NodeId, timestamp: u64, old: &Entries, new: &Entries) {
-        if self.hub.is_empty() {
-            return;
-        }
-        for Difference { key, old, new } in old.differences(new) {
-            let node_id = node_id.clone();
-            self.hub.publish(&Event::Updated { node_id, timestamp, key, old, new });
-        }
-    }
 }
 
 /// What the journal's thread needs.
@@ -454,6 +448,10 @@ impl Core for Driver {
 
     fn publish(&self, record: Verified<Record>) {
         self.publish_first(record);
+    }
+
+    fn note_leases(&self, leases: Vec<(Key, Option<u64>)>) {
+        self.lock().leases.note(leases);
     }
 
     fn told(&self, somebody: bool) {

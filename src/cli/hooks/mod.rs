@@ -338,7 +338,9 @@ impl Hooks<'_> {
     fn stop(&mut self, now: Instant) {
         match &mut self.stop {
             None => {
-                log::info!("{} commands run; waiting for them", self.runs.len());
+                if !self.runs.is_empty() {
+                    log::info!("{} commands run; waiting for them", self.runs.len());
+                }
                 self.stop = Some(Stop { end_at: Some(now + STOP_TIME) });
             }
             Some(stop) => stop.end_at = stop.end_at.map(|_| now),
