@@ -6,7 +6,7 @@
 use std::io::Error;
 use std::path::Path;
 
-#[path = "../src/cli/args.rs"]
+#[path = "../src/cli/args/mod.rs"]
 #[expect(dead_code, reason = "the definitions alone are used here")]
 mod args;
 

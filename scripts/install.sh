@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs a node as a systemd service: the binary, a user of its own, folders, a configuration file
-# that says what can be set, and the unit. May be run again: keys, state and configuration stay.
+# that says what can be set, and the units of the node and of hooks (docs/hooks.md). May be run again: keys, state and
+# configuration stay.
 #
 #   scripts/install.sh [--binary FILE] [--prefix DIR] [--root DIR]
 #   scripts/install.sh --uninstall [--purge] [--root DIR]
@@ -60,6 +61,7 @@ case $prefix in '' | /*) ;; *) usage "--prefix $prefix does not begin with /" ;;
 
 program=${prefix:-/usr/local}/bin/dsn
 unit=/etc/systemd/system/dsn.service
+hooks=/etc/systemd/system/dsn-on@.service
 settings=/etc/dsn
 configuration=$settings/dsn.toml
 state=/var/lib/dsn
@@ -180,8 +182,10 @@ install_all() {
     fi
     make_folders
     edited=$(mktemp)
-    sed "s|^ExecStart=/usr/bin/dsn |ExecStart=$program |" "$here/scripts/systemd/dsn.service" >"$edited"
-    put "$edited" $unit 644
+    for file in $unit $hooks; do
+        sed "s|^ExecStart=/usr/bin/dsn |ExecStart=$program |" "$here/scripts/systemd/${file##*/}" >"$edited"
+        put "$edited" "$file" 644
+    done
     rm -f "$edited"
     # Nothing starts that one any more.
     if [ -n "$old" ] && [ "$old" != "$program" ] && [ -f "$root$old" ]; then
@@ -203,8 +207,10 @@ uninstall_all() {
     [ -n "$prefix" ] || program=${old:-$program}
     if runs_systemd && [ -f $unit ]; then
         systemctl disable --now dsn
+        # As many as there are: a pattern takes those that run.
+        systemctl stop 'dsn-on@*'
     fi
-    for file in "$program" "$old" "$unit" /etc/systemd/system/multi-user.target.wants/dsn.service; do
+    for file in "$program" "$old" "$unit" "$hooks" /etc/systemd/system/multi-user.target.wants/dsn.service; do
         if [ -n "$file" ] && { [ -e "$root$file" ] || [ -L "$root$file" ]; }; then
             rm -f "$root$file"
             say "$file removed"

@@ -144,6 +144,7 @@ test_script() {
     "$here/scripts/install.sh" --root "$root" --binary "$binary"
     is /usr/local/bin/dsn 755 root
     is /etc/systemd/system/dsn.service 644 root
+    is /etc/systemd/system/dsn-on@.service 644 root
     is /etc/dsn/dsn.toml 644 root
     is /var/lib/dsn 700 dsn
     is /var/lib/dsn/credentials 700 dsn
@@ -168,6 +169,7 @@ test_script() {
     "$here/scripts/install.sh" --root "$root" --uninstall
     is_gone /usr/local/bin/dsn
     is_gone /etc/systemd/system/dsn.service
+    is_gone /etc/systemd/system/dsn-on@.service
     is /var/lib/dsn/credentials/network.key 600 dsn
     is /etc/dsn/dsn.toml 644 root
     "$here/scripts/install.sh" --root "$root" --uninstall --purge
@@ -192,6 +194,7 @@ test_package() {
     is /var/lib/dsn/credentials 700 dsn
     unit=$(inside dpkg -L dsn | grep '/dsn\.service$')
     is "$unit" 644 root
+    is /usr/lib/systemd/system/dsn-on@.service 644 root
     configure
     judge "$unit"
     run_node /usr/bin/dsn

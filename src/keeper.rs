@@ -1,13 +1,16 @@
 //! When what is written to disk: the pure half of the journal's thread. Time is an argument, the
 //! disk and the node are given by whoever runs it.
 
-use crossbeam_channel::Sender;
+use std::collections::BTreeMap;
+
+use crossbeam_channel::{Sender, bounded};
 
 use crate::config::SyncRule;
 use crate::journal::{Commit, Disk, Journal};
 use crate::protocol::crypto::CryptoFault;
-use crate::protocol::entries::Change;
+use crate::protocol::entries::{Change, Key};
 use crate::protocol::head::Home;
+use crate::protocol::lease::{Leases, Ttl};
 use crate::protocol::node::{DiskWishes, Republish, Urgency};
 use crate::protocol::pace::Budget;
 use crate::protocol::peer::KnownPeer;
@@ -31,6 +34,9 @@ pub const BATCH_MAX: usize = 256;
 /// Time between two writes where they are shared, ms: four syncs a second are little for any card,
 /// and nobody waits for long.
 const SHARED_EVERY_MS: u64 = 250;
+/// Least time between two changes that remove what has expired, ms: keys that go one after the
+/// other are no reason for more writes than that.
+const EXPIRY_EVERY_MS: u64 = 250;
 /// How long after a fault the disk is tried first, ms.
 const REPAIR_FIRST_MS: u64 = 2_000;
 /// The time doubles up to this one, ms: each try may cost a card a write.
@@ -40,6 +46,8 @@ const REPAIR_LAST_MS: u64 = 30_000;
 pub struct SetJob {
     /// The change.
     pub change: Change,
+    /// For how long what it sets stands; for good where nothing is said.
+    pub ttl: Option<Ttl>,
     /// Whether the node leaves with it.
     pub left: bool,
     /// Gets the timestamp of the version.
@@ -68,6 +76,9 @@ pub trait Core {
     /// Publishes a version, the entries of which are on disk by now: it is seen here. Others get it
     /// when [`Self::told`] was called and whoever that was about has passed it on.
     fn publish(&self, record: Verified<Record>);
+    /// Notes when keys go that were set, or that they do not any more: before a version with them
+    /// is published.
+    fn note_leases(&self, leases: Vec<(Key, Option<u64>)>);
     /// All that waited for what was published were told, if anybody did.
     fn told(&self, _somebody: bool) {}
     /// What the node wants of the disk.
@@ -88,6 +99,10 @@ pub struct Keeper<D> {
     /// Changes that wait for the next shared write, and when that is due, ms.
     held: Vec<SetJob>,
     held_due: Option<u64>,
+    leases: Leases,
+    /// When what has expired is to be removed next, and may be at the earliest, ms.
+    expiry_due: Option<u64>,
+    expiry_from: u64,
     /// When the next shared write may be, ms.
     shared_from: u64,
     /// When what was written is to be synced, if it is not yet, ms.
@@ -111,8 +126,17 @@ impl<D: Disk> Keeper<D> {
         now_ms: u64,
         core: &impl Core,
     ) -> Self {
+        let leases = journal.as_ref().map(|journal| Leases::begin(journal.terms(), now_ms));
+        let leases = leases.unwrap_or_default();
+        if leases.due().is_some() {
+            let noted = leases.iter().map(|(key, due_ms)| (key.clone(), Some(due_ms)));
+            core.note_leases(noted.collect());
+        }
         let mut keeper = Self {
             journal,
+            expiry_due: leases.due(),
+            expiry_from: now_ms,
+            leases,
             rule,
             held: Vec::new(),
             held_due: None,
@@ -132,7 +156,7 @@ impl<D: Disk> Keeper<D> {
 
     /// When there is something to do next, ms; nothing while nothing waits.
     pub fn due(&self) -> Option<u64> {
-        let dues = [self.held_due, self.peers_due, self.sync_due, self.repair_due];
+        let dues = [self.held_due, self.peers_due, self.sync_due, self.repair_due, self.expiry_due];
         dues.into_iter().flatten().min()
     }
 
@@ -151,7 +175,9 @@ impl<D: Disk> Keeper<D> {
     pub fn look(&mut self, now_ms: u64, core: &impl Core) {
         let wish = self.ask(now_ms, core);
         let shares = self.rule == SyncRule::Shared && self.journal.is_some();
-        let has_work = !self.held.is_empty() || wish == Some(Republish::Written);
+        let is_due = |due: Option<u64>| due.is_some_and(|due| due <= now_ms);
+        let has_work =
+            !self.held.is_empty() || wish == Some(Republish::Written) || is_due(self.expiry_due);
         if has_work && shares && now_ms < self.shared_from {
             self.held_due = Some(self.shared_from);
         } else if has_work {
@@ -161,7 +187,6 @@ impl<D: Disk> Keeper<D> {
         if wish == Some(Republish::Unwritten) && self.ask(now_ms, core) == wish {
             renew(core);
         }
-        let is_due = |due: Option<u64>| due.is_some_and(|due| due <= now_ms);
         if is_due(self.peers_due) {
             self.save_peers(now_ms, core);
         }
@@ -171,6 +196,26 @@ impl<D: Disk> Keeper<D> {
         if is_due(self.repair_due) {
             self.repair(now_ms, core);
         }
+        self.expiry_due = self.next_expiry(core);
+    }
+
+    /// When what has expired is to be removed next. Where the disk fails, that waits until it is
+    /// whole again; what has left changes no more.
+    fn next_expiry(&self, core: &impl Core) -> Option<u64> {
+        let due = self.leases.due()?;
+        if self.repair_due.is_some() || core.own().head.left {
+            return None;
+        }
+        let shares = self.rule == SyncRule::Shared && self.journal.is_some();
+        let from = if shares { self.shared_from } else { 0 };
+        Some(due.max(self.expiry_from).max(from))
+    }
+
+    /// The change that removes what has expired; a change that waits decides of what is in it.
+    fn expired(&self, sets: &[SetJob], now_ms: u64) -> Change {
+        let is_set = |key: &Key| sets.iter().any(|set| set.change.contains_key(key));
+        let keys = self.leases.overdue(now_ms).filter(|key| !is_set(key));
+        keys.map(|key| (key.clone(), None)).collect()
     }
 
     /// Asks the node what it wants. It says each wish once, so the peers are noted here, whoever
@@ -208,7 +253,15 @@ impl<D: Disk> Keeper<D> {
 
     fn work_off(&mut self, now_ms: u64, core: &impl Core) {
         self.held_due = None;
-        let sets = std::mem::take(&mut self.held);
+        let mut sets = std::mem::take(&mut self.held);
+        if self.expiry_due.is_some_and(|due| due <= now_ms) {
+            let change = self.expired(&sets, now_ms);
+            self.expiry_from = now_ms + EXPIRY_EVERY_MS;
+            if !change.is_empty() {
+                // Nobody waits for it.
+                sets.push(SetJob { change, ttl: None, left: false, reply: bounded(0).0 });
+            }
+        }
         if !sets.is_empty() {
             self.set(sets, now_ms, core);
         }
@@ -226,21 +279,36 @@ impl<D: Disk> Keeper<D> {
         let mut version = kept.unwrap_or(last.head.timestamp);
         let mut commits = Vec::new();
         let mut results = Vec::new();
-        for SetJob { change, left, reply } in &sets {
-            let next = next_version(&last, change, *left, core);
+        let mut terms: BTreeMap<&Key, Option<Ttl>> = BTreeMap::new();
+        for SetJob { change, ttl, left, reply } in &sets {
+            let ttl_of =
+                |key: &Key| terms.get(key).copied().unwrap_or_else(|| self.leases.ttl_of(key));
+            let is_other =
+                |(key, value): (&Key, &Option<_>)| value.is_some() && ttl_of(key) != *ttl;
+            // For how long a value stands is on disk, too.
+            let changes_terms = change.iter().any(is_other);
+            let next = next_version(&last, change, *left, changes_terms, core);
             let result = match next {
                 Err(refused) => Err(refused),
                 Ok(None) => Ok(version),
                 Ok(Some(next)) => {
                     last = next;
                     version = last.head.timestamp;
-                    commits.push(Commit { change, timestamp: version, left: *left });
+                    commits.push(Commit { change, ttl: *ttl, timestamp: version, left: *left });
                     Ok(version)
                 }
             };
+            if result.is_ok() {
+                let of = |value: &Option<_>| ttl.filter(|_| value.is_some());
+                terms.extend(change.iter().map(|(key, value)| (key, of(value))));
+            }
             results.push((reply, result));
         }
         let written = self.write(&commits, last, now_ms, core);
+        let written = written.map(|record| {
+            self.note_leases(terms, now_ms, core);
+            publish(record, core);
+        });
         let mut somebody = false;
         for (reply, result) in results {
             let result = match &written {
@@ -253,15 +321,30 @@ impl<D: Disk> Keeper<D> {
         core.told(somebody);
     }
 
+    /// What is set again stands for its whole time from now on; that alone is no change, and costs
+    /// no write.
+    fn note_leases(&mut self, terms: BTreeMap<&Key, Option<Ttl>>, now_ms: u64, core: &impl Core) {
+        let mut noted = Vec::new();
+        for (key, ttl) in terms {
+            if ttl.is_some() || self.leases.ttl_of(key).is_some() {
+                noted.push((key.clone(), self.leases.set(key, ttl, now_ms)));
+            }
+        }
+        if !noted.is_empty() {
+            core.note_leases(noted);
+        }
+    }
+
+    /// Gives the last version, which is on disk by now; nothing where there is none.
     fn write(
         &mut self,
         commits: &[Commit<'_>],
         version: Draft,
         now_ms: u64,
         core: &impl Core,
-    ) -> Result<(), Refused> {
+    ) -> Result<Option<Verified<Record>>, Refused> {
         if commits.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         self.shared_from = now_ms + SHARED_EVERY_MS;
         // Before it is written: what can't be signed can't be published.
@@ -281,8 +364,7 @@ impl<D: Disk> Keeper<D> {
             self.sync_due.get_or_insert(now_ms.saturating_add(time_ms));
         }
         self.worked(core);
-        core.publish(record);
-        Ok(())
+        Ok(Some(record))
     }
 
     fn worked(&mut self, core: &impl Core) {
@@ -327,8 +409,9 @@ impl<D: Disk> Keeper<D> {
     fn republish(&mut self, now_ms: u64, core: &impl Core) {
         let Some(next) = same_again(core) else { return };
         let (change, timestamp, left) = (Change::new(), next.head.timestamp, next.head.left);
-        let commit = Commit { change: &change, timestamp, left };
+        let commit = Commit { change: &change, ttl: None, timestamp, left };
         let written = self.write(&[commit], next, now_ms, core);
+        let written = written.map(|record| publish(record, core));
         core.told(false);
         if written.is_ok() {
             log::info!("peers held a later version of the own state; it goes on from there");
@@ -353,6 +436,12 @@ impl<D: Disk> Keeper<D> {
     }
 }
 
+fn publish(record: Option<Verified<Record>>, core: &impl Core) {
+    if let Some(record) = record {
+        core.publish(record);
+    }
+}
+
 /// The same entries under a later timestamp, as the node lives now; nothing where none is left.
 fn same_again(core: &impl Core) -> Option<Draft> {
     let own = core.own();
@@ -373,11 +462,13 @@ fn renew(core: &impl Core) {
     }
 }
 
-/// The version that a change makes of the last one; nothing where it changes nothing.
+/// The version that a change makes of the last one; nothing where it changes nothing. What stands
+/// for another time than before is one of its own, with the same entries.
 fn next_version(
     last: &Draft,
     change: &Change,
     left: bool,
+    changes_terms: bool,
     core: &impl Core,
 ) -> Result<Option<Draft>, Refused> {
     if last.head.left && !left {
@@ -385,7 +476,8 @@ fn next_version(
     }
     let none_left = || Refused::NotDurable { why: "no timestamp is left".into() };
     let timestamp = core.next_timestamp(last.head.timestamp).ok_or_else(none_left)?;
-    Ok(last.after(change, left, timestamp)?)
+    let next = last.after(change, left, timestamp)?;
+    Ok(next.or_else(|| changes_terms.then(|| last.again(timestamp))))
 }
 
 #[cfg(test)]
@@ -424,6 +516,8 @@ mod tests {
         fails: Cell<bool>,
         /// Whether anybody was told, each time.
         told: RefCell<Vec<bool>>,
+        /// When keys go, as it was noted.
+        leases: RefCell<Vec<(Key, Option<u64>)>>,
     }
 
     impl FakeCore {
@@ -437,6 +531,7 @@ mod tests {
                 saves: Cell::new(0),
                 fails: Cell::new(false),
                 told: RefCell::default(),
+                leases: RefCell::default(),
             }
         }
 
@@ -485,6 +580,10 @@ mod tests {
         }
 
         fn note_disk(&self, _: Kept, _: Option<String>) {}
+
+        fn note_leases(&self, leases: Vec<(Key, Option<u64>)>) {
+            self.leases.borrow_mut().extend(leases);
+        }
     }
 
     fn keeper(core: &FakeCore) -> Keeper<RealDisk> {
@@ -496,7 +595,7 @@ mod tests {
         let value = Value::new(b"value").unwrap();
         let entry = (!left).then(|| (Key::new(key).unwrap(), Some(value)));
         let change = entry.into_iter().collect();
-        (SetJob { change, left, reply }, answer)
+        (SetJob { change, ttl: None, left, reply }, answer)
     }
 
     /// In the same write, or in a later one.
@@ -647,5 +746,112 @@ mod tests {
             keeper.look(SAVE_EVERY_MS - 1, &core);
             assert_eq!(core.saves.get(), SAVES_MAX + more);
         }
+    }
+
+    /// A change with a time, for a caller who is told.
+    fn set_for(
+        keeper: &mut Keeper<RealDisk>,
+        pairs: &[(&str, Option<&str>)],
+        ttl_ms: Option<u64>,
+        now_ms: u64,
+        core: &FakeCore,
+    ) -> u64 {
+        let (reply, answer) = bounded(1);
+        let pair = |(key, value): &(&str, Option<&str>)| {
+            (Key::new(key).unwrap(), value.map(|value| Value::new(value.as_bytes()).unwrap()))
+        };
+        let change = pairs.iter().map(pair).collect();
+        let ttl = ttl_ms.map(|ms| Ttl::from_ms(ms).unwrap());
+        keeper.take(vec![SetJob { change, ttl, left: false, reply }], now_ms, core);
+        answer.try_recv().unwrap().unwrap()
+    }
+
+    fn keys(core: &FakeCore) -> Vec<String> {
+        core.own().entries.iter().map(|(key, _)| key.as_str().to_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_not_set_again_goes_all_of_one_time_at_once() {
+        let core = FakeCore::new();
+        let mut keeper = keeper(&core);
+        set_for(&mut keeper, &[("stays", Some("1"))], None, 0, &core);
+        let all = [("a", Some("1")), ("b", Some("1")), ("again", Some("1"))];
+        let version = set_for(&mut keeper, &all, Some(3_000), 0, &core);
+        assert_eq!(keeper.due(), Some(3_000));
+        keeper.look(2_999, &core);
+        // To set it again is no change.
+        assert_eq!(
+            set_for(&mut keeper, &[("again", Some("1"))], Some(3_000), 2_999, &core),
+            version
+        );
+        assert_eq!(core.own().head.timestamp, version);
+        assert_eq!((keys(&core).len(), keeper.due()), (4, Some(3_000)));
+        keeper.look(3_000, &core);
+        assert_eq!(
+            (keys(&core), keeper.due()),
+            (vec!["again".into(), "stays".into()], Some(5_999))
+        );
+        assert_eq!(core.own().head.timestamp, version + 1, "one version");
+        keeper.look(5_999, &core);
+        assert_eq!((keys(&core), keeper.due()), (vec!["stays".to_owned()], None));
+        assert_eq!(core.leases.borrow().last(), Some(&(Key::new("again").unwrap(), None)));
+    }
+
+    #[test]
+    fn what_is_set_without_a_time_or_removed_expires_no_more() {
+        let core = FakeCore::new();
+        let mut keeper = keeper(&core);
+        let all = [("a", Some("1")), ("b", Some("1")), ("c", Some("1"))];
+        let version = set_for(&mut keeper, &all, Some(1_000), 0, &core);
+        // For how long it stands has to be on disk, so it is a version, though of the same entries.
+        let next = set_for(&mut keeper, &[("a", Some("1"))], None, 10, &core);
+        assert!(next > version);
+        assert_eq!(core.own().head.digest, *core.own().entries.digest());
+        assert_eq!(set_for(&mut keeper, &[("a", Some("1"))], None, 20, &core), next, "no change");
+        set_for(&mut keeper, &[("b", None)], None, 30, &core);
+        assert!(set_for(&mut keeper, &[("c", Some("1"))], Some(9_000), 40, &core) > next);
+        keeper.look(1_000, &core);
+        assert_eq!((keys(&core), keeper.due()), (vec!["a".into(), "c".into()], Some(9_040)));
+    }
+
+    #[test]
+    fn a_change_that_comes_when_the_time_is_over_decides() {
+        let core = FakeCore::new();
+        let mut keeper = keeper(&core);
+        set_for(&mut keeper, &[("a", Some("1")), ("b", Some("1"))], Some(1_000), 0, &core);
+        set_for(&mut keeper, &[("a", Some("1"))], Some(1_000), 1_000, &core);
+        assert_eq!((keys(&core), keeper.due()), (vec!["a".to_owned()], Some(2_000)));
+    }
+
+    #[test]
+    fn keys_that_go_one_after_the_other_share_writes() {
+        let core = FakeCore::new();
+        let mut keeper = keeper(&core);
+        for number in 0..100 {
+            let name = format!("{number:02}");
+            set_for(&mut keeper, &[(&name, Some(""))], Some(1_000), number * 10, &core);
+        }
+        let (mut now, mut looks) = (0, 0);
+        while let Some(due) = keeper.due() {
+            assert!(due > now, "it does not wake again and again");
+            (now, looks) = (due, looks + 1);
+            keeper.look(now, &core);
+            assert!(looks < 100);
+        }
+        assert_eq!((keys(&core).len(), looks), (0, 5));
+        assert!(now < 2_000 + EXPIRY_EVERY_MS);
+    }
+
+    #[test]
+    fn what_has_left_changes_no_more() {
+        let core = FakeCore::new();
+        let mut keeper = keeper(&core);
+        set_for(&mut keeper, &[("a", Some("1"))], Some(1_000), 0, &core);
+        let (leave, answer) = job("", true);
+        keeper.take(vec![leave], 10, &core);
+        answer.try_recv().unwrap().unwrap();
+        assert_eq!(keeper.due(), None);
+        keeper.look(5_000, &core);
+        assert_eq!(keys(&core), ["a"]);
     }
 }

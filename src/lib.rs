@@ -70,6 +70,7 @@ pub use protocol::address::{Address, InvalidAddress};
 pub use protocol::entries::{Change, Entries, InvalidEntry, Key, Value};
 pub use protocol::fault::{Code, Fault, Notice, Source};
 pub use protocol::identity::{InvalidNodeId, NodeId, PublicKey};
+pub use protocol::lease::{InvalidTtl, Ttl};
 pub use protocol::report::{
     Event, Message, NodeState, PeerCounts, PeerInfo, PeerStatus, Refused, Status,
 };

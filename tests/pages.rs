@@ -14,6 +14,7 @@ fn they_are_made_of_the_definitions_and_are_well_formed() {
     for (name, words) in [
         ("dsn.1", &["dsn\\-watch(1)", "Exit codes"][..]),
         ("dsn-watch.1", &["\\-\\-initial", "\\-\\-reconnect"]),
+        ("dsn-on.1", &["DSN_VALUE", "\\-\\-retry", "before it is ended"]),
         ("dsn-wait-synced.1", &["newest version"]),
         ("dsn.bash", &["--reconnect", "synced"]),
         ("_dsn", &["--reconnect", "synced"]),

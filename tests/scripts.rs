@@ -110,8 +110,11 @@ fn the_installer_remembers_where_it_put_the_binary() {
 /// The settings of a section of the unit.
 fn unit() -> Vec<(String, String)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/systemd/dsn.service");
-    let text = std::fs::read_to_string(path).unwrap();
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    settings_in(&std::fs::read_to_string(path).unwrap())
+}
+
+fn settings_in(unit: &str) -> Vec<(String, String)> {
+    let lines = unit.lines().filter(|line| !line.starts_with('#'));
     lines
         .filter_map(|line| line.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -152,18 +155,32 @@ fn the_group_of_the_service_can_reach_a_socket_that_is_given_to_it() {
     assert!(text.contains("\n#control-group = \"dsn\"\n"), "{text}");
 }
 
-/// Where systemd is at hand, it has nothing to say about the unit.
+/// Where systemd is at hand, it has nothing to say about the units.
 #[test]
-fn systemd_understands_the_unit() {
+fn systemd_understands_the_units() {
     let folder = tempfile::tempdir().unwrap();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/systemd/dsn.service");
-    let text = std::fs::read_to_string(path).unwrap();
-    let unit = folder.path().join("dsn.service");
     let own = format!("ExecStart={} ", binary().display());
-    std::fs::write(&unit, text.replace("ExecStart=/usr/bin/dsn ", &own)).unwrap();
-    let verify = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit).output();
-    let Ok(verify) = verify else { return };
-    let said: Said = verify.into();
-    let ours: Vec<&str> = said.err.lines().filter(|line| line.contains("dsn.service")).collect();
-    assert_eq!(ours, [] as [&str; 0]);
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/systemd");
+    for (file, name) in [("dsn.service", "dsn.service"), ("dsn-on@.service", "dsn-on@door.service")]
+    {
+        let text = std::fs::read_to_string(units.join(file)).unwrap();
+        let unit = folder.path().join(name);
+        std::fs::write(&unit, text.replace("ExecStart=/usr/bin/dsn ", &own)).unwrap();
+        let verify =
+            Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit).output();
+        let Ok(verify) = verify else { return };
+        let said: Said = verify.into();
+        let ours: Vec<&str> = said.err.lines().filter(|line| line.contains(name)).collect();
+        assert_eq!(ours, [] as [&str; 0]);
+    }
+}
+
+/// Hooks of the service talk to its node, and what they run may end by itself.
+#[test]
+fn the_unit_of_hooks_fits_that_of_the_node() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/systemd/dsn-on@.service");
+    let hooks = settings_in(&std::fs::read_to_string(path).unwrap());
+    assert_eq!(of(&hooks, "KillMode"), ["mixed"]);
+    assert_eq!(of(&hooks, "User"), of(&unit(), "User"));
+    assert!(of(&hooks, "Environment").contains(&"DSN_CONTROL=/run/dsn/control.sock"));
 }

@@ -11,6 +11,7 @@ use dsn::control::{ControlClient, Failure, bytes_to_json};
 use dsn::credentials::{self, CredentialsError};
 use dsn::protocol::DATA_BYTES_MAX;
 use dsn::protocol::identity::hex;
+use dsn::protocol::lease::Ttl;
 use serde_json::{Map, Value as Json, json};
 
 use super::args::{Command, KeyCommand, Options, WaitFor};
@@ -76,14 +77,22 @@ fn follows(command: &Command) -> Option<(Taker, Plan)> {
 /// The line that is sent.
 fn request_of(command: &Command, options: &Options) -> Result<Map<String, Json>, Fault> {
     let request = match command {
-        Command::Run(_) | Command::Keygen { .. } | Command::Top { .. } | Command::Status { .. } => {
+        Command::Run(_)
+        | Command::Keygen { .. }
+        | Command::Top { .. }
+        | Command::On(_)
+        | Command::Status { .. } => {
             json!({ "op": "status" })
         }
         Command::Peers { .. } => json!({ "op": "peers" }),
         Command::Metrics { .. } => json!({ "op": "metrics" }),
         Command::State { node } => json!({ "op": "state", "node": node }),
         Command::Get { .. } => get_request(command)?,
-        Command::Set { pairs } => json!({ "op": "set", "entries": entries_of(pairs)? }),
+        Command::Set { ttl, pairs } => {
+            let ttl = ttl.map(Ttl::try_from).transpose().map_err(Fault::usage)?;
+            let ttl_ms = ttl.map(Ttl::as_ms);
+            json!({ "op": "set", "entries": entries_of(pairs)?, "ttl_ms": ttl_ms })
+        }
         Command::Unset { keys } => json!({ "op": "unset", "keys": keys }),
         Command::Ping { node } => json!({ "op": "ping", "node": node }),
         Command::Send { node, data } => {
@@ -225,7 +234,7 @@ fn value_of(command: &str, word: &OsStr) -> Result<Vec<u8>, Fault> {
 fn no_option<'a>(command: &str, word: &'a OsStr) -> Result<&'a OsStr, Fault> {
     let text = word.to_string_lossy();
     let name = text.split('=').next().unwrap_or_default();
-    if !["--json", "--timeout", "--control", "--help"].contains(&name) {
+    if !["--json", "--timeout", "--control", "--help", "--ttl"].contains(&name) {
         return Ok(word);
     }
     Err(Fault::Usage(format!(
@@ -296,7 +305,7 @@ impl Asking<'_> {
                 }
                 print::peers(&result, stdout().is_terminal())
             }
-            Command::State { .. } => print::states(&result),
+            Command::State { .. } => print::states(&result, stdout().is_terminal()),
             Command::Key { .. } => print::keys(&result),
             Command::Ping { node } => print::ping(node, &result),
             Command::Forget { lost: true, .. } => print::forgotten(&result),
@@ -331,7 +340,7 @@ impl Asking<'_> {
         if self.options.json {
             writeln!(stdout(), "{}", print::json(&result))?;
         } else if prefix.is_some() {
-            stdout().write_all(print::states(&result).as_bytes())?;
+            stdout().write_all(print::states(&result, stdout().is_terminal()).as_bytes())?;
         } else if result.is_array() {
             let text = print::values(&result, stdout().is_terminal());
             stdout().write_all(text.as_bytes())?;
@@ -458,6 +467,7 @@ mod tests {
             &["a=1", "a=2"],
             &["a", "--json"],
             &["a=1", "--timeout=5s"],
+            &["a", "--ttl"],
         ] {
             assert_eq!(entries(wrong), Err(()), "{wrong:?}");
         }

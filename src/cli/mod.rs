@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod follow;
 mod group;
+mod hooks;
 mod http;
 mod log;
 mod metrics;
@@ -51,7 +52,11 @@ pub(crate) fn main() -> ExitCode {
             let text = "`run` and `keygen` ask no node: --json and --timeout mean nothing there";
             Err(Fault::usage(text))
         }
+        Command::On(_) if options.json => Err(Fault::usage(
+            "the command of `on` gets JSON on its stdin; --json means nothing there",
+        )),
         Command::Run(flags) => run::run(*flags, options.control),
+        Command::On(flags) => hooks::run(flags, &options),
         Command::Keygen { file } => commands::keygen(&file),
         Command::Top { once, sort, filter } => {
             top::top(top::Wanted { once, sort, filter: filter.unwrap_or_default() }, &options)

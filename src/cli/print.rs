@@ -30,6 +30,7 @@ pub(super) fn escaped(json: &Json) -> String {
     }
 }
 
+/// A text on one line, with nothing in it that does more than show itself.
 pub(super) fn escape(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut line, character| {
         if is_seen(character) && character != '\\' {
@@ -219,16 +220,21 @@ fn table(rows: &[Vec<String>]) -> String {
     out
 }
 
-/// One node: its keys. All nodes: whose each key is, too.
-pub(super) fn states(states: &Json) -> String {
+/// One node: its keys. All nodes: whose each key is, too. `shows_left`: how long those stand that
+/// expire.
+pub(super) fn states(states: &Json, shows_left: bool) -> String {
     let entries = |state: &Json, node: Option<&str>| {
+        let expires = state.get("expires_ms").filter(|_| shows_left);
+        let left = |key: &str| expires.and_then(|all| all.get(key)).and_then(Json::as_u64);
+        let left = |key: &str| left(key).map(|ms| format!("  ({})", left_text(ms)));
         let entries = state.get("entries").and_then(Json::as_object);
         let mut out = String::new();
         for (key, value) in entries.into_iter().flatten() {
+            let left = left(key).unwrap_or_default();
             let (key, value) = (escape(key), escaped(value));
             let _ = match node {
-                Some(node) => writeln!(out, "{node}  {key}={value}"),
-                None => writeln!(out, "{key}={value}"),
+                Some(node) => writeln!(out, "{node}  {key}={value}{left}"),
+                None => writeln!(out, "{key}={value}{left}"),
             };
         }
         out
@@ -245,6 +251,11 @@ pub(super) fn states(states: &Json) -> String {
         }
         one => entries(one, None),
     }
+}
+
+/// `29.4 s left`
+fn left_text(ms: u64) -> String {
+    ago(ms).replace(" ago", " left")
 }
 
 /// A key of several nodes: whose, how that one is doing, and the value; with tabs between, or in
@@ -303,9 +314,12 @@ mod tests {
         let evil = json!([{
             "node_id": "a", "status": "alive", "entries": { "k": "\u{1b}[2Jx\n\u{9b}" }
         }]);
-        assert_eq!(states(&evil), "a  alive    k=\\u{1b}[2Jx\\n\\u{9b}\n");
+        assert_eq!(states(&evil, true), "a  alive    k=\\u{1b}[2Jx\\n\\u{9b}\n");
         let bytes = json!({ "entries": { "k": { "base64": "/w==" } } });
-        assert_eq!(states(&bytes), "k=(1 bytes)\n");
+        assert_eq!(states(&bytes, true), "k=(1 bytes)\n");
+        let expires = json!({ "entries": { "k": "v", "l": "w" }, "expires_ms": { "l": 29_400 } });
+        assert_eq!(states(&expires, true), "k=v\nl=w  (29.4 s left)\n");
+        assert_eq!(states(&expires, false), "k=v\nl=w\n");
     }
 
     #[test]

@@ -112,6 +112,6 @@ fn act(signal: i32, had_terminal: bool, stop: &impl Fn(), reloads: &Reloads) {
 }
 
 /// One that was hung up is none any more.
-fn has_terminal() -> bool {
+pub(super) fn has_terminal() -> bool {
     stdin().is_terminal() || stdout().is_terminal() || stderr().is_terminal()
 }

@@ -10,6 +10,7 @@ use crate::config::OWN_NODE;
 use crate::driver::KeyChange;
 use crate::protocol::entries::{Change, Key, Value};
 use crate::protocol::identity::{NodeId, unhex};
+use crate::protocol::lease::Ttl;
 use crate::protocol::report::{PeerStatus, Refused};
 
 /// How long an operation may take where its caller does not say, ms.
@@ -204,6 +205,15 @@ pub(super) fn changes(asked: &Asked<'_>) -> Result<Change, Fault> {
     Ok(change)
 }
 
+/// `{"ttl_ms": …}`, which may be missing.
+pub(super) fn ttl_of(asked: &Asked<'_>) -> Result<Option<Ttl>, Fault> {
+    if !asked.has("ttl_ms") {
+        return Ok(None);
+    }
+    let ttl = Ttl::from_ms(asked.number("ttl_ms")?);
+    ttl.map(Some).map_err(|fault| Fault::Usage(fault.to_string()))
+}
+
 /// `{"keys": [key, …]}`
 pub(super) fn removals(asked: &Asked<'_>) -> Result<Change, Fault> {
     let keys = asked.json.get("keys").and_then(Json::as_array);
@@ -247,6 +257,16 @@ mod tests {
             json!({ "entries": { "a=b": "x" } }),
         ] {
             assert!(changes(&asked(wrong)).is_err());
+        }
+        for (json, is_right) in [
+            (json!({}), true),
+            (json!({ "ttl_ms": null }), true),
+            (json!({ "ttl_ms": 1000 }), true),
+            (json!({ "ttl_ms": 999 }), false),
+            (json!({ "ttl_ms": -1 }), false),
+            (json!({ "ttl_ms": "30s" }), false),
+        ] {
+            assert_eq!(ttl_of(&asked(json.clone())).is_ok(), is_right, "{json}");
         }
         assert!(removals(&asked(json!({ "keys": ["a"] }))).is_ok());
         assert!(removals(&asked(json!({ "keys": [1] }))).is_err());

@@ -28,6 +28,26 @@ pub struct ControlClient {
     writer: UnixStream,
     /// The process at the other end.
     process: Option<rustix::process::Pid>,
+    /// The beginning of a line of which the rest did not come yet.
+    partial: Vec<u8>,
+}
+
+/// What [`ControlClient::poll_result`] found.
+#[derive(Debug)]
+pub enum Polled {
+    /// The next result.
+    Result(Json),
+    /// It did not come yet.
+    Nothing,
+    /// The node ended the row of them.
+    Ended,
+}
+
+/// For a poll of this and other things: there may be something to read.
+impl AsFd for ControlClient {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.writer.as_fd()
+    }
 }
 
 /// Why there is no result.
@@ -60,13 +80,6 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
-
-/// For whoever waits for other things, too.
-impl AsFd for ControlClient {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.writer.as_fd()
-    }
-}
 
 /// What ended a wait for the next line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +123,7 @@ impl ControlClient {
         let writer = UnixStream::from(socket);
         writer.set_nonblocking(false).map_err(Failure::Unusable)?;
         let reader = writer.try_clone().map_err(Failure::Unusable)?;
-        Ok(Self { reader: BufReader::new(reader), writer, process })
+        Ok(Self { reader: BufReader::new(reader), writer, process, partial: Vec::new() })
     }
 
     /// Whether the node behind this connection still serves at that path.
@@ -204,24 +217,47 @@ impl ControlClient {
         if line.pop() != Some(b'\n') {
             return Ok(None);
         }
-        let answer: Json = serde_json::from_slice(&line).map_err(|fault| {
-            let what = format!("what answers is no node: {fault}");
-            Failure::Unusable(Error::new(ErrorKind::InvalidData, what))
-        })?;
-        if answer.get("ok").and_then(Json::as_bool) == Some(true) {
-            return Ok(Some(answer.get("result").cloned().unwrap_or(Json::Null)));
+        result_of(&line).map(Some)
+    }
+
+    /// The next result if it is there whole. This never waits; what was read so far is kept. For
+    /// one who waits for several things: not to be mixed with [`Self::next_result`].
+    pub fn poll_result(&mut self) -> Result<Polled, Failure> {
+        let room = LINE_BYTES_MAX.saturating_sub(self.partial.len() as u64);
+        self.writer.set_nonblocking(true).map_err(Failure::Unusable)?;
+        match (&mut self.reader).take(room).read_until(b'\n', &mut self.partial) {
+            Ok(_) => {}
+            Err(why) if why.kind() == ErrorKind::WouldBlock => return Ok(Polled::Nothing),
+            Err(why) if why.kind() == ErrorKind::ConnectionReset => return Ok(Polled::Ended),
+            Err(why) => return Err(Failure::Unusable(why)),
         }
-        let text = answer.get("error").and_then(Json::as_str).unwrap_or("it gave no reason");
-        match answer.get("kind").and_then(Json::as_str) {
-            Some("usage") => Err(Failure::Usage(text.to_owned())),
-            Some("stopping") => Err(Failure::Stopped),
-            _ => Err(Failure::No(text.to_owned())),
+        let mut line = std::mem::take(&mut self.partial);
+        if line.pop() != Some(b'\n') {
+            return Ok(Polled::Ended);
         }
+        result_of(&line).map(Polled::Result)
     }
 
     /// Asks and waits for one result.
     pub fn call(&mut self, request: &Json, timeout: Duration) -> Result<Json, Failure> {
         self.ask(request)?;
         self.next_result(Some(timeout))?.ok_or(Failure::Stopped)
+    }
+}
+
+/// The result in an answer, or why there is none.
+fn result_of(line: &[u8]) -> Result<Json, Failure> {
+    let answer: Json = serde_json::from_slice(line).map_err(|fault| {
+        let what = format!("what answers is no node: {fault}");
+        Failure::Unusable(Error::new(ErrorKind::InvalidData, what))
+    })?;
+    if answer.get("ok").and_then(Json::as_bool) == Some(true) {
+        return Ok(answer.get("result").cloned().unwrap_or(Json::Null));
+    }
+    let text = answer.get("error").and_then(Json::as_str).unwrap_or("it gave no reason");
+    match answer.get("kind").and_then(Json::as_str) {
+        Some("usage") => Err(Failure::Usage(text.to_owned())),
+        Some("stopping") => Err(Failure::Stopped),
+        _ => Err(Failure::No(text.to_owned())),
     }
 }

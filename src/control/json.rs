@@ -15,8 +15,13 @@ use crate::protocol::report::{Event, Message, NodeState, PeerInfo, PeerStatus, S
 pub fn bytes_to_json(bytes: &[u8]) -> Json {
     match str::from_utf8(bytes) {
         Ok(text) => Json::String(text.to_owned()),
-        Err(_) => json!({ "base64": STANDARD.encode(bytes) }),
+        Err(_) => json!({ "base64": bytes_to_base64(bytes) }),
     }
+}
+
+/// Bytes in base64, as they stand in JSON where they are no text.
+pub fn bytes_to_base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
 }
 
 /// The other way; nothing where the JSON is neither.
@@ -97,12 +102,16 @@ pub(crate) fn state(state: &NodeState, prefix: &str, now_ms: u64) -> Json {
     let entries = state.entries.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
     let pair =
         |(key, value): (&Key, &Value)| (key.as_str().to_owned(), bytes_to_json(value.as_bytes()));
+    let expires = state.expires.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
+    let expires = expires
+        .map(|(key, due_ms)| (key.as_str().to_owned(), due_ms.saturating_sub(now_ms).into()));
     json!({
         "node_id": state.node_id.as_str(),
         "status": state.status.as_str(),
         "timestamp": state.timestamp,
         "held_ms": held_ms(state, now_ms),
         "entries": Json::Object(entries.map(pair).collect()),
+        "expires_ms": Json::Object(expires.collect()),
     })
 }
 
@@ -116,6 +125,7 @@ pub(super) fn value(state: &NodeState, key: &str, now_ms: u64) -> Option<Json> {
         "value": bytes_to_json(value.as_bytes()),
         "timestamp": state.timestamp,
         "held_ms": held_ms(state, now_ms),
+        "expires_ms": state.expires.get(key).map(|due_ms| due_ms.saturating_sub(now_ms)),
     }))
 }
 
@@ -140,13 +150,15 @@ pub(super) fn status_event(peer: &PeerInfo) -> Event {
 }
 
 /// All keys of a state, as the events that would tell them.
-pub(super) fn updates(state: &NodeState) -> impl Iterator<Item = Event> + '_ {
-    state.entries.iter().map(|(key, value)| Event::Updated {
+pub(super) fn updates(state: &NodeState, now_ms: u64) -> impl Iterator<Item = Event> + '_ {
+    let left = move |due_ms: &u64| Duration::from_millis(due_ms.saturating_sub(now_ms));
+    state.entries.iter().map(move |(key, value)| Event::Updated {
         node_id: state.node_id.clone(),
         timestamp: state.timestamp,
         key: key.clone(),
         old: None,
         new: Some(value.clone()),
+        expires_in: state.expires.get(key).map(left),
     })
 }
 
@@ -171,11 +183,12 @@ pub(super) fn event(time: SystemTime, event: &Event) -> Json {
         value.as_ref().map_or(Json::Null, |value| bytes_to_json(value.as_bytes()))
     };
     match event {
-        Event::Updated { timestamp, key, old, new, .. } => {
+        Event::Updated { timestamp, key, old, new, expires_in, .. } => {
             object.insert("timestamp".into(), (*timestamp).into());
             object.insert("key".into(), key.as_str().into());
             object.insert("value".into(), value(new));
             object.insert("old".into(), value(old));
+            object.extend(expires_in.map(|left| ("expires_ms".into(), ms(left))));
         }
         Event::Data { data, .. } => {
             object.insert("data".into(), bytes_to_json(data));

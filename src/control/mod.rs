@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use crate::advice::advice;
 use crate::protocol::DATA_BYTES_MAX;
 
-pub use client::{ControlClient, Failure, Woken};
-pub use json::{bytes_from_json, bytes_to_json};
+pub use client::{ControlClient, Failure, Polled, Woken};
+pub use json::{bytes_from_json, bytes_to_base64, bytes_to_json};
 pub use listener::ControlServer;
 
 /// Longest line in either direction, bytes: 1 MiB of DATA in base64, or a state of as many bytes

@@ -8,12 +8,13 @@ use rustix::net::{SendFlags, send};
 use serde_json::{Value as Json, json};
 
 use super::LINE_BYTES_MAX;
-use super::asked::{Asked, Fault, changes, key_change, removals};
+use super::asked::{Asked, Fault, changes, key_change, removals, ttl_of};
 use super::json;
 use super::places::Place;
 use crate::driver::Driver;
 use crate::protocol::entries::Change;
 use crate::protocol::identity::NodeId;
+use crate::protocol::lease::Ttl;
 use crate::protocol::report::Refused;
 
 /// How often those who wait look whether their caller is still there.
@@ -142,8 +143,8 @@ impl Conversation<'_> {
                     states.iter().filter_map(|state| json::value(state, key, now)).collect(),
                 )
             }
-            "set" => return self.change(changes(asked)?, asked),
-            "unset" => return self.change(removals(asked)?, asked),
+            "set" => return self.change(changes(asked)?, ttl_of(asked)?, asked),
+            "unset" => return self.change(removals(asked)?, None, asked),
             "ping" => {
                 let elapsed = service.ping(&asked.node()?, self.patience(asked)?)?;
                 json!({ "ms": elapsed.as_secs_f64() * 1000.0 })
@@ -187,9 +188,14 @@ impl Conversation<'_> {
     }
 
     /// Answers as soon as the change is durable; it goes to others after that.
-    fn change(&self, change: Change, asked: &Asked<'_>) -> Result<Option<Json>, Fault> {
+    fn change(
+        &self,
+        change: Change,
+        ttl: Option<Ttl>,
+        asked: &Asked<'_>,
+    ) -> Result<Option<Json>, Fault> {
         let patience = self.patience_for_the_disk(asked)?;
-        let (timestamp, pushes) = self.service.change_within(change, patience);
+        let (timestamp, pushes) = self.service.change_within(change, ttl, patience);
         let text = text_of(&success(json!({ "timestamp": timestamp? })));
         // Whoever does not read its answer keeps no push from beginning.
         let sent = send(self.stream, text.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);

@@ -133,7 +133,8 @@ impl Conversation<'_> {
         if initial {
             self.write(&success(json::mark("snapshot", now)))?;
             let statuses = peers.iter().map(json::status_event);
-            let updates = states.iter().flat_map(json::updates);
+            let now_ms = self.service.now_ms();
+            let updates = states.iter().flat_map(|state| json::updates(state, now_ms));
             for event in statuses.chain(updates).filter(is_wanted) {
                 self.write(&success(json::event(now, &event)))?;
             }

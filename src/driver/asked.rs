@@ -13,6 +13,7 @@ use crate::protocol::entries::{Change, Key, Value};
 use crate::protocol::fault::{Code, Fault, Notice};
 use crate::protocol::flight::Ticket;
 use crate::protocol::identity::NodeId;
+use crate::protocol::lease::Ttl;
 use crate::protocol::node::{Action, Node, Now};
 use crate::protocol::report::{Holders, Message, NodeState, PeerInfo, PeerStatus, Refused, Status};
 use crate::server::{Server, Trouble};
@@ -103,7 +104,8 @@ impl Driver {
 
     /// The state of a node, the own one too.
     pub fn state(&self, node_id: &NodeId) -> Option<NodeState> {
-        self.lock().node.state(node_id)
+        let inner = self.lock();
+        inner.node.state(node_id).map(|state| inner.with_leases(state))
     }
 
     /// Whether it is this node, or one that it knows of.
@@ -133,7 +135,8 @@ impl Driver {
 
     /// The states of all nodes, the own one first.
     pub fn states(&self) -> Vec<NodeState> {
-        self.lock().node.states()
+        let inner = self.lock();
+        inner.states()
     }
 
     /// Sets a key of the own state; returns the timestamp of the version when it is durable.
@@ -148,8 +151,13 @@ impl Driver {
 
     /// Sets and removes several keys in one version; returns its timestamp when it is durable.
     pub fn change(&self, change: Change) -> Result<u64, Refused> {
+        self.change_for(change, None)
+    }
+
+    /// The same; what it sets stands for so long unless it is set again.
+    pub fn change_for(&self, change: Change, ttl: Option<Ttl>) -> Result<u64, Refused> {
         let _pushes = Pushes(self);
-        self.commit(change, false, None)
+        self.commit(change, ttl, false, None)
     }
 
     /// The same, and does not wait longer than that for the disk. A change that was handed to it is
@@ -160,15 +168,17 @@ impl Driver {
     pub fn change_within(
         &self,
         change: Change,
+        ttl: Option<Ttl>,
         timeout: Duration,
     ) -> (Result<u64, Refused>, Pushes<'_>) {
         let pushes = Pushes(self);
-        (self.commit(change, false, Some(timeout)), pushes)
+        (self.commit(change, ttl, false, Some(timeout)), pushes)
     }
 
     fn commit(
         &self,
         change: Change,
+        ttl: Option<Ttl>,
         left: bool,
         timeout: Option<Duration>,
     ) -> Result<u64, Refused> {
@@ -177,7 +187,7 @@ impl Driver {
             return Err(Refused::Stopping);
         }
         let (reply, answer) = bounded(1);
-        let job = SetJob { change, left, reply };
+        let job = SetJob { change, ttl, left, reply };
         let Some(timeout) = timeout else {
             self.sets.send(job).map_err(|_| Refused::Stopping)?;
             return answer.recv().map_err(|_| Refused::Stopping)?;
@@ -295,7 +305,7 @@ impl Driver {
         let now = self.now();
         let mut inner = self.lock();
         let events = inner.hub.subscribe()?;
-        Some((events, inner.node.peers(now), inner.node.states()))
+        Some((events, inner.node.peers(now), inner.states()))
     }
 
     /// Drops all that is known of nodes: their keys, addresses and states. They come back by their
@@ -327,7 +337,7 @@ impl Driver {
     /// runs out before, the error names those that were not; the goodbye stays.
     pub fn leave(&self, timeout: Duration) -> Result<(), Refused> {
         let pushes = Pushes(self);
-        self.commit(Change::new(), true, None)?;
+        self.commit(Change::new(), None, true, None)?;
         drop(pushes);
         let until = Instant::now() + timeout;
         let mut inner = self.lock();

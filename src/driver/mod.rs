@@ -2,7 +2,9 @@
 //! decide is done outside it again. The steps themselves are in [`crate::steps`].
 
 mod asked;
+mod kept;
 mod keys;
+mod leases;
 mod lines;
 mod measured;
 mod network;
@@ -23,27 +25,22 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::client::Client;
-use crate::credentials;
 use crate::events::Hub;
 use crate::journal;
-use crate::keeper::{Core, Kept, SetJob};
+use crate::keeper::SetJob;
 use crate::metrics::Counts;
-use crate::protocol::crypto::{CryptoFault, NetworkKeys, PrivateKey};
-use crate::protocol::entries::{Difference, Entries};
+use crate::protocol::crypto::{NetworkKeys, PrivateKey};
 use crate::protocol::fault::Fault;
 use crate::protocol::flight::Ticket;
-use crate::protocol::head::Home;
 use crate::protocol::identity::NodeId;
-use crate::protocol::node::{Action, Class, DiskWishes, Job, Node, Now};
-use crate::protocol::peer::KnownPeer;
-use crate::protocol::record::{Draft, Record};
+use crate::protocol::node::{Action, Class, Job, Node, Now};
 use crate::protocol::report::{Event, Refused};
-use crate::protocol::verified::Verified;
 use crate::protocol::{PEERS_MAX, SEEDS_MAX};
 use crate::server::Server;
 use crate::steps::Nonce;
 
 pub use keys::KeyChange;
+use leases::KnownLeases;
 use lines::Lines;
 pub use pushes::Pushes;
 use told::Told;
@@ -153,6 +150,7 @@ struct Inner {
     wait_settled: usize,
     state_fault: Option<String>,
     peers_fault: Option<String>,
+    leases: KnownLeases,
     is_stopping: bool,
 }
 
@@ -186,6 +184,7 @@ impl Driver {
             waiting: HashMap::new(),
             state_fault: None,
             peers_fault: None,
+            leases: KnownLeases::default(),
             is_stopping: false,
             node,
         };
@@ -411,7 +410,7 @@ impl Inner {
                 Action::Tell(event) => self.tell(&event, now),
                 Action::Changed { node_id, timestamp, old, new } => {
                     self.changes_received += u64::from(node_id != *self.node.node_id());
-                    self.tell_changes(&node_id, timestamp, &old, &new);
+                    self.tell_changes(&node_id, timestamp, (&old, &new), now);
                 }
                 Action::Finish(ticket, result) => {
                     if let Some(waiting) = self.waiting.remove(&ticket) {
@@ -447,72 +446,5 @@ impl Inner {
             }
         }
         self.hub.publish(event);
-    }
-
-    fn tell_changes(&mut self, node_id: &NodeId, timestamp: u64, old: &Entries, new: &Entries) {
-        if self.hub.is_empty() {
-            return;
-        }
-        for Difference { key, old, new } in old.differences(new) {
-            let node_id = node_id.clone();
-            self.hub.publish(&Event::Updated { node_id, timestamp, key, old, new });
-        }
-    }
-}
-
-/// What the journal's thread needs.
-impl Core for Driver {
-    fn own(&self) -> Verified<Record> {
-        self.lock().node.own().clone()
-    }
-
-    fn home(&self) -> Home {
-        self.lock().node.home().clone()
-    }
-
-    fn next_timestamp(&self, last: u64) -> Option<u64> {
-        let now = self.now();
-        self.lock().node.next_timestamp(now.wall_us, last)
-    }
-
-    fn sign(&self, draft: Draft) -> Result<Verified<Record>, CryptoFault> {
-        Verified::sign(draft, &self.private_key)
-    }
-
-    fn publish(&self, record: Verified<Record>) {
-        self.counts.note_change();
-        self.publish_first(record);
-    }
-
-    fn told(&self, somebody: bool) {
-        // Else who was told does it, when it has passed that on.
-        if !somebody {
-            self.let_go();
-        }
-    }
-
-    fn wishes(&self) -> DiskWishes {
-        self.lock().node.take_disk_wishes()
-    }
-
-    fn known_peers(&self) -> Vec<KnownPeer> {
-        self.lock().node.known_peers()
-    }
-
-    fn save_peers(&self, peers: &[KnownPeer]) -> Result<(), String> {
-        credentials::save_known_peers(&self.credentials_folder, peers)
-            .map_err(|fault| fault.to_string())
-    }
-
-    fn note_disk(&self, what: Kept, fault: Option<String>) {
-        if fault.is_some() {
-            self.counts.note_disk_failure();
-        }
-        let mut inner = self.lock();
-        let known = match what {
-            Kept::State => &mut inner.state_fault,
-            Kept::Peers => &mut inner.peers_fault,
-        };
-        *known = fault;
     }
 }

@@ -176,7 +176,8 @@ fn the_pushes_of_a_change_begin_when_its_answer_was_passed_on() {
     driver.held().push(job.expect("the peer is called"));
     let waiting = || queues.sends.iter().map(Receiver::len).sum::<usize>();
     let (result, pushes) = std::thread::scope(|scope| {
-        let caller = scope.spawn(|| driver.change_within(Change::new(), Duration::from_secs(60)));
+        let caller =
+            scope.spawn(|| driver.change_within(Change::new(), None, Duration::from_secs(60)));
         let SetJob { reply, .. } = queues.sets.recv().unwrap();
         reply.send(Ok(2)).unwrap();
         driver.told(true);

@@ -4,6 +4,7 @@ use super::Commit;
 use crate::durable::BLOCK_BYTES;
 use crate::protocol::entries::{Entries, Key, Value};
 use crate::protocol::hash::Sha256;
+use crate::protocol::lease::{Terms, Ttl};
 use crate::protocol::{ENTRY_OVERHEAD_BYTES, STATE_BYTES_MAX, TIMESTAMP_MAX};
 
 /// Stands for one file: 16 random bytes. A file that is rewritten is another one.
@@ -25,6 +26,8 @@ const FRAME_HEAD_BYTES: usize = 4 + 4 + 8 + SUM_BYTES + SUM_BYTES;
 const PAYLOAD_FIXED_BYTES: usize = 1 + 8 + 1 + 4;
 /// What a key with a value takes in a payload beside the two, bytes: two lengths and a flag.
 const ENTRY_FIXED_BYTES: usize = 2 + 1 + 4;
+/// What one that expires takes more.
+const TTL_BYTES: usize = 4;
 /// Largest payload, bytes: a change can remove a whole state and set another one.
 const PAYLOAD_BYTES_MAX: usize = 4 * STATE_BYTES_MAX;
 /// A frame of at most this many bytes is read again.
@@ -101,6 +104,11 @@ pub(super) enum FrameKind {
     Change = 2,
 }
 
+/// What becomes of a key.
+const REMOVED: u8 = 0;
+const STANDS: u8 = 1;
+const EXPIRES: u8 = 2;
+
 /// A whole frame.
 #[derive(Debug)]
 pub(super) struct Frame {
@@ -111,8 +119,8 @@ pub(super) struct Frame {
     pub(super) entries: Vec<FrameEntry>,
 }
 
-/// A key and its value; nothing where it is removed.
-type FrameEntry = (Key, Option<Value>);
+/// A key and its value, with the time that it stands where it expires; nothing where it is removed.
+pub(super) type FrameEntry = (Key, Option<(Value, Option<Ttl>)>);
 
 /// Adds the frame of a change to the bytes of a file from `start` on, of which so many are on disk.
 pub(super) fn encode_change(
@@ -121,32 +129,42 @@ pub(super) fn encode_change(
     commit: &Commit<'_>,
     bytes: &mut Vec<u8>,
 ) {
-    let entries = commit.change.iter().map(|(key, value)| (key, value.as_ref()));
+    let ttl = commit.ttl;
+    let entries = commit.change.iter();
+    let entries = entries.map(|(key, value)| (key, value.as_ref().map(|value| (value, ttl))));
     let payload = encode(FrameKind::Change, commit.timestamp, commit.left, entries);
     encode_frame(file, (start, synced), &payload, bytes);
 }
 
 /// All bytes of a file that holds this state.
-pub(super) fn encode_file(file: FileId, entries: &Entries, timestamp: u64, left: bool) -> Vec<u8> {
+pub(super) fn encode_file(
+    file: FileId,
+    (entries, terms): (&Entries, &Terms),
+    timestamp: u64,
+    left: bool,
+) -> Vec<u8> {
     let mut bytes = encode_file_head(file);
-    let entries = entries.iter().map(|(key, value)| (key, Some(value)));
+    let entries = entries.iter();
+    let entries = entries.map(|(key, value)| (key, Some((value, terms.get(key).copied()))));
     let payload = encode(FrameKind::Snapshot, timestamp, left, entries);
     encode_frame(file, (0, 0), &payload, &mut bytes);
     bytes
 }
 
-/// How long the file is that holds this state and nothing else, bytes.
-pub(super) fn file_bytes(entries: &Entries) -> usize {
+/// How long the file is that holds this state, of which so many keys expire, and nothing else,
+/// bytes.
+pub(super) fn file_bytes(entries: &Entries, terms: usize) -> usize {
     // Both count the bytes of keys and values, and so many more for each.
     let all = entries.bytes() - entries.len() * (ENTRY_OVERHEAD_BYTES - ENTRY_FIXED_BYTES);
-    FRAMES_AT + FRAME_HEAD_BYTES + PAYLOAD_FIXED_BYTES + all
+    FRAMES_AT + FRAME_HEAD_BYTES + PAYLOAD_FIXED_BYTES + all + terms * TTL_BYTES
 }
 
 /// How long the frame of a change is at most, bytes.
 pub(super) fn frame_bytes_max(commit: &Commit<'_>) -> usize {
     let bytes = |value: &Option<Value>| value.as_ref().map_or(0, |value| value.as_bytes().len());
     let entries = commit.change.iter();
-    let all = entries.map(|(key, value)| key.as_str().len() + bytes(value) + ENTRY_FIXED_BYTES);
+    let fixed = ENTRY_FIXED_BYTES + TTL_BYTES;
+    let all = entries.map(|(key, value)| key.as_str().len() + bytes(value) + fixed);
     FRAME_HEAD_BYTES + PAYLOAD_FIXED_BYTES + all.sum::<usize>()
 }
 
@@ -154,7 +172,7 @@ fn encode<'a>(
     kind: FrameKind,
     timestamp: u64,
     left: bool,
-    entries: impl ExactSizeIterator<Item = (&'a Key, Option<&'a Value>)>,
+    entries: impl ExactSizeIterator<Item = (&'a Key, Option<(&'a Value, Option<Ttl>)>)>,
 ) -> Vec<u8> {
     let mut payload = vec![kind as u8];
     payload.extend_from_slice(&timestamp.to_le_bytes());
@@ -165,8 +183,13 @@ fn encode<'a>(
         // A key has at most 256 bytes.
         payload.extend_from_slice(&u16::try_from(key.len()).unwrap_or(u16::MAX).to_le_bytes());
         payload.extend_from_slice(key);
-        payload.push(u8::from(value.is_some()));
-        if let Some(value) = value {
+        payload.push(match value {
+            None => REMOVED,
+            Some((_, None)) => STANDS,
+            Some((_, Some(_))) => EXPIRES,
+        });
+        if let Some((value, ttl)) = value {
+            payload.extend(ttl.iter().flat_map(|ttl| ttl.as_ms().to_le_bytes()));
             payload.extend_from_slice(&small(value.as_bytes().len()).to_le_bytes());
             payload.extend_from_slice(value.as_bytes());
         }
@@ -283,14 +306,20 @@ fn decode_entry(bytes: &[u8]) -> Option<(FrameEntry, &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<2>()?;
     let (key, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
     let key = Key::new(str::from_utf8(key).ok()?).ok()?;
-    let (present, rest) = rest.split_first()?;
-    if !flag(*present)? {
-        return Some(((key, None), rest));
-    }
+    let (what, rest) = rest.split_first()?;
+    let (ttl, rest) = match *what {
+        REMOVED => return Some(((key, None), rest)),
+        STANDS => (None, rest),
+        EXPIRES => {
+            let (ms, rest) = rest.split_first_chunk::<TTL_BYTES>()?;
+            (Some(Ttl::from_ms(u32::from_le_bytes(*ms).into()).ok()?), rest)
+        }
+        _ => return None,
+    };
     let (length, rest) = rest.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
     let (value, rest) = rest.split_at_checked(length)?;
-    Some(((key, Some(Value::new(value).ok()?)), rest))
+    Some(((key, Some((Value::new(value).ok()?, ttl))), rest))
 }
 
 fn flag(byte: u8) -> Option<bool> {

@@ -4,6 +4,7 @@ use super::frame::{self, FRAMES_AT, FileId};
 use super::replay::{Condition, Replay, replay};
 use crate::protocol::TIMESTAMP_MAX;
 use crate::protocol::entries::{Change, Entries, Key, Value, check_limits};
+use crate::protocol::lease::Terms;
 
 const FILE: FileId = FileId([7; 16]);
 /// What stands between two payloads in the input.
@@ -13,7 +14,7 @@ const BETWEEN: &[u8] = b"\xffnext";
 /// and for a value, in a frame that is damaged.
 pub fn fuzz_replay(bytes: &[u8]) {
     check(bytes);
-    let mut file = frame::encode_file(FILE, &Entries::new(), 1, false);
+    let mut file = frame::encode_file(FILE, (&Entries::new(), &Terms::new()), 1, false);
     let mut rest = bytes;
     loop {
         let end = rest.windows(BETWEEN.len()).position(|window| window == BETWEEN);
@@ -46,7 +47,9 @@ fn check(bytes: &[u8]) {
     if loaded.timestamp == 0 {
         return assert!(condition == Condition::Damaged && loaded.entries.is_empty());
     }
-    let written = frame::encode_file(FILE, &loaded.entries, loaded.timestamp, loaded.left);
+    assert!(loaded.terms.keys().all(|key| loaded.entries.get(key.as_str()).is_some()));
+    let state = (&loaded.entries, &loaded.terms);
+    let written = frame::encode_file(FILE, state, loaded.timestamp, loaded.left);
     let again = replay(&written);
     assert!(again.is_ok_and(|again| again.condition == Condition::Whole && again.loaded == loaded));
 }
@@ -55,10 +58,10 @@ fn check(bytes: &[u8]) {
 fn as_value(bytes: &[u8]) {
     let (Ok(key), Ok(value)) = (Key::new("k"), Value::new(bytes)) else { return };
     let change = Change::from([(key, Some(value))]);
-    let mut file = frame::encode_file(FILE, &Entries::new(), 1, false);
+    let mut file = frame::encode_file(FILE, (&Entries::new(), &Terms::new()), 1, false);
     let start = file.len();
     let mut added = Vec::new();
-    let commit = super::Commit { change: &change, timestamp: 2, left: false };
+    let commit = super::Commit { change: &change, ttl: None, timestamp: 2, left: false };
     frame::encode_change(FILE, (start, start), &commit, &mut added);
     file.extend_from_slice(&added);
     debug_assert!(start > FRAMES_AT);

@@ -6,7 +6,8 @@
 //! frame   = "dsnJ" ‖ length of payload (4) ‖ synced (8) ‖ checksum of payload (16)
 //!           ‖ checksum of this head (16) ‖ payload
 //! payload = kind (1): 1 snapshot, 2 change ‖ timestamp (8) ‖ left (1): 0, 1 ‖ count (4) ‖ entries
-//! entry   = length of key (2) ‖ key ‖ 0, or: 1 ‖ length of value (4) ‖ value
+//! entry   = length of key (2) ‖ key ‖ 0, or: 1 ‖ value, or: 2 ‖ time (4) ‖ value
+//! value   = length (4) ‖ bytes
 //! ```
 //!
 //! Numbers are little-endian. A checksum is the first 16 bytes of SHA-256 over what it is of (1: 1
@@ -31,6 +32,10 @@
 //! snapshot removes nothing; the limits of a state hold after each frame. The file is made in one
 //! step, with a snapshot in it; each later write adds frames at its end.
 //!
+//! **A value that expires says after how long** (flag 2), in ms from when it was set, within the
+//! limits of [`crate::protocol::lease::Ttl`]. When it was set last is nowhere: a clock that is
+//! right after a restart can't be had everywhere, and to set it again costs no write.
+//!
 //! **A power cut is told apart from damage.** `synced` says how many bytes of the file were on disk
 //! when the frame was written. What is bad behind all that is known to have been there was not
 //! promised to anybody, and is what a power cut leaves: any part of it, zeros, or what stood on the
@@ -51,6 +56,7 @@ use crate::advice::whole_path;
 use crate::durable::Content;
 use crate::protocol::entries::{Change, Entries, check_limits};
 use crate::protocol::fault::{self, Code};
+use crate::protocol::lease::{Terms, Ttl};
 use crate::protocol::{STATE_BYTES_MAX, TIMESTAMP_MAX};
 pub use disk::{Disk, Place, RealDisk, Tally};
 use error::Fault;
@@ -73,6 +79,8 @@ pub const FILE_BYTES_MAX: usize = 16 * STATE_BYTES_MAX;
 pub struct Loaded {
     /// The entries.
     pub entries: Entries,
+    /// Which of them expire.
+    pub terms: Terms,
     /// The timestamp of the last version; 0 if there was none.
     pub timestamp: u64,
     /// Whether the node had said goodbye.
@@ -88,6 +96,8 @@ pub struct Loaded {
 pub struct Commit<'a> {
     /// What changed.
     pub change: &'a Change,
+    /// For how long what it sets stands; for good where nothing is said.
+    pub ttl: Option<Ttl>,
     /// Its timestamp.
     pub timestamp: u64,
     /// Whether the node says goodbye with it.
@@ -107,6 +117,8 @@ pub struct Journal<D = RealDisk> {
     synced: usize,
     /// The timestamp of the last version in it.
     timestamp: u64,
+    /// Which of its keys expire.
+    terms: Terms,
     /// The length from which on it is rewritten.
     rewrite_at: usize,
     /// Whether what was written is to be on disk before `append` returns.
@@ -145,6 +157,7 @@ impl<D: Disk> Journal<D> {
             length: 0,
             synced: 0,
             timestamp: 0,
+            terms: Terms::new(),
             rewrite_at: 0,
             syncs,
             broken: false,
@@ -160,7 +173,8 @@ impl<D: Disk> Journal<D> {
         let Replay { mut loaded, file, condition } = replay(&bytes)
             .map_err(|OtherFormat(found)| JournalError::read(&self.path, Fault::Format(found)))?;
         (self.file, self.length, self.timestamp) = (file, bytes.len(), loaded.timestamp);
-        self.rewrite_at = rewrite_at(&loaded.entries);
+        self.terms.clone_from(&loaded.terms);
+        self.rewrite_at = rewrite_at(&loaded.entries, self.terms.len());
         let is_all = fault.is_none() && bytes.len() < FILE_BYTES_MAX;
         if let Some(why) = fault {
             let path = whole_path(&self.path);
@@ -237,7 +251,8 @@ impl<D: Disk> Journal<D> {
 
     fn rewrite_what_was_kept(&mut self, loaded: &mut Loaded) {
         // If there is no room now, the next change tries again; what is there stays there.
-        if let Err(fault) = self.rewrite(&loaded.entries, loaded.timestamp, loaded.left) {
+        let terms = loaded.terms.clone();
+        if let Err(fault) = self.rewrite(&loaded.entries, terms, loaded.timestamp, loaded.left) {
             loaded.warnings.push(fault::Fault::new(Code::StateNotWritten, fault.to_string(), ""));
         }
     }
@@ -254,6 +269,7 @@ impl<D: Disk> Journal<D> {
             return Ok(());
         };
         self.check(commits, entries)?;
+        let terms = self.terms_after(commits);
         match self.file {
             Some(file) if !self.broken && self.has_room(commits) => {
                 let mut bytes = Vec::new();
@@ -263,13 +279,41 @@ impl<D: Disk> Journal<D> {
                 }
                 self.write(&bytes)?;
             }
-            _ => return self.rewrite(entries, last.timestamp, last.left),
+            _ => {
+                let terms = terms.unwrap_or_else(|| self.terms.clone());
+                return self.rewrite(entries, terms, last.timestamp, last.left);
+            }
         }
         self.timestamp = last.timestamp;
-        if self.length > self.rewrite_at {
-            self.compact(entries, last)?;
+        let before = terms.map(|terms| std::mem::replace(&mut self.terms, terms));
+        if self.length > self.rewrite_at
+            && let Err(fault) = self.compact(entries, last)
+        {
+            // None of the changes counts.
+            if let Some(before) = before {
+                self.terms = before;
+            }
+            return Err(fault);
         }
         Ok(())
+    }
+
+    /// Which keys expire when these are made; nothing where those are the same as before.
+    fn terms_after(&self, commits: &[Commit<'_>]) -> Option<Terms> {
+        let is_touched = |key| self.terms.contains_key(key);
+        if commits.iter().all(|it| it.ttl.is_none() && !it.change.keys().any(is_touched)) {
+            return None;
+        }
+        let mut terms = self.terms.clone();
+        for Commit { change, ttl, .. } in commits {
+            for (key, value) in *change {
+                match (value, ttl) {
+                    (Some(_), Some(ttl)) => _ = terms.insert(key.clone(), *ttl),
+                    _ => _ = terms.remove(key),
+                }
+            }
+        }
+        Some(terms)
     }
 
     /// Nothing is acknowledged that would be taken for damage when it is read.
@@ -373,20 +417,26 @@ impl<D: Disk> Journal<D> {
         timestamp: u64,
         left: bool,
     ) -> Result<(), JournalError> {
-        self.rewrite(entries, timestamp, left)
+        self.rewrite(entries, self.terms.clone(), timestamp, left)
+    }
+
+    /// Which keys of the last version in the file expire.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
     }
 
     /// The changes are durable already, so a failure costs nothing but room; unless nobody finds
     /// them any more.
     fn compact(&mut self, entries: &Entries, last: &Commit<'_>) -> Result<(), JournalError> {
-        let Err(fault) = self.rewrite(entries, last.timestamp, last.left) else {
+        let terms = self.terms.clone();
+        let Err(fault) = self.rewrite(entries, terms, last.timestamp, last.left) else {
             return Ok(());
         };
         let is_held = |length| matches!(self.disk.place(&self.path, length), Ok(Place::Held));
         if is_held(self.length) {
             self.rewrite_at = self.length * 2;
             self.broken = false;
-        } else if !is_held(frame::file_bytes(entries)) {
+        } else if !is_held(frame::file_bytes(entries, self.terms.len())) {
             return Err(fault);
         }
         // Where it is the new file already, only its folder could not be synced: either will do.
@@ -397,6 +447,7 @@ impl<D: Disk> Journal<D> {
     fn rewrite(
         &mut self,
         entries: &Entries,
+        terms: Terms,
         timestamp: u64,
         left: bool,
     ) -> Result<(), JournalError> {
@@ -404,7 +455,7 @@ impl<D: Disk> Journal<D> {
         self.find_folder()?;
         let file = self.disk.new_id();
         let written = file.and_then(|file| {
-            let bytes = frame::encode_file(file, entries, timestamp, left);
+            let bytes = frame::encode_file(file, (entries, &terms), timestamp, left);
             self.disk.replace(&self.path, &bytes)?;
             Ok((file, bytes.len()))
         });
@@ -413,7 +464,8 @@ impl<D: Disk> Journal<D> {
         self.confirm(length)?;
         (self.file, self.length, self.timestamp) = (Some(file), length, timestamp);
         self.synced = length;
-        self.rewrite_at = rewrite_at(entries);
+        self.rewrite_at = rewrite_at(entries, terms.len());
+        self.terms = terms;
         self.broken = false;
         Ok(())
     }
@@ -435,8 +487,8 @@ impl<D: Disk> Journal<D> {
     }
 }
 
-fn rewrite_at(entries: &Entries) -> usize {
-    REWRITE_BYTES_MIN.max(frame::file_bytes(entries) * REWRITE_FACTOR)
+fn rewrite_at(entries: &Entries, terms: usize) -> usize {
+    REWRITE_BYTES_MIN.max(frame::file_bytes(entries, terms) * REWRITE_FACTOR)
 }
 
 #[cfg(fuzzing)]

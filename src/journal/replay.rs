@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Loaded;
 use super::frame::{self, FORMAT, FRAMES_AT, FileId, Frame, FrameKind};
 use crate::protocol::entries::{Key, Value, check_totals, entry_bytes};
+use crate::protocol::lease::Terms;
 
 /// What a file says.
 #[derive(Debug)]
@@ -120,6 +121,8 @@ impl Reader<'_> {
 #[derive(Default)]
 struct State {
     entries: BTreeMap<Key, Value>,
+    /// Which of them expire.
+    terms: Terms,
     /// What they count ([`entry_bytes`]).
     bytes: usize,
     timestamp: u64,
@@ -136,10 +139,15 @@ impl State {
         }
         if frame.kind == FrameKind::Snapshot {
             self.entries.clear();
+            self.terms.clear();
         }
         for (key, value) in frame.entries {
+            match value.as_ref().and_then(|(_, ttl)| *ttl) {
+                Some(ttl) => self.terms.insert(key.clone(), ttl),
+                None => self.terms.remove(&key),
+            };
             match value {
-                Some(value) => self.entries.insert(key, value),
+                Some((value, _)) => self.entries.insert(key, value),
                 None => self.entries.remove(&key),
             };
         }
@@ -157,7 +165,7 @@ impl State {
                 keys -= 1;
                 bytes -= entry_bytes(key, Some(old));
             }
-            if let Some(value) = value {
+            if let Some((value, _)) = value {
                 keys += 1;
                 bytes += entry_bytes(key, Some(value));
             }
@@ -166,8 +174,8 @@ impl State {
     }
 
     fn into_loaded(self) -> Loaded {
-        let Self { entries, timestamp, left, .. } = self;
+        let Self { entries, terms, timestamp, left, .. } = self;
         let entries = entries.into_iter().collect();
-        Loaded { entries, timestamp, left, ..Loaded::default() }
+        Loaded { entries, terms, timestamp, left, ..Loaded::default() }
     }
 }

@@ -19,6 +19,7 @@ pub mod floor;
 pub mod hash;
 pub mod head;
 pub mod identity;
+pub mod lease;
 pub mod link;
 pub mod node;
 pub mod pace;

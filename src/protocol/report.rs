@@ -1,5 +1,6 @@
 //! What a node tells the people and programs beside it: status, peers, states, events, refusals.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,6 +148,9 @@ pub struct NodeState {
     pub held_since: Option<u64>,
     /// The entries.
     pub entries: Arc<Entries>,
+    /// Which of them expire, and when, ms by the same clock. Of the own state alone: when a key was
+    /// set again without a change, its owner tells nobody.
+    pub expires: Arc<BTreeMap<Key, u64>>,
 }
 
 /// Who of the peers that answer holds the newest version of the own state.
@@ -193,6 +197,8 @@ pub enum Event {
         old: Option<Value>,
         /// The value now.
         new: Option<Value>,
+        /// How long it stands unless it is set again, where it is known to expire: of own keys.
+        expires_in: Option<Duration>,
     },
     /// DATA arrived. The message itself waits in the inbox until somebody receives it.
     Data {

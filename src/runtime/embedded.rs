@@ -9,6 +9,7 @@ use crate::events::Subscription;
 use crate::protocol::entries::{Change, Key, Value};
 use crate::protocol::fault::Fault;
 use crate::protocol::identity::NodeId;
+use crate::protocol::lease::Ttl;
 use crate::protocol::report::{Message, NodeState, PeerInfo, PeerStatus, Refused, Status};
 
 /// How often a wait looks though nothing happened: time alone changes some answers.
@@ -89,6 +90,32 @@ impl RunningNode {
     /// ```
     pub fn change(&self, change: Change) -> Result<u64, Refused> {
         self.driver.change(change)
+    }
+
+    /// The same; what it sets is removed after that time unless it is set again. To set the same
+    /// value again for as long is no change: nothing is written, and nothing is sent.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let mut config = dsn::Config::new("kitchen".parse()?).in_folder(folder.path());
+    /// # config.listen = "127.0.0.1:0".parse()?;
+    /// # let node = dsn::start(config)?;
+    /// let ttl = std::time::Duration::from_secs(30).try_into()?;
+    /// node.change_for([("temperature".parse()?, Some("17.5".parse()?))].into(), ttl)?;
+    /// assert!(node.expires_in("temperature").is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn change_for(&self, change: Change, ttl: Ttl) -> Result<u64, Refused> {
+        self.driver.change_for(change, Some(ttl))
+    }
+
+    /// How long a key of the own state stands unless it is set again; nothing where it stands for
+    /// good, or is not there.
+    pub fn expires_in(&self, key: &str) -> Option<Duration> {
+        let due_ms = *self.state(self.node_id())?.expires.get(key)?;
+        Some(Duration::from_millis(due_ms.saturating_sub(self.driver.now_ms())))
     }
 
     /// Sends a PING; gives the round-trip time.

@@ -207,7 +207,7 @@ fn first_record(
         return record(unwritten_timestamp(wall_us, loaded.timestamp));
     }
     let timestamp = next_timestamp(wall_us, loaded.timestamp).ok_or(StartError::NoTimestampLeft)?;
-    let commit = Commit { change: &Change::new(), timestamp, left: false };
+    let commit = Commit { change: &Change::new(), ttl: None, timestamp, left: false };
     if let Some(journal) = journal {
         journal.append(&[commit], &entries)?;
     }

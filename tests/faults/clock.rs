@@ -105,3 +105,21 @@ fn every_later_change_wins_whatever_the_clock_shows() {
     }
     wins(&node, &others, "and on");
 }
+
+/// A clock that is set forward makes nothing go, and one that is set back keeps nothing.
+#[test]
+fn what_expires_goes_by_a_clock_that_nobody_sets() {
+    let Some(library) = faketime() else { return };
+    let place = Place4Nodes::new();
+    let clock = Clock { place: &place, library: &library };
+    clock.set("+0");
+    let node = clock.spawn("clocked", &[]);
+    node.told(&["set", "--ttl", "60s", "long=1"]);
+    node.told(&["set", "--ttl", "2s", "short=1"]);
+    clock.set("+50y");
+    assert_eq!(node.told(&["get", "self", "long"]), "1");
+    clock.set("-56y");
+    node.told(&["--timeout", "60s", "wait", "key", "self", "short", "--gone"]);
+    let left = node.json(&["get", "self", "long"])["expires_ms"].as_u64().unwrap();
+    assert!((1..=60_000).contains(&left), "{left}");
+}

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use dsn::protocol::lease::Ttl;
+
 use super::world::{Clock, Faults, World, address_of};
 
 /// What a run came to.
@@ -156,10 +158,18 @@ fn act(world: &mut World) {
     let count = world.hosts.len();
     let (host, other) = (world.random.usize(..count), world.random.usize(..count));
     let key = format!("k{}", world.random.u8(0..12));
-    match world.random.u8(0..102) {
+    match world.random.u8(0..118) {
         0..=29 if world.is_running(host) => {
             let value = world.random.u32(..).to_string();
             world.set(host, &key, &value);
+        }
+        // Few values, so that many are only set again.
+        102..=117 if world.is_running(host) => {
+            let value = world.random.u8(..2).to_string();
+            let ttl = Ttl::from_ms(world.random.u64(1_000..20_000)).unwrap();
+            let known = Ttl::from_ms(3_000).unwrap();
+            let ttl = if world.random.bool() { known } else { ttl };
+            world.set_for(host, &key, &value, Some(ttl));
         }
         30..=32 if world.is_running(host) => world.unset(host, &key),
         33..=47 if host != other => world.send(host, other),

@@ -37,6 +37,10 @@ impl SimDisk {
         self.0.borrow_mut().is_away = is_away;
     }
 
+    pub fn is_gone(&self) -> bool {
+        self.0.borrow().is_away
+    }
+
     /// The power goes: of what was not synced, a part may be there all the same.
     pub fn cut_power(&self, random: &mut fastrand::Rng) {
         let files = &mut *self.0.borrow_mut();
@@ -156,7 +160,7 @@ fn a_journal_lives_on_a_disk_of_its_caller() {
     assert_eq!(loaded.timestamp, 0);
     let mut append = |timestamp, text: &str| {
         let change = change(text);
-        let commit = Commit { change: &change, timestamp, left: false };
+        let commit = Commit { change: &change, ttl: None, timestamp, left: false };
         journal.append(&[commit], &after(&change)).map_err(|why| why.to_string())
     };
     append(1, "one").unwrap();

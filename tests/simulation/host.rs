@@ -12,7 +12,7 @@ use dsn::journal::{Commit, Journal};
 use dsn::keeper::{Core, Keeper, Kept, SetJob};
 use dsn::protocol::address::Address;
 use dsn::protocol::crypto::CryptoFault;
-use dsn::protocol::entries::Change;
+use dsn::protocol::entries::{Change, Key};
 use dsn::protocol::flight::Ticket;
 use dsn::protocol::head::{Home, next_timestamp, unwritten_timestamp};
 use dsn::protocol::identity::{NodeId, PublicKey};
@@ -27,6 +27,7 @@ use dsn::runtime::senders_max;
 
 use super::crypto::{SimKey, sign};
 use super::disk::SimDisk;
+use super::expiry::{Lives, Wanted};
 
 pub const PORT: u16 = 8000;
 /// The true time when a simulation begins, microseconds since 1970.
@@ -67,6 +68,8 @@ pub struct Host {
     pub hellos: u64,
     /// How often the known peers were written.
     pub saves: u64,
+    /// Which of its keys expire.
+    pub lives: Lives,
 }
 
 pub struct Running {
@@ -81,7 +84,7 @@ pub struct Running {
     pub waiting: HashMap<Ticket, u64>,
     pub pings: Vec<Ticket>,
     /// Changes whose callers wait for the answer.
-    pub sets: Vec<Receiver<Result<u64, Refused>>>,
+    pub sets: Vec<(Receiver<Result<u64, Refused>>, Wanted)>,
 }
 
 /// A request on its way.
@@ -178,6 +181,8 @@ impl Core for SimCore<'_> {
     }
 
     fn note_disk(&self, _: Kept, _: Option<String>) {}
+
+    fn note_leases(&self, _: Vec<(Key, Option<u64>)>) {}
 }
 
 /// What the journal's thread did.
@@ -209,6 +214,7 @@ impl Host {
             sent_bytes: 0,
             hellos: 0,
             saves: 0,
+            lives: Lives::default(),
         }
     }
 
@@ -245,12 +251,13 @@ impl Host {
         self.disk.is_away(false);
         let opened = Journal::open_on(self.disk.clone(), Path::new("data"), syncs);
         let (mut journal, loaded) = opened.unwrap();
+        self.lives.started(&loaded.terms, now_ms);
         let entries = std::sync::Arc::new(loaded.entries);
         let timestamp = if loaded.timestamp > 0 && !loaded.left {
             unwritten_timestamp(now.wall_us, loaded.timestamp)
         } else {
             let timestamp = next_timestamp(now.wall_us, loaded.timestamp).unwrap();
-            let commit = Commit { change: &Change::new(), timestamp, left: false };
+            let commit = Commit { change: &Change::new(), ttl: None, timestamp, left: false };
             self.disk.fails(false);
             journal.append(&[commit], &entries).unwrap();
             self.disk.fails(self.disk_fails);
@@ -296,15 +303,16 @@ impl Host {
     }
 
     /// What the journal's thread does when it is woken, or brought changes.
-    pub fn write(&mut self, now_ms: u64, change: Option<(Change, bool)>) -> Option<Written> {
+    pub fn write(&mut self, now_ms: u64, wanted: Option<Wanted>) -> Option<Written> {
         let now = self.now(now_ms);
         let running = self.running.as_mut()?;
         let core = core_of(self.key, now, self.disk_fails, &mut running.node);
-        match change {
-            Some((change, left)) => {
+        match wanted {
+            Some(wanted) => {
                 let (reply, answer) = bounded(1);
-                running.sets.push(answer);
-                running.keeper.take(vec![SetJob { change, left, reply }], now.mono_ms, &core);
+                let Wanted { change, ttl, left } = wanted.clone();
+                running.sets.push((answer, wanted));
+                running.keeper.take(vec![SetJob { change, ttl, left, reply }], now.mono_ms, &core);
             }
             None => running.keeper.look(now.mono_ms, &core),
         }

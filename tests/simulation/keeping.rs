@@ -9,9 +9,10 @@ use dsn::config::SyncRule;
 use dsn::journal::Journal;
 use dsn::keeper::{Core, Keeper, Kept, SetJob};
 use dsn::protocol::crypto::CryptoFault;
-use dsn::protocol::entries::Change;
+use dsn::protocol::entries::{Change, Key};
 use dsn::protocol::head::Home;
 use dsn::protocol::identity::NodeId;
+use dsn::protocol::lease::Ttl;
 use dsn::protocol::node::{DiskWishes, Urgency};
 use dsn::protocol::peer::KnownPeer;
 use dsn::protocol::record::{Draft, Record};
@@ -65,20 +66,30 @@ impl Core for Busy {
     }
 
     fn note_disk(&self, _: Kept, _: Option<String>) {}
+
+    fn note_leases(&self, _: Vec<(Key, Option<u64>)>) {}
+}
+
+/// A node on a disk, with what it finds there.
+fn start_on(disk: &SimDisk) -> (Busy, Keeper<SimDisk>) {
+    let key_pair = key_of(1);
+    let opened = Journal::open_on(disk.clone(), Path::new("/nowhere/at/all"), true);
+    let (journal, loaded) = opened.unwrap();
+    let timestamp = loaded.timestamp.max(1);
+    let entries = Arc::new(loaded.entries);
+    let draft = Draft::new(NodeId::new("a").unwrap(), timestamp, false, entries);
+    let own = RefCell::new(sign(draft, &key_pair));
+    let busy = Busy { key: key_pair, own, wants: Cell::default(), saved: Cell::new(0) };
+    let keeper = Keeper::new(Some(journal), SyncRule::Always, None, 0, &busy);
+    (busy, keeper)
 }
 
 /// A node that has just written a change, and pinned a key meanwhile.
 fn after_a_change() -> (Busy, Keeper<SimDisk>) {
-    let key_pair = key_of(1);
-    let draft = Draft::new(NodeId::new("a").unwrap(), 1, false, Arc::default());
-    let own = RefCell::new(sign(draft, &key_pair));
-    let busy = Busy { key: key_pair, own, wants: Cell::default(), saved: Cell::new(0) };
-    let disk = SimDisk::default();
-    let (journal, _) = Journal::open_on(disk, Path::new("/nowhere/at/all"), true).unwrap();
-    let mut keeper = Keeper::new(Some(journal), SyncRule::Always, None, 0, &busy);
+    let (busy, mut keeper) = start_on(&SimDisk::default());
     let (reply, answer) = bounded(1);
     let change = Change::from([(key("k"), Some(value("v")))]);
-    keeper.take(vec![SetJob { change, left: false, reply }], 0, &busy);
+    keeper.take(vec![SetJob { change, ttl: None, left: false, reply }], 0, &busy);
     assert!(answer.try_recv().unwrap().is_ok());
     assert_eq!(busy.saved.get(), 0, "it waits for more of them");
     (busy, keeper)
@@ -98,4 +109,60 @@ fn it_is_kept_at_a_stop_too() {
     let (busy, mut keeper) = after_a_change();
     keeper.finish(1, &busy);
     assert_eq!(busy.saved.get(), 1);
+}
+
+fn set(keeper: &mut Keeper<SimDisk>, name: &str, ttl_ms: Option<u64>, now_ms: u64, core: &Busy) {
+    let (reply, answer) = bounded(1);
+    let change = Change::from([(key(name), Some(value("v")))]);
+    let ttl = ttl_ms.map(|ms| Ttl::from_ms(ms).unwrap());
+    keeper.take(vec![SetJob { change, ttl, left: false, reply }], now_ms, core);
+    answer.try_recv().unwrap().unwrap();
+}
+
+fn names(core: &Busy) -> Vec<String> {
+    core.own().entries.iter().map(|(key, _)| key.as_str().to_owned()).collect()
+}
+
+/// A host that was off for long, or not at all: nobody there knows.
+#[test]
+fn what_expires_has_its_time_once_more_after_a_restart() {
+    let disk = SimDisk::default();
+    let (core, mut keeper) = start_on(&disk);
+    set(&mut keeper, "long", Some(30_000), 0, &core);
+    set(&mut keeper, "short", Some(2_000), 0, &core);
+    set(&mut keeper, "good", Some(2_000), 0, &core);
+    set(&mut keeper, "good", None, 1_900, &core);
+    disk.cut_power(&mut fastrand::Rng::with_seed(1));
+    drop(keeper);
+    let (core, mut keeper) = start_on(&disk);
+    keeper.look(1_999, &core);
+    assert_eq!(names(&core), ["good", "long", "short"]);
+    keeper.look(2_000, &core);
+    assert_eq!(names(&core), ["good", "long"]);
+    keeper.look(30_000, &core);
+    assert_eq!((names(&core), start_on(&disk).0.own().entries.len()), (vec!["good".into()], 1));
+}
+
+/// What can't be removed on disk is not removed at all; the disk is tried at its pace.
+#[test]
+fn what_expires_on_a_full_disk_goes_when_there_is_room() {
+    let disk = SimDisk::default();
+    let (core, mut keeper) = start_on(&disk);
+    set(&mut keeper, "k", Some(1_000), 0, &core);
+    disk.fails(true);
+    let (mut now, mut looks) = (0, 0);
+    while now < 60_000 {
+        let due = keeper.due().expect("it is tried again");
+        assert!(due > now, "it does not wake again and again");
+        (now, looks) = (due, looks + 1);
+        keeper.look(now, &core);
+        assert_eq!(names(&core), ["k"]);
+    }
+    assert!((3..12).contains(&looks), "{looks} tries in a minute");
+    disk.fails(false);
+    let due = keeper.due().unwrap();
+    keeper.look(due, &core);
+    assert_eq!(keeper.due(), Some(1_000 + 250), "its time is over");
+    keeper.look(due, &core);
+    assert_eq!((names(&core).len(), start_on(&disk).0.own().entries.len()), (0, 0));
 }

@@ -9,6 +9,7 @@ mod chaos;
 mod checks;
 mod crypto;
 mod disk;
+mod expiry;
 mod host;
 mod keeping;
 mod liar;

@@ -10,6 +10,7 @@ use dsn::protocol::crypto::NetworkKeys;
 use dsn::protocol::entries::{Change, Entries, Key, Value};
 use dsn::protocol::flight::Ticket;
 use dsn::protocol::identity::NodeId;
+use dsn::protocol::lease::Ttl;
 use dsn::protocol::node::{Action, Job, Node, Now, Outcome, Reply};
 use dsn::protocol::peer::{Known, KnownPeer};
 use dsn::protocol::report::{Event as Told, PeerStatus, Refused};
@@ -19,6 +20,7 @@ use dsn::steps::{self, HttpAnswer, Looked, Nonce, Read, Returned};
 
 use super::checks::History;
 use super::crypto::{SimVerifier, key_of, network_keys};
+use super::expiry::Wanted;
 pub use super::host::{Clock, Host, PORT, Running};
 use super::liar::{Liar, Purpose};
 
@@ -80,7 +82,7 @@ enum Event {
     Come { flight: u64, answer: Result<HttpAnswer, String> },
     End { flight: u64, returned: Returned },
     Disk,
-    Set { change: Change, left: bool },
+    Set(Wanted),
     Cancel(Ticket),
 }
 
@@ -220,6 +222,7 @@ impl World {
         self.check(started);
         self.say(|| format!("n{host} starts"));
         self.schedule(0, host, Event::Tick);
+        self.wake_keeper(host);
     }
 
     /// Ends the process at once; the system goes on, so what was written is there.
@@ -264,20 +267,25 @@ impl World {
     }
 
     pub fn set(&mut self, host: usize, key: &str, value: &str) {
+        self.set_for(host, key, value, None)
+    }
+
+    pub fn set_for(&mut self, host: usize, key: &str, value: &str, ttl: Option<Ttl>) {
         let value = Value::new(value.as_bytes()).unwrap();
         let change = Change::from([(Key::new(key).unwrap(), Some(value))]);
         let delay = self.random.u64(0..5);
-        self.schedule(delay, host, Event::Set { change, left: false });
+        self.schedule(delay, host, Event::Set(Wanted { change, ttl, left: false }));
     }
 
     pub fn unset(&mut self, host: usize, key: &str) {
         let change = Change::from([(Key::new(key).unwrap(), None)]);
-        self.schedule(0, host, Event::Set { change, left: false });
+        self.schedule(0, host, Event::Set(Wanted { change, ttl: None, left: false }));
     }
 
     pub fn leave(&mut self, host: usize) {
         self.say(|| format!("n{host} leaves"));
-        self.schedule(0, host, Event::Set { change: Change::new(), left: true });
+        let wanted = Wanted { change: Change::new(), ttl: None, left: true };
+        self.schedule(0, host, Event::Set(wanted));
     }
 
     pub fn forget(&mut self, host: usize, node_id: &NodeId) -> bool {
@@ -398,13 +406,14 @@ impl World {
             Event::Come { flight, answer } => self.come(host, flight, answer),
             Event::End { flight, returned } => self.end(host, flight, returned),
             Event::Disk => self.write(host, None),
-            Event::Set { change, left } => self.write(host, Some((change, left))),
+            Event::Set(wanted) => self.write(host, Some(wanted)),
             Event::Cancel(ticket) => self.cancel(host, ticket),
             Event::Arrive { .. } => {}
         }
     }
 
     fn tick(&mut self, host: usize) {
+        self.look_at_lives(host);
         let (now, at) = (self.now(host), self.now_ms);
         let running = self.running(host);
         if at < running.wake_at {
@@ -690,16 +699,16 @@ impl World {
         self.pump(host);
     }
 
-    fn write(&mut self, host: usize, change: Option<(Change, bool)>) {
+    fn write(&mut self, host: usize, wanted: Option<Wanted>) {
         let now_ms = self.now_ms;
-        if change.is_none() {
+        if wanted.is_none() {
             let running = self.running(host);
             if running.disk_wake_at.take_if(|at| *at <= now_ms).is_none() {
                 return;
             }
         }
         let had_left = self.node(host).is_some_and(|node| node.own().head.left);
-        let Some(written) = self.hosts[host].write(now_ms, change) else { return };
+        let Some(written) = self.hosts[host].write(now_ms, wanted) else { return };
         for record in &written.made {
             self.history.made(record);
         }
@@ -707,25 +716,36 @@ impl World {
             self.check(Err(format!("goodbye: n{host} took it back")));
         }
         self.perform(host, written.actions);
-        let now = self.now(host);
         let running = self.running(host);
         let mut acknowledged = Vec::new();
-        running.sets.retain(|answer| match answer.try_recv() {
+        running.sets.retain(|(answer, wanted)| match answer.try_recv() {
             Ok(Ok(timestamp)) => {
-                acknowledged.push(timestamp);
+                acknowledged.push((timestamp, wanted.clone()));
                 false
             }
             Ok(Err(_)) => false,
             Err(_) => true,
         });
-        let due = running.keeper.due().map(|due| due.saturating_sub(now.mono_ms));
-        for timestamp in acknowledged {
+        for (timestamp, wanted) in acknowledged {
             let result = self.history.acknowledged(host, timestamp);
             self.check(result);
+            self.hosts[host].lives.acknowledged(&wanted, now_ms);
         }
-        if let Some(delay) = due {
-            self.wake_disk(host, delay);
+        self.look_at_lives(host);
+        self.wake_keeper(host);
+    }
+
+    fn wake_keeper(&mut self, host: usize) {
+        let now = self.now(host);
+        if let Some(due) = self.running(host).keeper.due() {
+            self.wake_disk(host, due.saturating_sub(now.mono_ms));
         }
+    }
+
+    /// What expires goes in time, and nothing before.
+    fn look_at_lives(&mut self, host: usize) {
+        let result = self.hosts[host].look_at_lives(self.now_ms);
+        self.check(result);
     }
 
     fn wake_disk(&mut self, host: usize, delay_ms: u64) {

@@ -14,7 +14,7 @@ fn file_of(changes: &[Change]) -> (Vec<u8>, Vec<usize>) {
     let (mut entries, mut ends) = (Entries::new(), Vec::new());
     for (change, timestamp) in changes.iter().zip(1..) {
         apply_change(&mut entries, change);
-        journal.append(&[Commit { change, timestamp, left: false }], &entries).unwrap();
+        journal.append(&[Commit { change, ttl: None, timestamp, left: false }], &entries).unwrap();
         ends.push(journal.length);
     }
     (journal.disk.bytes(&path()).to_vec(), ends)
@@ -103,7 +103,8 @@ fn a_damaged_file_is_set_aside_and_its_whole_frames_are_kept() {
             assert_eq!(loaded.warnings.is_empty(), !journal.disk.files.contains_key(&aside()));
             let mut after = loaded.entries.clone();
             apply_change(&mut after, &change("z", Some("9")));
-            let commit = Commit { change: &change("z", Some("9")), timestamp: 99, left: true };
+            let commit =
+                Commit { change: &change("z", Some("9")), ttl: None, timestamp: 99, left: true };
             journal.append(&[commit], &after).unwrap();
             let (_, again) = reopen(journal.disk);
             assert_eq!((again.entries, again.timestamp, again.left), (after, 99, true));
@@ -179,7 +180,9 @@ fn without_both_heads_nothing_is_taken_and_the_file_is_kept() {
         assert_eq!((journal.disk.bytes(&aside()), journal.disk.bytes(&path())), (&*bytes, &*bytes));
         assert!(!journal.is_broken(), "the first version mends it");
         let (entries, _) = write(&mut journal, &some_changes()[..1], 1);
-        assert_eq!(reopen(journal.disk).1, Loaded { entries, timestamp: 1, ..Loaded::default() });
+        let terms = Terms::from([(key("a"), ttl_at(1).unwrap())]);
+        let expected = Loaded { entries, terms, timestamp: 1, ..Loaded::default() };
+        assert_eq!(reopen(journal.disk).1, expected);
     }
 }
 
@@ -243,7 +246,8 @@ fn an_end_that_was_cut_off_is_dropped() {
         assert!(!journal.disk.files.contains_key(&aside()) && !journal.is_broken());
         let mut entries = loaded.entries;
         apply_change(&mut entries, &change("z", Some("9")));
-        let commit = Commit { change: &change("z", Some("9")), timestamp: 5, left: false };
+        let commit =
+            Commit { change: &change("z", Some("9")), ttl: None, timestamp: 5, left: false };
         journal.append(&[commit], &entries).unwrap();
         let disk = journal.disk.after_power_cut(0, Rest::Nothing);
         assert_eq!(reopen(disk).1, Loaded { entries, timestamp: 5, ..Loaded::default() });
@@ -264,7 +268,7 @@ fn an_end_that_cant_be_cut_off_is_not_added_to() {
     journal.disk.off_at = None;
     let mut entries = loaded.entries;
     apply_change(&mut entries, &change("z", Some("9")));
-    let commit = Commit { change: &change("z", Some("9")), timestamp: 5, left: false };
+    let commit = Commit { change: &change("z", Some("9")), ttl: None, timestamp: 5, left: false };
     journal.append(&[commit], &entries).unwrap();
     assert_eq!(reopen(journal.disk).1, Loaded { entries, timestamp: 5, ..Loaded::default() });
 }
@@ -278,7 +282,7 @@ fn what_was_not_synced_may_be_lost_in_the_middle() {
     let mut ends = Vec::new();
     for (change, timestamp) in changes_of(60, 600).iter().zip(1..) {
         apply_change(&mut entries, change);
-        journal.append(&[Commit { change, timestamp, left: false }], &entries).unwrap();
+        journal.append(&[Commit { change, ttl: None, timestamp, left: false }], &entries).unwrap();
         ends.push(journal.length);
         if timestamp == 30 {
             journal.sync().unwrap();

@@ -34,7 +34,7 @@ fn a_disk_that_fails_twice_costs_nothing_acknowledged() {
                 let last = change("last", Some("1"));
                 apply_change(&mut entries, &last);
                 // At most the two faults stand before it.
-                let commit = || Commit { change: &last, timestamp: 50, left: false };
+                let commit = || Commit { change: &last, ttl: None, timestamp: 50, left: false };
                 let kept = (0..3).any(|_| journal.append(&[commit()], &entries).is_ok());
                 assert!(kept, "steps {first} and {second} torn to {torn_to}");
                 let (_, loaded) = reopen(journal.disk);
@@ -70,7 +70,7 @@ fn a_rewrite_that_half_fails_refuses_nothing_later() {
         let mut entries = Entries::new();
         for (change, timestamp) in big_changes().into_iter().zip(1..) {
             apply_change(&mut entries, &change);
-            let commit = Commit { change: &change, timestamp, left: false };
+            let commit = Commit { change: &change, ttl: None, timestamp, left: false };
             if let Err(fault) = journal.append(&[commit], &entries) {
                 let is_removed = matches!(
                     &fault.fault, Fault::Disk(why) if why.kind() == ErrorKind::NotFound
@@ -98,7 +98,7 @@ fn a_rewrite_that_fails_refuses_nothing() {
         journal.disk.fail_at = Some(steps + append + failing);
         let mut after = loaded.entries.clone();
         apply_change(&mut after, &changes[6]);
-        let commit = Commit { change: &changes[6], timestamp: 7, left: false };
+        let commit = Commit { change: &changes[6], ttl: None, timestamp: 7, left: false };
         journal.append(&[commit], &after).unwrap();
         assert_eq!(reopen(journal.disk.clone()).1.entries, after, "step {failing}");
         // What was appended is in the old file, should that come back.
@@ -109,7 +109,9 @@ fn a_rewrite_that_fails_refuses_nothing() {
         let steps = journal.disk.steps;
         let (mut last, change) = (after, change("last", Some("1")));
         apply_change(&mut last, &change);
-        journal.append(&[Commit { change: &change, timestamp: 8, left: false }], &last).unwrap();
+        journal
+            .append(&[Commit { change: &change, ttl: None, timestamp: 8, left: false }], &last)
+            .unwrap();
         let expected = if failing < rewrite { append } else { rewrite };
         assert_eq!(journal.disk.steps, steps + expected, "step {failing}");
         assert_eq!(reopen(journal.disk).1.entries, last);
@@ -126,7 +128,7 @@ fn a_change_whose_file_is_gone_after_a_rewrite_is_refused() {
         let (mut entries, _) = write(&mut journal, &changes[..6], 1);
         journal.disk.unmount_at = Some(journal.disk.steps + at);
         apply_change(&mut entries, &changes[6]);
-        let commit = Commit { change: &changes[6], timestamp: 7, left: false };
+        let commit = Commit { change: &changes[6], ttl: None, timestamp: 7, left: false };
         assert!(journal.append(&[commit], &entries).is_err(), "{at}");
         assert!(journal.disk.other.is_some() && journal.is_broken(), "{at}");
     }
@@ -141,11 +143,11 @@ fn after_a_write_that_did_not_fit_a_smaller_one_is_appended() {
     journal.disk.fail_at = Some(journal.disk.steps + 1);
     journal.disk.torn_to = 7;
     let large = change("large", Some("v"));
-    let commit = Commit { change: &large, timestamp: 20, left: false };
+    let commit = Commit { change: &large, ttl: None, timestamp: 20, left: false };
     assert!(journal.append(&[commit], &entries).is_err());
     let (steps, small) = (journal.disk.steps, change("s", Some("1")));
     apply_change(&mut entries, &small);
-    let commit = Commit { change: &small, timestamp: 21, left: false };
+    let commit = Commit { change: &small, ttl: None, timestamp: 21, left: false };
     journal.append(&[commit], &entries).unwrap();
     assert_eq!(journal.disk.steps, steps + 2, "a write and a sync");
     assert_eq!(reopen(journal.disk).1.entries, entries);
@@ -183,7 +185,8 @@ fn a_failed_step_and_then_a_power_cut_lose_nothing_acknowledged() {
                 // So the next one has to write all of it.
                 let (change, timestamp) = (change("last", Some("1")), 50);
                 apply_change(&mut written.acknowledged, &change);
-                let commit = Commit { change: &change, timestamp, left: false };
+                apply_terms(&mut written.terms, &change, None);
+                let commit = Commit { change: &change, ttl: None, timestamp, left: false };
                 journal.append(&[commit], &written.acknowledged).unwrap();
                 journal.sync().unwrap();
             }
@@ -203,7 +206,7 @@ fn a_power_cut_between_two_syncs_leaves_the_first_changes() {
         for (at, change) in changes.iter().enumerate() {
             let mut after = states[at].clone();
             apply_change(&mut after, change);
-            let commit = Commit { change, timestamp: at as u64 + 1, left: false };
+            let commit = Commit { change, ttl: None, timestamp: at as u64 + 1, left: false };
             journal.append(&[commit], &after).unwrap();
             states.push(after);
             if at + 1 == synced {
@@ -251,7 +254,9 @@ fn a_sync_that_fails_at_the_start_is_made_good_by_the_next_change() {
     assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
     let last = change("last", Some("1"));
     apply_change(&mut entries, &last);
-    journal.append(&[Commit { change: &last, timestamp: 50, left: false }], &entries).unwrap();
+    journal
+        .append(&[Commit { change: &last, ttl: None, timestamp: 50, left: false }], &entries)
+        .unwrap();
     let (_, found) = reopen(journal.disk.after_power_cut(0, Rest::Nothing));
     assert_eq!(found.entries, entries);
 }

@@ -39,7 +39,7 @@ fn entry(key: &str, value: Option<&[u8]>) -> Vec<u8> {
 /// A file with the state `first` at timestamp 10, and frames of these payloads.
 fn file_of(payloads: &[Vec<u8>]) -> Vec<u8> {
     let entries = Entries::from([(key("first"), value(b"1"))]);
-    let mut bytes = frame::encode_file(FILE, &entries, 10, false);
+    let mut bytes = frame::encode_file(FILE, (&entries, &Terms::new()), 10, false);
     for payload in payloads {
         encode_frame(FILE, 0, payload, &mut bytes);
     }
@@ -74,7 +74,11 @@ fn the_format_is_as_documented() {
         [b"dsnJ", &length[..], &synced, &of_payload, &of_head, payload].concat()
     };
     let first = payload(1, 10, 0, &[&entry("first", Some(b"1"))]);
-    let second = payload(2, 11, 1, &[&entry("first", None), &entry("second", Some(b"22"))]);
+    // A time stands between the flag and the length.
+    let mut expires = entry("second", Some(b"22"));
+    let flag = expires.len() - 2 - 4 - 1;
+    expires.splice(flag..=flag, [2].into_iter().chain(30_000_u32.to_le_bytes()));
+    let second = payload(2, 11, 1, &[&entry("first", None), &expires]);
     let mut file = head(0);
     file.resize(4096, 0);
     file.extend(head(4096));
@@ -84,7 +88,8 @@ fn the_format_is_as_documented() {
     }
     let mut written = file_of(&[]);
     let change = Change::from([(key("first"), None), (key("second"), Some(value(b"22")))]);
-    let commit = Commit { change: &change, timestamp: 11, left: true };
+    let ttl = Ttl::from_ms(30_000).unwrap();
+    let commit = Commit { change: &change, ttl: Some(ttl), timestamp: 11, left: true };
     let at = written.len();
     let mut added = Vec::new();
     frame::encode_change(FILE, (at, 4200), &commit, &mut added);
@@ -93,6 +98,14 @@ fn the_format_is_as_documented() {
     let (loaded, condition) = replayed(&file);
     assert_eq!((loaded.timestamp, loaded.left, condition), (11, true, Condition::Whole));
     assert_eq!(loaded.entries, Entries::from([(key("second"), value(b"22"))]));
+    assert_eq!(loaded.terms, Terms::from([(key("second"), ttl)]));
+    // The limits hold for what is read, too.
+    let damaged = |ms: u32| {
+        let mut entry = expires.clone();
+        entry[flag + 1..flag + 5].copy_from_slice(&ms.to_le_bytes());
+        replayed(&file_of(&[payload(2, 11, 0, &[&entry])])).1
+    };
+    assert_eq!([999, 1_000].map(damaged), [Condition::Damaged, Condition::Whole]);
 }
 
 /// Somebody keeps copies of journals as values: of another one, with a frame at the very place
@@ -133,7 +146,7 @@ fn a_journal_that_holds_a_copy_of_itself_loses_the_damaged_frame_alone() {
     let mut entries = Entries::from([(key("old"), value(b"1"))]);
     for (change, timestamp) in changes.iter().zip(11..) {
         apply_change(&mut entries, change);
-        journal.append(&[Commit { change, timestamp, left: false }], &entries).unwrap();
+        journal.append(&[Commit { change, ttl: None, timestamp, left: false }], &entries).unwrap();
     }
     let mut bytes = journal.disk.bytes(&path()).to_vec();
     let magic = (0..bytes.len() - 3).filter(|at| &bytes[*at..at + 4] == b"dsnJ").nth(2).unwrap();

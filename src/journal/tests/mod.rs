@@ -53,9 +53,24 @@ fn apply_change(entries: &mut Entries, change: &Change) {
 struct Written {
     /// The state after those that were acknowledged, and the timestamp of the last of them.
     acknowledged: Entries,
+    terms: Terms,
     last: u64,
     /// The states that would have been, of those refused after it: a power cut may leave either.
-    refused: Vec<Entries>,
+    refused: Vec<(Entries, Terms)>,
+}
+
+/// What is set at an odd time expires.
+fn ttl_at(timestamp: u64) -> Option<Ttl> {
+    (timestamp % 2 == 1).then(|| Ttl::from_ms(timestamp * 1_000).unwrap())
+}
+
+fn apply_terms(terms: &mut Terms, change: &Change, ttl: Option<Ttl>) {
+    for (key, value) in change {
+        match ttl.filter(|_| value.is_some()) {
+            Some(ttl) => _ = terms.insert(key.clone(), ttl),
+            None => _ = terms.remove(key),
+        }
+    }
 }
 
 fn write<D: Disk>(journal: &mut Journal<D>, changes: &[Change], first: u64) -> (Entries, u64) {
@@ -64,16 +79,21 @@ fn write<D: Disk>(journal: &mut Journal<D>, changes: &[Change], first: u64) -> (
 }
 
 fn write_each<D: Disk>(journal: &mut Journal<D>, changes: &[Change], first: u64) -> Written {
-    let mut written = Written { acknowledged: Entries::new(), last: 0, refused: Vec::new() };
+    let (acknowledged, terms) = (Entries::new(), Terms::new());
+    let mut written = Written { acknowledged, terms, last: 0, refused: Vec::new() };
     for (change, timestamp) in changes.iter().zip(first..) {
         let mut after = written.acknowledged.clone();
+        let (ttl, mut terms) = (ttl_at(timestamp), written.terms.clone());
         apply_change(&mut after, change);
-        let commit = Commit { change, timestamp, left: false };
+        apply_terms(&mut terms, change, ttl);
+        let commit = Commit { change, ttl, timestamp, left: false };
         if journal.append(&[commit], &after).is_ok() {
-            written = Written { acknowledged: after, last: timestamp, refused: Vec::new() };
+            let refused = Vec::new();
+            written = Written { acknowledged: after, terms, last: timestamp, refused };
         } else {
-            written.refused.push(after);
+            written.refused.push((after, terms));
         }
+        assert_eq!(journal.terms(), &written.terms);
     }
     written
 }
@@ -82,8 +102,10 @@ impl Written {
     /// Nothing that was acknowledged is lost, and nothing else is there.
     fn check(&self, disk: FakeDisk, what: &str) {
         let (_, loaded) = reopen(disk);
-        let known = loaded.entries == self.acknowledged || self.refused.contains(&loaded.entries);
-        assert!(known, "{what}: {} keys", loaded.entries.len());
+        let is_acknowledged = loaded.entries == self.acknowledged && loaded.terms == self.terms;
+        let state = (loaded.entries, loaded.terms);
+        let known = is_acknowledged || self.refused.contains(&state);
+        assert!(known, "{what}: {} keys, {} of them expire", state.0.len(), state.1.len());
         assert!(loaded.timestamp >= self.last, "{what}");
         assert!(loaded.warnings.is_empty(), "{what}: {:?}", loaded.warnings);
     }
@@ -149,11 +171,11 @@ fn what_could_not_be_read_again_is_refused() {
     apply_change(&mut after, &more);
     let steps = journal.disk.steps;
     for timestamp in [0, 13, 14, TIMESTAMP_MAX + 1, u64::MAX] {
-        let commit = Commit { change: &more, timestamp, left: false };
+        let commit = Commit { change: &more, ttl: None, timestamp, left: false };
         let fault = journal.append(&[commit], &after).unwrap_err();
         assert!(matches!(fault.fault, Fault::Unfit), "{fault}");
     }
-    let commit = |timestamp| Commit { change: &more, timestamp, left: false };
+    let commit = |timestamp| Commit { change: &more, ttl: None, timestamp, left: false };
     assert!(journal.append(&[commit(20), commit(20)], &after).is_err());
     let large: Entries =
         (0..17).map(|n| (key(&n.to_string()), value(&vec![0; 64 * 1024]))).collect();
@@ -178,7 +200,7 @@ fn a_change_too_long_for_a_frame_is_kept_too() {
     for fail_at in [0, 1, 2, 3, 4] {
         let (mut journal, before) = reopen(journal.disk.clone());
         journal.disk.fail_at = Some(steps + fail_at);
-        let commit = Commit { change: &change, timestamp: 20, left: false };
+        let commit = Commit { change: &change, ttl: None, timestamp: 20, left: false };
         let done = journal.append(&[commit], &entries);
         assert_eq!(done.is_ok(), fail_at == 0, "{fail_at}");
         let (_, loaded) = reopen(journal.disk);
@@ -199,7 +221,7 @@ fn a_file_that_grows_to_its_limit_is_rewritten_or_not_added_to() {
     let mut append = |journal: &mut Journal<FakeDisk>, n: u8| {
         let (change, mut after) = (large(n), entries.clone());
         apply_change(&mut after, &change);
-        let commit = Commit { change: &change, timestamp: timestamp + 1, left: false };
+        let commit = Commit { change: &change, ttl: None, timestamp: timestamp + 1, left: false };
         let done = journal.append(&[commit], &after);
         if done.is_ok() {
             (entries, timestamp) = (after, timestamp + 1);
@@ -222,7 +244,8 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let _ = replay(&bytes);
-        let mut file = frame::encode_file(FileId([7; 16]), &Entries::new(), 1, false);
+        let nothing = (&Entries::new(), &Terms::new());
+        let mut file = frame::encode_file(FileId([7; 16]), nothing, 1, false);
         file.extend_from_slice(&bytes);
         let _ = replay(&file);
     }
@@ -236,12 +259,15 @@ proptest! {
         let (mut journal, _) = reopen(FakeDisk::default());
         let changes: Vec<Change> =
             changes.iter().map(|(key, value)| change(key, value.as_deref())).collect();
-        let (entries, timestamp) = write(&mut journal, &changes, 1);
+        let written = write_each(&mut journal, &changes, 1);
         let (_, loaded) = reopen(journal.disk);
         prop_assert_eq!(
-            frame::file_bytes(&loaded.entries),
-            frame::encode_file(FileId([0; 16]), &entries, 1, false).len()
+            frame::file_bytes(&loaded.entries, loaded.terms.len()),
+            frame::encode_file(FileId([0; 16]), (&loaded.entries, &loaded.terms), 1, false).len()
         );
-        prop_assert_eq!((loaded.entries, loaded.timestamp), (entries, timestamp));
+        prop_assert_eq!(
+            (loaded.entries, loaded.terms, loaded.timestamp),
+            (written.acknowledged, written.terms, written.last)
+        );
     }
 }

@@ -30,7 +30,7 @@ fn a_disk_that_is_unmounted_at_any_step_loses_nothing_acknowledged() {
             let last = change("last", Some("1"));
             let mut after = written.acknowledged.clone();
             apply_change(&mut after, &last);
-            let commit = |timestamp| Commit { change: &last, timestamp, left: false };
+            let commit = |timestamp| Commit { change: &last, ttl: None, timestamp, left: false };
             assert!(journal.append(&[commit(50)], &after).is_err(), "{what}");
             journal.disk.other = None;
             journal.append(&[commit(51)], &after).unwrap();
@@ -50,7 +50,7 @@ fn a_change_that_was_refused_after_it_was_written_is_cut_off() {
         let (entries, timestamp) = write(&mut journal, &some_changes(), 10);
         journal.disk.unmount_at = Some(journal.disk.steps + step);
         let refused = change("refused", Some("1"));
-        let commit = Commit { change: &refused, timestamp: 50, left: false };
+        let commit = Commit { change: &refused, ttl: None, timestamp: 50, left: false };
         assert!(journal.append(&[commit], &entries).is_err());
         let (_, loaded) = reopen(journal.disk);
         assert_eq!((loaded.entries, loaded.timestamp), (entries, timestamp));
@@ -67,7 +67,7 @@ fn a_disk_that_comes_back_as_another_one_is_known_by_its_file() {
     for at in [16, 4096 + 16] {
         foreign[at] ^= 1;
     }
-    let whole_foreign = frame::encode_file(FileId([9; 16]), &entries, 10, false);
+    let whole_foreign = frame::encode_file(FileId([9; 16]), (&entries, &Terms::new()), 10, false);
     // The last one has a whole head.
     let others = [Vec::new(), ours[..40].to_vec(), foreign, whole_foreign, ours[..50].to_vec()];
     for (at, other) in others.into_iter().enumerate() {
@@ -83,7 +83,9 @@ fn a_disk_that_comes_back_as_another_one_is_known_by_its_file() {
     assert!(journal.disk.other.is_none());
     let last = change("last", Some("1"));
     apply_change(&mut entries, &last);
-    journal.append(&[Commit { change: &last, timestamp: 15, left: false }], &entries).unwrap();
+    journal
+        .append(&[Commit { change: &last, ttl: None, timestamp: 15, left: false }], &entries)
+        .unwrap();
     assert_eq!(reopen(journal.disk).1.entries, entries);
 }
 
@@ -117,7 +119,8 @@ impl Real {
         let mut after = self.entries.clone();
         apply_change(&mut after, &change);
         let timestamp = self.timestamp + 1;
-        self.journal.append(&[Commit { change: &change, timestamp, left: false }], &after)?;
+        self.journal
+            .append(&[Commit { change: &change, ttl: None, timestamp, left: false }], &after)?;
         (self.entries, self.timestamp) = (after, timestamp);
         Ok(())
     }
@@ -255,7 +258,7 @@ fn a_link_to_the_folder_is_followed_each_time() {
     fs::remove_file(&link).unwrap();
     std::os::unix::fs::symlink(&two, &link).unwrap();
     let more = change("x", Some("y"));
-    let commit = Commit { change: &more, timestamp: 50, left: false };
+    let commit = Commit { change: &more, ttl: None, timestamp: 50, left: false };
     assert!(journal.append(&[commit], &entries).is_err());
     assert!(journal.repair(&entries, timestamp, false).is_err());
     assert_eq!(fs::read_dir(&two).unwrap().count(), 0);

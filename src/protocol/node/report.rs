@@ -212,6 +212,7 @@ impl Node {
                 self.peers.get(node_id).and_then(|peer| peer.record_since)
             },
             entries: Arc::clone(&record.entries),
+            expires: Arc::default(),
         })
     }
 

@@ -1,10 +1,14 @@
 //! What can be typed.
 
+mod run;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+pub(super) use run::RunArgs;
 
 /// A distributed state network: every machine owns a small key-value state, and every other
 /// machine holds a live copy of it.
@@ -80,6 +84,10 @@ impl Arguments {
             .mut_subcommand("run", |run| run.args([json(), timeout(), socket()]))
             .mut_subcommand("keygen", |keygen| {
                 keygen.args([json(), timeout(), control().hide(true)])
+            })
+            .mut_subcommand("on", |on| {
+                let help = "How long one command may take before it is ended [default: 60s]";
+                on.args([json(), timeout().hide(false).value_name("DURATION").help(help)])
             })
     }
 
@@ -194,9 +202,14 @@ pub(super) enum Command {
     /// In scripts use `dsn set "$key=$value"`: a value that is - would read stdin, and what is
     /// left of the input of a loop.
     #[command(
-        override_usage = "dsn [OPTIONS] set KEY VALUE\n       dsn [OPTIONS] set KEY -\n       dsn [OPTIONS] set KEY=VALUE..."
+        override_usage = "dsn [OPTIONS] set [--ttl DURATION] KEY VALUE\n       dsn [OPTIONS] set [--ttl DURATION] KEY -\n       \
+                                dsn [OPTIONS] set [--ttl DURATION] KEY=VALUE..."
     )]
     Set {
+        /// Remove them after so long, 1s to 30d, unless they are set again; without it they stand
+        /// for good, those that would have expired, too
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        ttl: Option<Duration>,
         /// KEY VALUE, or KEY=VALUE pairs, which are one change; the value - takes stdin
         #[arg(required = true, allow_hyphen_values = true)]
         pairs: Vec<OsString>,
@@ -274,6 +287,14 @@ pub(super) enum Command {
         #[arg(long)]
         unknown: bool,
     },
+    /// Run a command for each change: what is there last is always handed on
+    ///
+    /// The command gets the event as JSON on its stdin, and as DSN_EVENT, DSN_NODE, DSN_KEY,
+    /// DSN_VALUE and DSN_OLD. It never runs twice at a time for one key of a node, nor for the
+    /// status of one; what came meanwhile is handed on as one change. What it prints goes to the
+    /// log. SIGTERM and SIGINT stop it. docs/hooks.md has examples.
+    #[command(override_usage = "dsn on [OPTIONS] [NODE] -- COMMAND...")]
+    On(OnArgs),
     /// Wait until something is true, as long as --timeout says
     Wait {
         #[command(subcommand)]
@@ -404,68 +425,36 @@ pub(super) enum Sort {
     Keys,
 }
 
-fn at_least_one() -> clap::builder::RangedU64ValueParser {
-    clap::value_parser!(u64).range(1..)
+/// What `dsn on` takes.
+#[derive(Debug, Clone, Args)]
+pub(super) struct OnArgs {
+    /// Only changes of this node; `self` is this one; one that is not known yet may come
+    pub(super) node: Option<String>,
+    /// Only changes of keys that begin with this
+    #[arg(long, short, value_name = "PREFIX")]
+    pub(super) key: Option<String>,
+    /// Only these events; may be given several times [default: all]
+    #[arg(long, short, value_name = "EVENT", value_delimiter = ',',
+          value_parser = ["updated", "joined", "suspect", "lost", "left"])]
+    pub(super) event: Vec<String>,
+    /// Run it for what is there at the start, too
+    #[arg(long, short)]
+    pub(super) initial: bool,
+    /// Try a command that failed again so many times, after 1 s, 2 s, 4 s … up to 60 s
+    #[arg(long, short, value_name = "N", default_value_t = 0,
+          value_parser = clap::value_parser!(u32).range(..=1000))]
+    pub(super) retry: u32,
+    /// Most commands that run at a time, for different keys or nodes
+    #[arg(long, value_name = "N", default_value_t = 4,
+          value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(super) jobs: u8,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
 }
 
-/// The flags of `dsn run`. Each can come from the environment, or from the file, too.
-#[derive(Debug, Clone, Default, Args)]
-pub(super) struct RunArgs {
-    /// Name of this node, unique in its network [default: the host name]
-    #[arg(long, short = 'i', value_name = "ID", env = "DSN_NODE_ID")]
-    pub(super) node_id: Option<String>,
-    /// Where to listen, such as 10.0.0.1:8000, [fe80::1%eth0]:8000, or 8000 for all addresses;
-    /// port 0 picks one [default: 8000, by IPv4 and IPv6]
-    #[arg(long, short, value_name = "ADDR:PORT", env = "DSN_LISTEN")]
-    pub(super) listen: Option<String>,
-    /// A node of the network to join; may be given several times
-    #[arg(long, short, value_name = "HOST:PORT", env = "DSN_BOOTSTRAP", value_delimiter = ',')]
-    pub(super) bootstrap: Vec<String>,
-    /// The address that others should use [default: what they see]
-    #[arg(long, value_name = "HOST:PORT", env = "DSN_ADVERTISE")]
-    pub(super) advertise: Option<String>,
-    /// The network key file [default: CREDENTIALS/network.key]
-    #[arg(long, value_name = "FILE", env = "DSN_NETWORK_KEY", value_parser = path_parser())]
-    pub(super) network_key: Option<PathBuf>,
-    /// Folder of the node's keys [default: credentials]
-    #[arg(long, value_name = "DIR", env = "DSN_CREDENTIALS", value_parser = path_parser())]
-    pub(super) credentials: Option<PathBuf>,
-    /// Folder of the node's state; `none` keeps it in memory alone [default: data]
-    #[arg(long, value_name = "DIR", env = "DSN_DATA", value_parser = path_parser())]
-    pub(super) data: Option<PathBuf>,
-    /// When a change is on disk for certain: `always` (when `set` returns), `shared` (the same, but
-    /// at most four syncs a second), or so long after it, such as 5s [default: always]
-    #[arg(long, value_name = "always|shared|DURATION", env = "DSN_SYNC")]
-    pub(super) sync: Option<String>,
-    /// File with the nodes that may be in the network: `ID PUBLIC-KEY` a line [default: anybody
-    /// with the network key]
-    #[arg(long, value_name = "FILE", env = "DSN_ALLOW", value_parser = path_parser())]
-    pub(super) allow: Option<PathBuf>,
-    /// Name or number of a group whose members may use the control socket, too, and so all that
-    /// the node can do [default: this user and root alone]
-    #[arg(long, value_name = "GROUP", env = "DSN_CONTROL_GROUP")]
-    pub(super) control_group: Option<String>,
-    /// Serve a web page about the network, and its JSON, there: 8001 for this host alone, or such
-    /// as 10.0.0.1:8001; port 0 picks one [default: none]
-    #[arg(long, value_name = "ADDR:PORT", env = "DSN_HTTP")]
-    pub(super) http: Option<String>,
-    /// File with the token that readers of the page have to show; needed where other hosts can
-    /// reach it
-    #[arg(long, value_name = "FILE", env = "DSN_HTTP_TOKEN", value_parser = path_parser())]
-    pub(super) http_token: Option<PathBuf>,
-    /// What else readers of the page may call this host, where it takes no token, such as the name
-    /// of a proxy; may be given several times
-    #[arg(long, value_name = "NAME", env = "DSN_HTTP_HOST", value_delimiter = ',')]
-    pub(super) http_host: Vec<String>,
-    /// Time between ticks [default: 3s]
-    #[arg(long, value_name = "DURATION", env = "DSN_TICK")]
-    pub(super) tick: Option<String>,
-    /// This node is a network of its own: that no other one is there is no fault
-    #[arg(long, env = "DSN_ALONE", value_parser = clap::builder::FalseyValueParser::new())]
-    pub(super) alone: bool,
-    /// TOML file with the same names
-    #[arg(long, short, value_name = "FILE", env = "DSN_CONFIG", value_parser = path_parser())]
-    pub(super) config: Option<PathBuf>,
+fn at_least_one() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..)
 }
 
 /// A path, unless it is empty.
