@@ -66,7 +66,7 @@ fn is_quiet(browser: &Browser, origin: &str) {
 
 /// The same page on a desk and in a hand, by day and by night.
 fn take_pictures(browser: &Browser, name: &str) {
-    for (width, height, scale) in [(1280, 600, 1), (390, 844, 2)] {
+    for (width, height, scale) in [(1280, 640, 1), (390, 844, 2)] {
         browser.resize(width, height, scale);
         for scheme in ["light", "dark"] {
             browser.prefer(scheme);
@@ -75,7 +75,7 @@ fn take_pictures(browser: &Browser, name: &str) {
             browser.picture(&pictures().join(format!("{name}-{width}-{scheme}.png")));
         }
     }
-    browser.resize(1280, 600, 1);
+    browser.resize(1280, 640, 1);
     browser.prefer("light");
 }
 
@@ -89,7 +89,7 @@ fn a_change_and_a_death_are_seen_without_a_reload() {
     garden.told(&["set", "temperature=17.5", "door=open", "battery=0.91", "plan=water at six"]);
     shed.told(&["set", "rain=0.2", "lamp=off"]);
     kitchen.told(&["-t", "60s", "wait", "peers", "2"]);
-    browser.resize(1280, 600, 1);
+    browser.resize(1280, 640, 1);
     browser.open(&format!("{origin}/"));
     for node_id in ["kitchen", "garden", "shed"] {
         shows(&browser, node_id, "alive");
@@ -164,7 +164,7 @@ fn what_others_say_stays_text() {
     };
     let is_long = |(_, value): &&(&str, &[u8])| value.len() > 10_000;
     pairs.iter().filter(|pair| !is_long(pair)).for_each(|(key, value)| set(key, value));
-    browser.resize(1280, 600, 1);
+    browser.resize(1280, 640, 1);
     browser.open(&format!("{origin}/#node=kitchen"));
     shows(&browser, "kitchen", "polluted");
     // From now on the state is one that does not come by itself.
@@ -210,7 +210,7 @@ fn a_page_says_that_its_node_is_gone_and_goes_on_when_it_is_back() {
     node.told(&["-t", "60s", "wait", "key", "garden", "door"]);
     node.told(&["set", "oven", "off"]);
     // A link that somebody kept.
-    browser.resize(1280, 600, 1);
+    browser.resize(1280, 640, 1);
     browser.open(&format!("{origin}/#node=garden&filter=door%3Dopen"));
     shows(&browser, "garden", "17.5");
     let is_hidden = |node_id: &str| format!("{}.hidden", body_of(node_id));
@@ -254,7 +254,7 @@ fn a_page_asks_for_the_token_and_keeps_it_in_its_tab() {
     let more = ["--bootstrap", "127.0.0.1:1", "--http-token", file.to_str().unwrap()];
     let (node, origin) = served(&place, "kitchen", "127.0.0.1:0", &more);
     node.told(&["set", "oven", "off"]);
-    browser.resize(1280, 600, 1);
+    browser.resize(1280, 640, 1);
     browser.open(&format!("{origin}/#node=kitchen"));
     browser.wait("it asks", "document.activeElement.id === 'token'");
     browser.picture(&pictures().join("token-1280-light.png"));
@@ -304,7 +304,7 @@ fn a_thousand_nodes_stay_usable() {
         let records: Vec<Arc<_>> = part.iter().map(|number| record(*number, "17.5")).collect();
         assert_eq!(member.say(&member.push(records)).verdict().0, 204);
     }
-    browser.resize(1280, 600, 1);
+    browser.resize(1280, 640, 1);
     let began = Instant::now();
     browser.open(&format!("{origin}/#node=node-0500"));
     let rows = "document.querySelectorAll('#all > table > tbody').length";
