@@ -194,7 +194,7 @@ install_all() {
     fi
     if runs_systemd; then
         systemctl daemon-reload
-        systemctl try-restart dsn
+        systemctl try-restart dsn 'dsn-on@*'
     fi
     say "next: put network.key of the network into $state/credentials (dsn keygen makes it, once for all hosts):"
     say "        install -o dsn -g dsn -m 600 network.key $state/credentials/"
@@ -214,6 +214,13 @@ uninstall_all() {
         if [ -n "$file" ] && { [ -e "$root$file" ] || [ -L "$root$file" ]; }; then
             rm -f "$root$file"
             say "$file removed"
+        fi
+    done
+    # Those that were enabled: else a later installation brings them back.
+    for file in "$root"/etc/systemd/system/multi-user.target.wants/dsn-on@*.service; do
+        if [ -L "$file" ]; then
+            rm -f "$file"
+            say "${file#"$root"} removed"
         fi
     done
     if runs_systemd; then systemctl daemon-reload; fi

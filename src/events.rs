@@ -1,7 +1,7 @@
 //! Events to those who listen, over bounded channels: a slow reader loses events and is told how
 //! many, and never slows the node.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -32,10 +32,26 @@ pub struct Hub {
 #[derive(Debug)]
 struct Reader {
     events: Sender<Timed>,
-    /// The bytes that wait; gone with the one who reads.
-    waiting: Weak<AtomicUsize>,
-    /// Events that were dropped since the last one that was taken.
-    dropped: u64,
+    /// What is shared with the one who reads; gone with it.
+    shared: Weak<Shared>,
+}
+
+/// What both ends know of a reader.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Bytes that wait for it.
+    waiting: AtomicUsize,
+    /// Events that were dropped and that it was not told of yet.
+    dropped: AtomicU64,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Yes,
+    Dropped,
+    /// Nobody reads any more.
+    Gone,
 }
 
 /// An event, and when this node saw it.
@@ -45,7 +61,7 @@ type Timed = (SystemTime, Event);
 #[derive(Debug)]
 pub struct Subscription {
     events: Receiver<Timed>,
-    waiting: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
 }
 
 impl Hub {
@@ -61,24 +77,23 @@ impl Hub {
             return None;
         }
         let (sender, events) = bounded(EVENTS_MAX);
-        let waiting = Arc::<AtomicUsize>::default();
+        let shared = Arc::<Shared>::default();
         if self.closed {
             // It learns that at once.
-            return Some(Subscription { events, waiting });
+            return Some(Subscription { events, shared });
         }
-        self.readers.push(Reader { events: sender, waiting: Arc::downgrade(&waiting), dropped: 0 });
-        Some(Subscription { events, waiting })
+        self.readers.push(Reader { events: sender, shared: Arc::downgrade(&shared) });
+        Some(Subscription { events, shared })
     }
 
     /// Tells all who listen.
     pub fn publish(&mut self, event: &Event) {
         let now = SystemTime::now();
         let dropped = &mut self.dropped;
-        self.readers.retain_mut(|reader| {
-            let before = reader.dropped;
-            let is_there = reader.take(event, now);
-            *dropped += reader.dropped.saturating_sub(before);
-            is_there
+        self.readers.retain(|reader| {
+            let taken = reader.take(event, now);
+            *dropped += u64::from(taken == Taken::Dropped);
+            taken != Taken::Gone
         });
     }
 
@@ -101,33 +116,38 @@ impl Hub {
 
 impl Reader {
     fn is_gone(&self) -> bool {
-        self.waiting.strong_count() == 0
+        self.shared.strong_count() == 0
     }
 
-    /// Gives the event to the reader, or counts it as dropped; says whether the reader is there.
-    fn take(&mut self, event: &Event, now: SystemTime) -> bool {
-        let Some(waiting) = self.waiting.upgrade() else {
-            return false;
+    /// Gives the event to the reader, or counts it as dropped.
+    fn take(&self, event: &Event, now: SystemTime) -> Taken {
+        let Some(shared) = self.shared.upgrade() else {
+            return Taken::Gone;
         };
         let bytes = bytes_of(event);
-        let before = waiting.load(Ordering::SeqCst);
+        let before = shared.waiting.load(Ordering::SeqCst);
         // Where events are missing the reader learns how many, before it gets the next one. Only
         // whole gaps are told: two places must be free.
-        let places = if self.dropped > 0 { 2 } else { 1 };
+        let places = if shared.dropped.load(Ordering::SeqCst) > 0 { 2 } else { 1 };
         let has_room = EVENTS_MAX - self.events.len() >= places
             && (before == 0 || before + bytes <= EVENT_BYTES_MAX);
         if !has_room {
-            self.dropped += 1;
-            return true;
+            shared.dropped.fetch_add(1, Ordering::SeqCst);
+            return Taken::Dropped;
         }
-        waiting.fetch_add(bytes, Ordering::SeqCst);
+        shared.waiting.fetch_add(bytes, Ordering::SeqCst);
         // Nobody else sends, so both find room.
-        let gap = (self.dropped > 0).then_some(Event::Lagged { count: self.dropped });
-        self.dropped = 0;
-        gap.into_iter()
-            .chain([event.clone()])
-            .all(|event| self.events.try_send((now, event)).is_ok())
+        let gap = lagged(&shared.dropped);
+        let mut all = gap.into_iter().chain([event.clone()]);
+        let is_taken = all.all(|event| self.events.try_send((now, event)).is_ok());
+        if is_taken { Taken::Yes } else { Taken::Gone }
     }
+}
+
+/// What tells of a gap, once; nothing where there is none.
+fn lagged(dropped: &AtomicU64) -> Option<Event> {
+    let count = dropped.swap(0, Ordering::SeqCst);
+    (count > 0).then_some(Event::Lagged { count })
 }
 
 /// What an event holds in memory beside itself.
@@ -149,8 +169,16 @@ impl Subscription {
     /// The same with the time at which this node saw it; tells apart an end of the node from an end
     /// of the time.
     pub fn wait(&self, timeout: Duration) -> Result<(SystemTime, Event), RecvTimeoutError> {
-        let timed = self.events.recv_timeout(timeout)?;
-        self.waiting.fetch_sub(bytes_of(&timed.1), Ordering::SeqCst);
+        let timed = match self.events.try_recv() {
+            Ok(timed) => timed,
+            // All was taken that there was room for. What there was none for is told at once, not with
+            // the next event, which may be hours away.
+            Err(_) => match lagged(&self.shared.dropped) {
+                Some(gap) => return Ok((SystemTime::now(), gap)),
+                None => self.events.recv_timeout(timeout)?,
+            },
+        };
+        self.shared.waiting.fetch_sub(bytes_of(&timed.1), Ordering::SeqCst);
         Ok(timed)
     }
 }
@@ -174,13 +202,27 @@ mod tests {
         for number in 0..EVENTS_MAX {
             assert_eq!(slow.next(Duration::ZERO), Some(event(number)));
         }
+        // It learns that without another event.
+        assert_eq!(slow.next(Duration::ZERO), Some(Event::Lagged { count: 5 }));
         assert_eq!(slow.next(Duration::ZERO), None);
         hub.publish(&event(7));
-        assert_eq!(slow.next(Duration::ZERO), Some(Event::Lagged { count: 5 }));
         assert_eq!(slow.next(Duration::ZERO), Some(event(7)));
-        assert_eq!((hub.dropped(), hub.listeners()), (5, 1));
+        for number in 0..EVENTS_MAX + 1 {
+            hub.publish(&event(number));
+        }
+        assert_eq!(
+            (slow.next(Duration::ZERO), slow.next(Duration::ZERO)),
+            (Some(event(0)), Some(event(1)))
+        );
+        hub.publish(&event(8));
+        for number in 2..EVENTS_MAX {
+            assert_eq!(slow.next(Duration::ZERO), Some(event(number)));
+        }
+        assert_eq!(slow.next(Duration::ZERO), Some(Event::Lagged { count: 1 }));
+        assert_eq!((slow.next(Duration::ZERO), slow.next(Duration::ZERO)), (Some(event(8)), None));
+        assert_eq!((hub.dropped(), hub.listeners()), (6, 1));
         drop(slow);
-        assert_eq!((hub.dropped(), hub.listeners()), (5, 0));
+        assert_eq!((hub.dropped(), hub.listeners()), (6, 0));
     }
 
     #[test]
@@ -197,11 +239,11 @@ mod tests {
             (slow.next(Duration::ZERO), slow.next(Duration::ZERO)),
             (Some(half.clone()), Some(half))
         );
-        assert_eq!(slow.next(Duration::ZERO), None, "three were too much");
+        assert_eq!(slow.next(Duration::ZERO), Some(Event::Lagged { count: 3 }), "were too much");
+        assert_eq!(slow.next(Duration::ZERO), None);
         // One that is larger than all the room goes to a reader that has nothing to read.
         let large = data(EVENT_BYTES_MAX + 1);
         hub.publish(&large);
-        assert_eq!(slow.next(Duration::ZERO), Some(Event::Lagged { count: 3 }));
         assert_eq!(slow.next(Duration::ZERO), Some(large));
     }
 

@@ -182,7 +182,13 @@ fn a_file_for_a_collector_is_replaced_in_one_step() {
     assert_eq!((said.code, said.out.as_str()), (2, ""));
     assert!(said.err.contains("none/dsn.prom") && said.err.contains("--output"), "{}", said.err);
     let said = kitchen.ask(&["metrics", "--output", folder.to_str().unwrap()]);
-    assert!(said.code != 0 && said.err.contains("collector"), "{}", said.err);
+    assert_eq!(said.code, 2, "{}", said.err);
+    assert!(said.err.contains("collector") && said.err.contains("no regular file"), "{}", said.err);
+    let link = folder.join("link.prom");
+    std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+    assert_eq!(kitchen.ask(&["metrics", "--output", link.to_str().unwrap()]).code, 2);
+    assert!(link.is_symlink());
+    std::fs::remove_file(&link).unwrap();
     let said = kitchen.ask(&["metrics", "--output", "/"]);
     assert_eq!(said.code, 2, "{}", said.err);
     assert_eq!(names(), 1, "nothing is left beside it");

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Error;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use dsn::advice::{advice, is_wrong_name};
@@ -19,6 +19,13 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), Fault> {
     let beside = name_beside(path).ok_or_else(|| {
         Fault::Usage(format!("{} is no name of a file; use --output FILE.prom", path.display()))
     })?;
+    let is_other = fs::symlink_metadata(path).is_ok_and(|found| !found.is_file());
+    if is_other {
+        return Err(Fault::Usage(format!(
+            "{} is there and is no regular file: it would be replaced. Without --output the text goes to stdout",
+            path.display()
+        )));
+    }
     // A process of this number may have died in the middle of it.
     let _ = fs::remove_file(&beside);
     let written = put(&beside, text).and_then(|()| fs::rename(&beside, path));
@@ -34,7 +41,9 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), Fault> {
 fn put(beside: &Path, text: &str) -> Result<(), Error> {
     let mut options = fs::File::options();
     let mut file = options.write(true).create_new(true).mode(MODE).open(beside)?;
-    std::io::Write::write_all(&mut file, text.as_bytes())
+    std::io::Write::write_all(&mut file, text.as_bytes())?;
+    // Whatever the umask of a unit says.
+    file.set_permissions(fs::Permissions::from_mode(MODE))
 }
 
 /// A name in the same folder that no collector takes: it does not end like the other one, and two

@@ -24,7 +24,7 @@ use crate::control::ControlServer;
 use crate::credentials;
 use crate::driver::{Driver, Parts, Queues, now_since};
 use crate::journal::{Commit, Journal, Loaded, RealDisk};
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, SetJob};
 use crate::protocol::BODY_BYTES_MAX;
 use crate::protocol::address::Address;
 use crate::protocol::crypto::{NetworkKeys, PrivateKey, Signer};
@@ -375,22 +375,24 @@ impl Drop for RunningNode {
 fn keep(
     mut keeper: Keeper<RealDisk>,
     driver: &Driver,
-    (sets, wake, stopped): &(Receiver<crate::keeper::SetJob>, Receiver<()>, Receiver<()>),
+    (sets, wake, stopped): &(Receiver<SetJob>, Receiver<()>, Receiver<()>),
 ) {
     let nobody = never();
+    // A change that waits decides before what is due by time: a value that is being set again stays.
+    let take_all = |keeper: &mut Keeper<RealDisk>, first: Option<SetJob>| {
+        let most = keeper.room().saturating_sub(usize::from(first.is_some()));
+        let batch = first.into_iter().chain(sets.try_iter().take(most)).collect();
+        keeper.take(batch, driver.now_ms(), driver);
+    };
     loop {
         let wait = keeper.due().map(|due| due.saturating_sub(driver.now_ms()));
         let timer = wait.map_or_else(never, |wait| after(Duration::from_millis(wait)));
         // More than one write takes waits in the queue, which has a bound of its own.
         let open = if keeper.room() > 0 { sets } else { &nobody };
         select! {
-            recv(open) -> set => {
-                let most = keeper.room().saturating_sub(1);
-                let batch = set.into_iter().chain(sets.try_iter().take(most)).collect();
-                keeper.take(batch, driver.now_ms(), driver);
-            }
-            recv(wake) -> _ => keeper.look(driver.now_ms(), driver),
-            recv(timer) -> _ => keeper.look(driver.now_ms(), driver),
+            recv(open) -> set => take_all(&mut keeper, set.ok()),
+            recv(wake) -> _ => take_all(&mut keeper, None),
+            recv(timer) -> _ => take_all(&mut keeper, None),
             recv(stopped) -> _ => {
                 keeper.take(sets.try_iter().collect(), driver.now_ms(), driver);
                 keeper.finish(driver.now_ms(), driver);

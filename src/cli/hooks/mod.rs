@@ -6,7 +6,7 @@ mod plan;
 mod run;
 mod source;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Error, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -27,6 +27,8 @@ use source::{Answer, Came, Source};
 
 /// How long a command may take where nothing is said.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
+/// Longest time that may be said for it: a year, for what is meant to have no limit.
+const TIME_LIMIT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long commands that run may take when all is to end, before they are told to end, too.
 const STOP_TIME: Duration = Duration::from_secs(5);
 /// Least time between snapshots that are asked for as one lacked something: the state of a node, or
@@ -34,6 +36,8 @@ const STOP_TIME: Duration = Duration::from_secs(5);
 const ANEW_MIN: Duration = Duration::from_secs(1);
 /// The longest such time, where nothing is told of such a node meanwhile.
 const ANEW_MAX: Duration = Duration::from_secs(60);
+/// Two runs of a node began at times that are further apart: it tells its age in whole seconds.
+const SAME_RUN: Duration = Duration::from_secs(2);
 /// Most events that are taken in one turn: commands that end are heard of meanwhile.
 const TURN_EVENTS: usize = 256;
 
@@ -50,11 +54,15 @@ pub(super) fn run(flags: OnArgs, options: &Options) -> Result<(), Fault> {
     }
     let signals =
         Signals::new().map_err(|why| Fault::No(format!("signals can't be handled: {why}")))?;
+    let time_limit = options.limit.unwrap_or(TIME_LIMIT);
+    if time_limit > TIME_LIMIT_MAX {
+        return Err(Fault::usage("a command may take a year at most: --timeout 365d"));
+    }
     let request = json!({
         "op": "watch", "node": flags.node, "key": flags.key, "initial": true, "unknown": true,
     });
     let limits = Limits { jobs: flags.jobs.into(), retries: flags.retry, initial: flags.initial };
-    let recipe = Recipe { command: flags.command, time_limit: options.limit.unwrap_or(TIME_LIMIT) };
+    let recipe = Recipe { command: flags.command, time_limit };
     let hooks = Hooks {
         plan: Plan::new(limits),
         source: Source::new(options, request),
@@ -63,13 +71,17 @@ pub(super) fn run(flags: OnArgs, options: &Options) -> Result<(), Fault> {
         named: flags.node.filter(|node| node != "self"),
         runs: Vec::new(),
         own: String::new(),
+        run_began: None,
         held: BTreeSet::new(),
+        known: BTreeSet::new(),
+        absent: BTreeMap::new(),
         lacking: false,
         anew_at: None,
         anew_wait: ANEW_MIN,
         read_at: Instant::now(),
         began: Instant::now(),
         stop: None,
+        fault: None,
     };
     hooks.work(&signals)
 }
@@ -139,7 +151,13 @@ struct Hooks<'a> {
     runs: Vec<Run>,
     /// The node that tells, and the others whose states it held before the last snapshot.
     own: String,
+    /// About when it was started.
+    run_began: Option<Instant>,
     held: BTreeSet<String>,
+    /// All that it knew of then; and those that keys are remembered of and that it did not know of,
+    /// with when that was seen first.
+    known: BTreeSet<String>,
+    absent: BTreeMap<String, Instant>,
     /// Keys are remembered of nodes whose states were not held.
     lacking: bool,
     anew_at: Option<Instant>,
@@ -148,6 +166,8 @@ struct Hooks<'a> {
     read_at: Instant,
     began: Instant,
     stop: Option<Stop>,
+    /// Why all ends, where that is no signal.
+    fault: Option<Fault>,
 }
 
 /// All ends: when what still runs is told to end.
@@ -168,15 +188,22 @@ impl Hooks<'_> {
                 self.end_runs(now);
                 if self.runs.is_empty() {
                     log::info!("stopped");
-                    return Ok(());
+                    return self.fault.map_or(Ok(()), Err);
                 }
             } else {
                 if self.anew_at.is_some_and(|at| at <= now) {
                     self.anew_at = None;
                     self.source.ask_anew(now);
                 }
-                self.source.look(now)?;
-                is_more = self.take_events()?;
+                match self.source.look(now).and_then(|()| self.take_events()) {
+                    Ok(more) => is_more = more,
+                    // What runs is ended first: a next one would run beside it.
+                    Err(fault) => {
+                        self.fault = Some(fault);
+                        self.stop(now);
+                        continue;
+                    }
+                }
                 self.start_runs();
             }
             self.wait(signals, is_more)
@@ -197,7 +224,8 @@ impl Hooks<'_> {
         if is_more {
             time = Some(Duration::ZERO);
         }
-        let time = time.map(|time| Timespec::try_from(time).unwrap_or_default());
+        // What does not fit is as good as no limit.
+        let time = time.and_then(|time| Timespec::try_from(time).ok());
         let mut ends: Vec<PollFd<'_>> = [&signals.child, &signals.stop, &signals.hang_up]
             .map(|end| PollFd::new(end, PollFlags::IN))
             .into();
@@ -224,12 +252,24 @@ impl Hooks<'_> {
                 Came::Nothing | Came::Ended => return Ok(false),
                 Came::Answer(Answer::Status, status) => {
                     self.own = print::text(&status, "node_id").to_owned();
+                    self.note_run(print::number(&status, "uptime_s"));
                 }
                 Came::Answer(Answer::Peers, peers) => self.take_peers(&peers),
                 Came::Answer(Answer::Event, event) => self.take_event(&event),
             }
         }
         Ok(true)
+    }
+
+    /// Whether it is the run of the node that told before, by how long it runs.
+    fn note_run(&mut self, uptime_s: u64) {
+        let began = Instant::now().checked_sub(Duration::from_secs(uptime_s));
+        let is_same = self.run_began.zip(began).is_some_and(|(before, now)| {
+            now.saturating_duration_since(before) < SAME_RUN
+                && before.saturating_duration_since(now) < SAME_RUN
+        });
+        self.run_began = began;
+        self.plan.note_run(!is_same);
     }
 
     /// Whose states the node holds.
@@ -239,6 +279,8 @@ impl Hooks<'_> {
         let is_held = |peer: &&Json| peer.get("timestamp").and_then(Json::as_u64) > Some(0);
         self.held = peers.iter().filter(is_held).map(name).collect();
         self.held.insert(self.own.clone());
+        self.known = peers.iter().map(name).collect();
+        self.absent.retain(|node, _| !self.known.contains(node));
         if let Some(named) = self.named.take()
             && named != self.own
             && !peers.iter().any(|peer| name(peer) == named)
@@ -254,7 +296,16 @@ impl Hooks<'_> {
             "watching" => {
                 let time = Arc::from(print::text(event, "time"));
                 let news = News { state: State::Nothing, time, timestamp: None };
-                self.lacking = self.plan.end_snapshot(|node| self.held.contains(node), &news);
+                let Self { held, known, absent, .. } = self;
+                // One that is not known for so long was forgotten, and its keys are gone.
+                let mut is_forgotten = |node: &str| {
+                    let since = *absent.entry(node.to_owned()).or_insert(now);
+                    now.saturating_duration_since(since) >= ANEW_MAX
+                };
+                let is_held = |node: &str| {
+                    held.contains(node) || (!known.contains(node) && is_forgotten(node))
+                };
+                self.lacking = self.plan.end_snapshot(is_held, &news);
                 self.read_at = now;
                 let again = self.lacking || self.plan.has_left_out();
                 self.anew_at = again.then_some(now + self.anew_wait);
@@ -263,7 +314,8 @@ impl Hooks<'_> {
             }
             "lagged" => {
                 log::warn!("the node told faster than could be read; all is read anew");
-                self.anew_at = Some(now);
+                // Not faster than it can be read.
+                self.anew_at = Some(now.max(self.read_at + ANEW_MIN));
             }
             _ => self.take_news(event),
         }

@@ -94,6 +94,8 @@ pub(super) struct Plan {
     /// One was read to its end.
     knows_the_start: bool,
     has_left_out: bool,
+    /// The node was started since the snapshot before.
+    is_new_run: bool,
 }
 
 struct Item {
@@ -153,6 +155,11 @@ impl Item {
         self.handed.weight() + self.old.weight() + next
     }
 
+    /// Whether this is in memory already.
+    fn holds(&self, state: &State) -> bool {
+        self.handed == *state || self.next.as_ref().is_some_and(|next| next.news.state == *state)
+    }
+
     /// Nothing is to be done for it, and nothing has to be remembered.
     fn is_empty(&self) -> bool {
         self.phase == Phase::Idle && self.handed == State::Nothing
@@ -183,7 +190,13 @@ impl Plan {
             in_snapshot: false,
             knows_the_start: false,
             has_left_out: false,
+            is_new_run: true,
         }
+    }
+
+    /// Whether the node that tells of the next snapshot was started since the last one.
+    pub(super) fn note_run(&mut self, is_new: bool) {
+        self.is_new_run = is_new;
     }
 
     /// What is told from now on is all that is there, until [`Self::end_snapshot`].
@@ -202,14 +215,20 @@ impl Plan {
     ) -> Result<(), NoRoom> {
         let wanted = wanted && (self.knows_the_start || self.limits.initial);
         let known = self.items.contains_key(subject);
-        if news.state != State::Nothing && !self.has_room(subject, &news, known) {
+        let is_held = self.items.get(subject).is_some_and(|item| item.holds(&news.state));
+        if news.state != State::Nothing && !is_held && !self.has_room(subject, &news, known) {
             self.has_left_out = true;
+            // It is there: only what it is now is not known.
+            if let Some(item) = self.items.get_mut(subject) {
+                item.seen = self.snapshot;
+            }
             return Err(NoRoom);
         }
         let mut item = self.take(subject);
         item.seen = self.snapshot;
         // A node that was started anew calls all suspect that it did not meet yet.
         let says_nothing = self.in_snapshot
+            && self.is_new_run
             && known
             && matches!(&news.state, State::Status(name) if &**name == SUSPECT);
         if !says_nothing {
@@ -221,7 +240,11 @@ impl Plan {
 
     /// All was told that is there. What was not is gone, of those nodes whose states are held; the
     /// others may come yet. Says whether it knows of keys of such nodes.
-    pub(super) fn end_snapshot(&mut self, is_held: impl Fn(&str) -> bool, news: &News) -> bool {
+    pub(super) fn end_snapshot(
+        &mut self,
+        mut is_held: impl FnMut(&str) -> bool,
+        news: &News,
+    ) -> bool {
         self.in_snapshot = false;
         self.knows_the_start = true;
         let unseen = self.items.iter().filter(|(_, item)| item.seen != self.snapshot);
@@ -412,6 +435,42 @@ mod tests {
         plan.begin_snapshot();
         plan.end_snapshot(|_| true, &news(State::Nothing));
         plan
+    }
+
+    /// What is known and did not change needs no room: else it would be told to be gone, and back.
+    #[test]
+    fn what_is_remembered_stays_so_where_there_is_no_more_room() {
+        let mut plan = plan(1, 0, false);
+        let large = |fill: u8| State::Value(vec![fill; 60_000].into());
+        let count = BYTES_MAX / 60_010;
+        for round in 0..3 {
+            plan.begin_snapshot();
+            for at in 0..count {
+                assert_eq!(plan.told(&key("n", &format!("k{at}")), news(large(0)), true), Ok(()));
+            }
+            assert_eq!(plan.told(&key("n", "z"), news(large(1)), true), Err(NoRoom), "{round}");
+            // A change of one that is known finds none either, and it is not gone for that.
+            let changed = plan.told(&key("n", "k0"), news(large(2)), true);
+            assert_eq!(changed, Err(NoRoom));
+            assert!(!plan.end_snapshot(|_| true, &news(State::Nothing)));
+            assert!(plan.start(0).is_none(), "{round}");
+        }
+    }
+
+    /// A node that went on running means it when it says so.
+    #[test]
+    fn a_suspect_in_a_snapshot_is_news_where_the_node_was_not_started_anew() {
+        let mut plan = begun(1, 0);
+        tell(&mut plan, &status("n"), named("joined"));
+        let start = plan.start(0).unwrap();
+        plan.ended(&start.subject, true, 0);
+        for (is_new, is_told) in [(true, false), (false, true)] {
+            plan.note_run(is_new);
+            plan.begin_snapshot();
+            tell(&mut plan, &status("n"), named(SUSPECT));
+            plan.end_snapshot(|_| true, &news(State::Nothing));
+            assert_eq!(plan.start(0).is_some(), is_told);
+        }
     }
 
     fn tell(plan: &mut Plan, subject: &Subject, state: State) {

@@ -147,6 +147,10 @@ impl<'a> Source<'a> {
             }
         };
         connection.answers = (connection.answers + 1).min(ANSWERS + 1);
+        // A long snapshot takes as long as it takes: it is silence that has a limit.
+        if connection.silent_until.is_some() {
+            connection.silent_until = Some(Instant::now() + ANSWER_TIME);
+        }
         let answer = match connection.answers {
             1 => Answer::Status,
             2 => Answer::Peers,

@@ -22,6 +22,18 @@ pub(super) enum Key {
     Suspend,
 }
 
+/// Whether bytes end in the middle of what one key sends, as far as that can be told: a lone ESC is a
+/// key, too, if nothing comes behind it.
+pub(super) fn is_cut_off(bytes: &[u8]) -> bool {
+    let Some(at) = bytes.iter().rposition(|byte| *byte == b'\x1b') else { return false };
+    let rest = bytes.get(at + 1..).unwrap_or_default();
+    match rest.split_first() {
+        None => true,
+        Some((b'[' | b'O', rest)) => rest.iter().all(|byte| byte.is_ascii_digit() || *byte == b';'),
+        Some(_) => false,
+    }
+}
+
 /// The keys in what one read gave. What is not known is passed over.
 pub(super) fn keys(bytes: &[u8]) -> Vec<Key> {
     let text = String::from_utf8_lossy(bytes);
@@ -91,6 +103,16 @@ mod tests {
             (b"\xff\x00\x1b[\xe2\x82\xacx", vec![Key::Character('x')]),
         ] {
             assert_eq!(keys(bytes), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_seen() {
+        for bytes in [&b"\x1b"[..], b"abc\x1b[", b"\x1b[A\x1bO", b"\x1b[5", b"\x1b[1;"] {
+            assert!(is_cut_off(bytes), "{bytes:?}");
+        }
+        for bytes in [&b""[..], b"abc", b"\x1b[A", b"\x1b[5~", b"\x1bq", b"\x1b[Ax"] {
+            assert!(!is_cut_off(bytes), "{bytes:?}");
         }
     }
 

@@ -4,7 +4,7 @@ mod keys;
 mod screen;
 mod view;
 
-use std::io::{Error, ErrorKind, IsTerminal, Read, Write, stdin, stdout};
+use std::io::{Error, IsTerminal, Write, stdin, stdout};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,8 +28,11 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// Most changes that are taken before the screen is drawn again.
 const CHANGES_AT_ONCE: usize = 256;
-/// Most bytes that are read of what was pressed at once.
+/// Most bytes that are read of what was pressed at once, and that are put together of such reads.
 const KEY_BYTES: usize = 256;
+const KEYS_BYTES_MAX: usize = 4096;
+/// How long the rest of a key may take, over a slow line.
+const CUT_OFF_TIME: Duration = Duration::from_millis(50);
 
 /// What to show, from the command line.
 pub(super) struct Wanted {
@@ -212,17 +215,26 @@ impl Showing {
         }
     }
 
+    /// Reads past the buffer of the standard library: what is in that, no wait would see.
     fn take_keys(&mut self) -> Result<Next, Error> {
-        let mut bytes = [0; KEY_BYTES];
-        let count = match stdin().lock().read(&mut bytes) {
-            // The terminal is gone.
-            Ok(0) => return Ok(Next::End),
-            Ok(count) => count,
-            Err(why) if why.kind() == ErrorKind::Interrupted => 0,
-            Err(_) => return Ok(Next::End),
-        };
+        let mut bytes = Vec::with_capacity(KEY_BYTES);
+        loop {
+            let mut part = [0; KEY_BYTES];
+            match rustix::io::read(stdin(), &mut part) {
+                Ok(0) => return Ok(Next::End),
+                Ok(count) => bytes.extend_from_slice(part.get(..count).unwrap_or_default()),
+                Err(Errno::INTR) => {}
+                // The terminal is gone.
+                Err(_) => return Ok(Next::End),
+            }
+            // The rest of a key that was cut off comes at once, or it was the key Esc.
+            let is_over = bytes.len() >= KEYS_BYTES_MAX || !keys::is_cut_off(&bytes);
+            if is_over || !has_more(CUT_OFF_TIME)? {
+                break;
+            }
+        }
         let mut next = Next::Show;
-        for key in keys::keys(bytes.get(..count).unwrap_or_default()) {
+        for key in keys::keys(&bytes) {
             match self.view.on_key(key, &self.said) {
                 Next::Show => {}
                 other @ (Next::End | Next::StandStill) => return Ok(other),
@@ -230,5 +242,17 @@ impl Showing {
             }
         }
         Ok(next)
+    }
+}
+
+/// Whether more was pressed, or is within the time.
+fn has_more(time: Duration) -> Result<bool, Error> {
+    let keys = stdin();
+    let mut ends = [PollFd::from_borrowed_fd(keys.as_fd(), PollFlags::IN)];
+    let time = Timespec::try_from(time).unwrap_or_default();
+    match poll(&mut ends, Some(&time)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(why) => Err(why.into()),
     }
 }

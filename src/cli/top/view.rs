@@ -11,6 +11,8 @@ use super::keys::Key;
 
 /// Most changes that are kept to be shown.
 const CHANGES_MAX: usize = 200;
+/// Longest change that is kept, characters: no screen shows more of a line.
+const CHANGE_CHARACTERS_MAX: usize = 500;
 /// Longest text to look for, characters.
 const FILTER_MAX: usize = 64;
 /// Most faults that are shown; the others are counted.
@@ -88,7 +90,8 @@ impl Said {
         if self.changes.len() >= CHANGES_MAX {
             self.changes.pop_front();
         }
-        self.changes.push_back((text(event, "node_id").to_owned(), print::event(event)));
+        let line = print::event(event).chars().take(CHANGE_CHARACTERS_MAX).collect();
+        self.changes.push_back((text(event, "node_id").to_owned(), line));
     }
 }
 
@@ -184,9 +187,9 @@ impl View {
         let page = self.page.max(2) - 1;
         let go = |from: usize| match key {
             Key::Up | Key::Character('k') => Some(from.saturating_sub(1)),
-            Key::Down | Key::Character('j') => Some(from + 1),
+            Key::Down | Key::Character('j') => Some(from.saturating_add(1)),
             Key::PageUp => Some(from.saturating_sub(page)),
-            Key::PageDown => Some(from + page),
+            Key::PageDown => Some(from.saturating_add(page)),
             Key::Home => Some(0),
             Key::End => Some(usize::MAX),
             _ => None,
@@ -265,11 +268,10 @@ impl View {
     /// The same for a file or a pipe: all rows, and nothing that moves.
     pub(super) fn all_lines(&self, said: &Said) -> Vec<Line> {
         let rows = self.rows(said);
-        let cells: Vec<[String; 6]> = std::iter::once(HEADER.map(str::to_owned))
-            .chain(rows.into_iter().map(|row| row.cells))
-            .collect();
+        let widths = widths_of(rows.iter().map(|row| &row.cells));
         let mut lines = self.head(said);
-        let table = cells.iter().map(|row| Line::new(in_columns(row, &cells), Style::Plain));
+        lines.push(Line::new(in_columns(&HEADER.map(str::to_owned), widths), Style::Plain));
+        let table = rows.iter().map(|row| Line::new(in_columns(&row.cells, widths), Style::Plain));
         lines.extend(table);
         lines
     }
@@ -315,18 +317,12 @@ impl View {
         let rows = self.rows(said);
         let at = self.place_in(&rows);
         let first = at.unwrap_or(0).saturating_sub(self.page.saturating_sub(1));
-        let cells: Vec<[String; 6]> = std::iter::once(HEADER.map(str::to_owned))
-            .chain(rows.iter().map(|row| row.cells.clone()))
-            .collect();
-        let mut lines = Vec::new();
-        for (place, row) in cells.iter().enumerate() {
-            let style = match place.checked_sub(1) {
-                None => Style::Head,
-                Some(place) if place < first => continue,
-                Some(place) if Some(place) == at => Style::Chosen,
-                Some(place) => rows.get(place).map_or(Style::Plain, |row| style_of(&row.status)),
-            };
-            lines.push(Line::new(in_columns(row, &cells), style));
+        let widths = widths_of(rows.iter().map(|row| &row.cells));
+        let head = in_columns(&HEADER.map(str::to_owned), widths);
+        let mut lines = vec![Line::new(head, Style::Head)];
+        for (place, row) in rows.iter().enumerate().skip(first).take(room) {
+            let style = if Some(place) == at { Style::Chosen } else { style_of(&row.status) };
+            lines.push(Line::new(in_columns(&row.cells, widths), style));
         }
         if rows.is_empty() {
             let text = format!("no node has {:?} in it", self.filter);
@@ -338,8 +334,11 @@ impl View {
 
     fn key_lines(&mut self, said: &Said, room: usize) -> Vec<Line> {
         self.page = room.saturating_sub(1);
-        let state = &said.state;
         let node = self.open.clone().unwrap_or_default();
+        // While the node is silent, what it said last may be about another one.
+        let is_of_it = text(&said.state, "node_id") == node;
+        let (state, none) = (&said.state, Json::Null);
+        let state = if is_of_it { state } else { &none };
         let held = match state.get("held_ms").and_then(Json::as_u64) {
             Some(ms) => format!("came {}", ago(ms)),
             None => "from before this run".to_owned(),
@@ -347,6 +346,7 @@ impl View {
         let entries = state.get("entries").and_then(Json::as_object);
         let title = match entries {
             Some(_) => format!("{node}  {}  this version {held}", text(state, "status")),
+            None if said.silent.is_some() => format!("{node}  not asked yet"),
             None => format!("{node}  nothing is held of it"),
         };
         let pairs = entries.into_iter().flatten();
@@ -428,12 +428,20 @@ fn style_of(status: &str) -> Style {
     }
 }
 
-/// A row with columns as wide as those of all rows.
-fn in_columns(row: &[String; 6], all: &[[String; 6]]) -> String {
+/// How wide each column is.
+fn widths_of<'a>(rows: impl Iterator<Item = &'a [String; 6]>) -> [usize; 6] {
+    let mut widths = HEADER.map(str::len);
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    widths
+}
+
+fn in_columns(row: &[String; 6], widths: [usize; 6]) -> String {
     let mut line = String::new();
-    for (column, cell) in row.iter().enumerate() {
-        let widths = all.iter().filter_map(|row| row.get(column)).map(|it| it.chars().count());
-        let width = widths.max().unwrap_or(0);
+    for (cell, width) in row.iter().zip(widths) {
         line.push_str(&format!("{cell:<width$}  "));
     }
     line.trim_end().to_owned()
@@ -578,6 +586,33 @@ mod tests {
         assert_eq!(lines[2..4], ["! alone: t0\\u{9b}", "  do"]);
         assert_eq!(lines[8], "! 2 more: dsn status");
         assert!(lines[9].starts_with("NODE "));
+    }
+
+    #[test]
+    fn keys_of_one_node_never_stand_under_the_name_of_another() {
+        let (mut said, mut view) = (said(3), View::default());
+        view.on_key(Key::Home, &said);
+        view.on_key(Key::Down, &said);
+        view.on_key(Key::Enter, &said);
+        assert_eq!(view.open(), Some("n00"));
+        said.state = json!({ "node_id": "kitchen", "status": "alive", "entries": { "a": "1" } });
+        said.silent = Some(("it stopped".into(), 3));
+        let lines = view.lines(&said, (80, 24));
+        assert!(texts(&lines).contains(&"n00  not asked yet"), "{lines:?}");
+        assert!(!texts(&lines).contains(&"a=1"));
+        // Whatever comes in one read.
+        for key in [Key::End, Key::Down, Key::PageDown] {
+            view.on_key(key, &said);
+        }
+    }
+
+    #[test]
+    fn a_change_that_is_kept_is_short() {
+        let mut said = said(0);
+        let value = "\u{1b}".repeat(60_000);
+        said.note(&json!({ "event": "updated", "node_id": "a", "key": "k", "value": value }));
+        let kept: Vec<usize> = said.changes.iter().map(|(_, line)| line.len()).collect();
+        assert_eq!(kept, [CHANGE_CHARACTERS_MAX]);
     }
 
     #[test]

@@ -333,6 +333,15 @@ fn the_corpus_of_the_fuzzer_is_of_this_format() {
         payload(2, 12, 1, &[&entry("k", Some(&[b'x'; 300]))]),
         payload(1, 13, 0, &[&a, &entry("b", Some(b""))]),
     ];
+    let expiring = |ttl_ms: u32| {
+        let mut bytes = entry("t", Some(b"1"));
+        // Flag 2, and the time before the value.
+        bytes[3] = 2;
+        bytes.splice(4..4, ttl_ms.to_le_bytes());
+        bytes
+    };
+    let expire =
+        [payload(2, 11, 0, &[&a, &expiring(30_000)]), payload(1, 12, 0, &[&expiring(1_000)])];
     let file = file_of(&payloads);
     let mut damaged = file.clone();
     damaged[file_of(&[]).len() + 50] ^= 1;
@@ -343,6 +352,8 @@ fn the_corpus_of_the_fuzzer_is_of_this_format() {
         ("file-damaged", damaged, Some(Condition::Damaged)),
         // As journal/fuzzing.rs takes them apart.
         ("payloads", payloads.join(&b"\xffnext"[..]), None),
+        ("payloads-that-expire", expire.join(&b"\xffnext"[..]), None),
+        ("payload-with-a-time-too-short", payload(2, 11, 0, &[&expiring(999)]), None),
     ];
     for (name, bytes, condition) in &inputs {
         let path = folder.join(name);
