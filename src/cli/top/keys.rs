@@ -22,8 +22,8 @@ pub(super) enum Key {
     Suspend,
 }
 
-/// Whether bytes end in the middle of what one key sends, as far as that can be told: a lone ESC is a
-/// key, too, if nothing comes behind it.
+/// Whether bytes end in the middle of what one key sends, as far as that can be told: a lone ESC is
+/// a key, too, if nothing comes behind it.
 pub(super) fn is_cut_off(bytes: &[u8]) -> bool {
     let Some(at) = bytes.iter().rposition(|byte| *byte == b'\x1b') else { return false };
     let rest = bytes.get(at + 1..).unwrap_or_default();
