@@ -139,6 +139,64 @@ fn a_change_and_a_death_are_seen_without_a_reload() {
     is_quiet(&browser, &origin);
 }
 
+/// What changes as time passes, and what is told of it.
+#[test]
+fn ages_and_times_left_go_on_and_who_comes_is_said_aloud() {
+    let Some(browser) = Browser::start() else { return };
+    let place = Place4Nodes::new();
+    let (node, origin) = served(&place, "kitchen", "127.0.0.1:0", &[]);
+    node.told(&["set", "--ttl", "90s", "alive=1"]);
+    browser.resize(1280, 640, 1);
+    browser.open(&format!("{origin}/#node=kitchen"));
+    let goes = "(document.querySelector('.goes')?.textContent ?? '')";
+    browser.wait("it says when it goes", &format!("/^goes in \\d+ s$/.test({goes})"));
+    browser.wait("it counts down", &format!("parseInt({goes}.slice(8)) < 88"));
+    node.told(&["set", "--ttl", "1h", "alive=1"]);
+    browser.wait("it goes later", &format!("/^goes in \\d+ min$/.test({goes})"));
+
+    // Notices are made by hand here: those of a node take a day to fill.
+    browser
+        .run("about.notices = [{ code: 'port', text: 'a', hint: 'b', ago_ms: 1000 }]; drawAbout()");
+    let notice = "document.getElementById('notices').lastElementChild.textContent";
+    browser.wait("its age goes on", &format!("parseInt({notice}) >= 3"));
+
+    let news = "document.getElementById('news').textContent";
+    let garden = place.spawn_at("garden", "127.0.0.1:0", &[&node.address]);
+    browser.wait("who comes is told", &format!("{news}.includes('garden is new')"));
+    garden.kill();
+    node.told(&["-t", "60s", "wait", "node", "garden", "lost", "suspect"]);
+    node.told(&["forget", "garden"]);
+    browser.wait("and who is gone", &format!("{news}.includes('garden is gone')"));
+}
+
+/// A long state on a slow line keeps nothing else from being fresh.
+#[test]
+fn a_state_that_takes_long_does_not_hold_the_page_up() {
+    let Some(browser) = Browser::start() else { return };
+    let place = Place4Nodes::new();
+    let (node, origin) = served(&place, "kitchen", "127.0.0.1:0", &["--alone"]);
+    browser.resize(1280, 640, 1);
+    browser.open(&format!("{origin}/#node=kitchen"));
+    shows(&browser, "kitchen", "It has no keys.");
+    browser.run(
+        "window.held = []; window.really = window.fetch; window.fetch = (path, how) => \
+         path.startsWith('api/state') ? new Promise((_, fail) => window.held.push(fail)) : \
+         window.really(path, how)",
+    );
+    node.told(&["set", "long", &"v".repeat(20_000)]);
+    browser.wait("it is asked for", "window.held.length === 1");
+    let count = format!("{}.querySelector('.c-keys').textContent", body_of("kitchen"));
+    node.told(&["set", "b", "2"]);
+    browser.wait("the rest is fresh", &format!("{count} === '2'"));
+    node.told(&["set", "c", "3"]);
+    browser.wait("and stays so", &format!("{count} === '3'"));
+    let link = "return [document.getElementById('link').innerText, window.held.length]";
+    assert_eq!(browser.run(link), json!(["live", 1]), "one at a time");
+    browser.run("window.fetch = window.really; window.held[0](new Error('slow'))");
+    shows(&browser, "kitchen", "all 20,000 characters");
+    assert_eq!(browser.run("return document.getElementById('link').innerText"), "live");
+}
+
 /// Keys and values that would be something else than text, if anything did.
 #[test]
 fn what_others_say_stays_text() {
@@ -282,6 +340,32 @@ fn a_page_asks_for_the_token_and_keeps_it_in_its_tab() {
     assert_eq!(browser.run(kept), json!([1, 0, "", format!("{origin}/#node=kitchen")]));
     let requests = browser.requests();
     assert!(!requests.iter().any(|url| url.contains("0123")), "{requests:?}");
+}
+
+/// A page that lost its node, and is asked for a token when that is back, says one thing alone.
+#[test]
+fn a_node_that_is_back_with_a_token_answers() {
+    let Some(browser) = Browser::start() else { return };
+    let place = Place4Nodes::new();
+    let (node, origin) = served(&place, "kitchen", "127.0.0.1:0", &["--alone"]);
+    browser.open(&format!("{origin}/"));
+    shows(&browser, "kitchen", "alive");
+    node.kill();
+    browser.wait("it says so", "document.body.classList.contains('stale')");
+    let file = place.path().join("token");
+    write_private(&file, b"0123456789abcdef-for-tests\n");
+    let more = ["--alone", "--http-token", file.to_str().unwrap()];
+    let (_node, _) = served(&place, "kitchen", origin.trim_start_matches("http://"), &more);
+    browser.wait("it asks", "document.activeElement.id === 'token'");
+    // Whatever is drawn each second was drawn.
+    browser.run("window.ticks = 0; setInterval(() => { window.ticks += 1 }, 1000)");
+    browser.wait("time passes", "window.ticks >= 2");
+    let said = "return [document.getElementById('link').hidden, document.body.className]";
+    assert_eq!(browser.run(said), json!([true, ""]));
+    browser.press("0123456789abcdef-for-tests");
+    browser.press(ENTER);
+    let link = "document.getElementById('link').innerText";
+    browser.wait("it goes on", &format!("{link} === 'live'"));
 }
 
 /// A thousand nodes with ten keys each, as one member tells of them.

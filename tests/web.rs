@@ -261,6 +261,29 @@ fn what_the_caller_has_is_not_sent_again() {
     assert!(String::from_utf8(answer.body).unwrap().contains("open"));
 }
 
+/// It makes no new version of the state, and what was said of it is no longer so.
+#[test]
+fn a_key_that_is_set_again_for_a_time_is_news() {
+    let place = Place4Nodes::new();
+    let served = Served::start(&place, &["--alone"]);
+    let set = || served.node.told(&["set", "--ttl", "1h", "alive=1"]);
+    set();
+    let path = "/api/state?node=garden";
+    let first = served.json(path);
+    let tag = header(&served.get(path), "ETag").unwrap().to_owned();
+    let changes = served.json("/api/changes");
+    let since = format!("/api/changes?since={}", changes["cursor"].as_str().unwrap());
+    assert_eq!(served.json(&since)["states"], serde_json::json!([]));
+    set();
+    let line = format!("If-None-Match: {tag}");
+    let answer = served.ask(&format!("GET {path}"), &["Host: localhost", &line]);
+    assert_eq!(answer.status, 200);
+    let second: Json = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(second["timestamp"], first["timestamp"], "it is the same version");
+    assert!(second["expires_ms"]["alive"].as_u64().is_some_and(|it| it > 3_000_000));
+    assert!(served.json(&since)["states"][0]["expires_ms"]["alive"].is_u64());
+}
+
 #[test]
 fn a_page_that_stays_open_is_told_what_changed_alone() {
     let place = Place4Nodes::new();
@@ -469,6 +492,8 @@ fn crowds_garbage_and_slow_readers_keep_nobody_out() {
     assert!(descriptors.count() < 120);
     assert!(memory_kb(&served.node) < before + 32 * 1024);
     eventually("it says who was cut", || served.node.degraded().contains("strangers"));
+    assert!(served.node.degraded().contains("with a token (--http-token)"));
+    assert_eq!(served.get("/health").status, 200, "nobody makes a probe restart the node");
     let mut member = Member::joined("member", served.node.address.parse().unwrap());
     let ping = member.ping();
     assert_eq!(member.say(&ping).verdict().0, 200, "the other port has nothing of it");

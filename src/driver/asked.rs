@@ -21,6 +21,11 @@ use crate::server::{Server, Trouble};
 impl Driver {
     /// What the node says of itself.
     pub fn status(&self) -> Status {
+        self.status_at().1
+    }
+
+    /// The same, with the moment that it is of, ms by the clock for all waiting.
+    pub fn status_at(&self) -> (u64, Status) {
         let listen = match &*self.server() {
             Some(server) => server.local_address().to_string(),
             None => String::new(),
@@ -28,21 +33,30 @@ impl Driver {
         let now = self.now();
         let mut status = self.lock().node.status(&listen, env!("CARGO_PKG_VERSION"), now);
         status.http = self.web().as_ref().map(|web| web.local_address().to_string());
-        status.degraded.splice(..0, self.own_faults());
+        status.degraded.splice(..0, self.own_faults(|_| true));
         status.notices.extend(self.log_notice());
         status.network_key = self.network_key_names().into_iter().next().unwrap_or_default();
-        status
+        (now.mono_ms, status)
+    }
+
+    /// All that is wrong but a crowd at the port of the page: anybody who reaches that could make a
+    /// probe restart the node.
+    pub fn faults_for_probes(&self) -> Vec<Fault> {
+        let mut faults = self.own_faults(|trouble| trouble != Trouble::Strangers);
+        faults.extend(self.lock().node.faults(self.now()));
+        faults
     }
 
     /// All that is wrong right now: with the program, the disk and the port first, then with the
     /// network.
     pub(super) fn faults(&self, now: Now) -> Vec<Fault> {
-        let mut faults = self.own_faults();
+        let mut faults = self.own_faults(|_| true);
         faults.extend(self.lock().node.faults(now));
         faults
     }
 
-    fn own_faults(&self) -> Vec<Fault> {
+    /// Takes which troubles of the port of the page count.
+    fn own_faults(&self, counts: fn(Trouble) -> bool) -> Vec<Fault> {
         let broken = self.broken().map(|why| {
             let text = format!("the node broke a rule of its own and stops: {why}");
             Fault::new(Code::Program, text, "start it again, and report it")
@@ -53,7 +67,7 @@ impl Driver {
         let port = port.map(|(trouble, text)| port_fault(trouble, text));
         let web = self.web().as_ref().map(Server::health).unwrap_or_default();
         let missing = web.missing.map(|text| (Trouble::NoAddress, text));
-        let web = missing.into_iter().chain(web.degraded);
+        let web = missing.into_iter().chain(web.degraded).filter(|(trouble, _)| counts(*trouble));
         let web = web.map(|(trouble, text)| web_fault(trouble, &text));
         let inner = self.lock();
         let hint = "it is tried again by itself; until then no change of it is taken";
@@ -394,7 +408,9 @@ fn port_fault(trouble: Trouble, text: String) -> Fault {
 fn web_fault(trouble: Trouble, text: &str) -> Fault {
     let fault = port_fault(trouble, format!("the port of the page (--http): {text}"));
     let hint = match trouble {
-        Trouble::Strangers => "find out who it is; who shows a token is served all the same",
+        Trouble::Strangers => {
+            "find out who it is; with a token (--http-token) who shows it is served all the same"
+        }
         Trouble::NoAddress => {
             "look at `ip address`, or change --http; it works from when the address is there"
         }

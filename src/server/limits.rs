@@ -7,6 +7,12 @@ const STRANGERS_MAX: usize = 64;
 /// Most connections of members: one of each peer, and as many again for peers that came anew before
 /// their old connection was known to be dead.
 const MEMBERS_MAX: usize = 2 * super::PEERS_HINT;
+/// Most connections of one member: one that is kept, one that is anew, and for each of them one
+/// that the other side gave up and that is not known to be dead yet.
+const CALLER_CONNECTIONS: usize = 4;
+/// The same of those who show the token of the page from one address: several people behind one
+/// proxy, each with a page or two. Half of all, so that they fill no room.
+const VIEWER_CONNECTIONS: usize = 16;
 /// Most long answers that members, and strangers, have not taken yet: memory again. A worker makes
 /// them faster than a slow line takes them, so they are as many as a board can hold, not as few as
 /// would be enough.
@@ -48,6 +54,8 @@ pub(super) struct Limits {
     pub(super) strangers: usize,
     /// Most connections of members: a room of their own, so that neither side fills the other's.
     pub(super) members: usize,
+    /// Most connections of one of them.
+    pub(super) caller_connections: usize,
     /// Most long answers that members have not taken yet.
     pub(super) member_answers: usize,
     /// Most of them that strangers have not.
@@ -67,6 +75,7 @@ impl Limits {
         Self {
             strangers,
             members: all - strangers,
+            caller_connections: CALLER_CONNECTIONS,
             member_answers: MEMBER_ANSWERS,
             stranger_answers: STRANGER_ANSWERS,
             times: Times::default(),
@@ -80,6 +89,7 @@ impl Limits {
         Self {
             strangers: most,
             members: most,
+            caller_connections: VIEWER_CONNECTIONS,
             member_answers: VIEWER_ANSWERS,
             stranger_answers: VIEWER_ANSWERS,
             times: VIEWER_TIMES,

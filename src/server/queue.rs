@@ -12,9 +12,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::Caller;
 use super::limits::Limits;
 
-/// Most connections of one member: one that is kept, one that is anew, and for each of them one
-/// that the other side gave up and that is not known to be dead yet.
-pub(super) const CALLER_CONNECTIONS_MAX: usize = 4;
 /// Most long bodies of members, and of strangers, that are read at a time: the memory of a small
 /// host. Others wait in the kernel.
 const MEMBER_PLACES: usize = 12;
@@ -169,6 +166,8 @@ pub(super) struct Queue {
     members: Class,
     strangers: Class,
     connections: HashMap<u64, Known>,
+    /// Most connections of one member.
+    caller_connections: usize,
     /// Requests that are with workers, and whose they are: of connections that ended, too.
     working: HashMap<u64, Party>,
     /// Turns that members had since a stranger had one.
@@ -183,6 +182,7 @@ impl Queue {
             members: Class::new(limits.members, MEMBER_PLACES, limits.member_answers),
             strangers: Class::new(limits.strangers, STRANGER_PLACES, limits.stranger_answers),
             connections: HashMap::new(),
+            caller_connections: limits.caller_connections,
             working: HashMap::new(),
             in_a_row: 0,
             uses: 0,
@@ -219,7 +219,7 @@ impl Queue {
         self.touch(token);
         self.members.all.join(member, token);
         let crowd = self.members.all.of.get(&member);
-        if crowd.is_some_and(|crowd| crowd.len() > CALLER_CONNECTIONS_MAX) {
+        if crowd.is_some_and(|crowd| crowd.len() > self.caller_connections) {
             self.longest_unused(crowd.into_iter())
         } else if self.members.all.are_too_many() {
             self.longest_unused(self.members.all.of.values())

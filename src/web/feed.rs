@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 use crate::protocol::PEERS_MAX;
-use crate::protocol::fault::Fault;
+use crate::protocol::fault::{Code, Fault, Notice};
 use crate::protocol::identity::NodeId;
 use crate::protocol::report::{PeerInfo, PeerStatus, Status};
 
@@ -104,12 +105,21 @@ impl Feed {
         }
     }
 
-    /// Takes all that is there, seen at this moment (ms), and notes what changed.
-    pub(super) fn look(&mut self, status: &Status, peers: &[PeerInfo], now_ms: u64) {
+    /// Takes all that is there, and notes what changed.
+    ///
+    /// It takes how often it changed when own keys go, what the node says of itself, and the peers:
+    /// both with the moments that they are of (ms).
+    pub(super) fn look(
+        &mut self,
+        lease_changes: u64,
+        (status_ms, status): (u64, &Status),
+        (peers_ms, peers): (u64, &[PeerInfo]),
+    ) {
         let last = &mut self.last;
-        self.status.set(value_of_status(status), last);
+        self.status.set(value_of_status(status, status_ms), last);
         let own = self.nodes.entry(status.node_id.clone()).or_default();
-        own.state.set(hash(|it| (status.timestamp, PeerStatus::Alive).hash(it)), last);
+        let value = hash(|it| (status.timestamp, lease_changes, PeerStatus::Alive).hash(it));
+        own.state.set(value, last);
         let is_gone = |node_id: &NodeId| {
             let found = peers.binary_search_by(|peer| peer.node_id.cmp(node_id));
             found.is_err() && *node_id != status.node_id
@@ -127,7 +137,7 @@ impl Feed {
                 Some(node) => node,
                 None => self.nodes.entry(peer.node_id.clone()).or_default(),
             };
-            node.peer.set(value_of_peer(peer, now_ms), last);
+            node.peer.set(value_of_peer(peer, peers_ms), last);
             // Where no state is held there is none to show, and that is no news.
             if peer.timestamp > 0 || node.state.at > 0 {
                 node.state.set(hash(|it| (peer.timestamp, peer.status).hash(it)), last);
@@ -195,8 +205,13 @@ fn hash(add: impl FnOnce(&mut DefaultHasher)) -> u64 {
     hasher.finish()
 }
 
+/// When it was, for what is so long ago now, ms.
+fn moment(now_ms: u64, ago: Duration) -> u128 {
+    u128::from(now_ms).saturating_sub(ago.as_millis())
+}
+
 /// Stands for what a node says of itself, but for what changes as time passes.
-fn value_of_status(status: &Status) -> u64 {
+fn value_of_status(status: &Status, now_ms: u64) -> u64 {
     let add_fault = |fault: &Fault, it: &mut DefaultHasher| {
         (fault.code.as_str(), &fault.node, &fault.text, &fault.hint).hash(it);
     };
@@ -207,13 +222,19 @@ fn value_of_status(status: &Status) -> u64 {
         (counts.alive, counts.suspect, counts.lost, counts.left).hash(it);
         (status.keys, status.timestamp, status.degraded.len()).hash(it);
         status.degraded.iter().for_each(|fault| add_fault(fault, it));
-        status.notices.iter().for_each(|notice| add_fault(&notice.fault, it));
+        for Notice { fault, ago } in &status.notices {
+            add_fault(fault, it);
+            // That one is always of now: its text counts.
+            if fault.code != Code::LogDropped {
+                moment(now_ms, *ago).hash(it);
+            }
+        }
     })
 }
 
 /// Stands for what is known of a peer, with the moment of its last word instead of the time since.
 fn value_of_peer(peer: &PeerInfo, now_ms: u64) -> u64 {
-    let heard_at = peer.heard_ago.map(|ago| u128::from(now_ms).saturating_sub(ago.as_millis()));
+    let heard_at = peer.heard_ago.map(|ago| moment(now_ms, ago));
     hash(|it| {
         (peer.address.as_ref().map(|address| address.as_str()), peer.status, heard_at).hash(it);
         (peer.round_trip, peer.keys, peer.timestamp, &peer.network_key, &peer.reason).hash(it);
@@ -223,8 +244,6 @@ fn value_of_peer(peer: &PeerInfo, now_ms: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::protocol::identity::PublicKey;
     use crate::protocol::report::PeerCounts;
@@ -267,6 +286,10 @@ mod tests {
         }
     }
 
+    fn look(feed: &mut Feed, status: &Status, peers: &[PeerInfo], now_ms: u64) {
+        feed.look(0, (now_ms, status), (now_ms, peers));
+    }
+
     fn names(news: &News) -> (Vec<&str>, Vec<&str>) {
         let states = news.states.iter().map(|(_, node_id)| node_id.as_str());
         (news.peers.iter().map(NodeId::as_str).collect(), states.collect())
@@ -280,14 +303,14 @@ mod tests {
     #[test]
     fn time_alone_is_no_news() {
         let mut feed = Feed::new(7);
-        feed.look(&status(1), &[peer("a", 1, 100)], 1_000);
+        look(&mut feed, &status(1), &[peer("a", 1, 100)], 1_000);
         let first = feed.since("");
         assert!(first.is_whole && first.is_status_new);
         assert_eq!(names(&first), (vec!["a"], vec!["own", "a"]));
         let tags = |feed: &Feed| (feed.status_tag(), feed.peers_tag(), feed.states_tag());
         let before = tags(&feed);
         let later = Status { uptime: Duration::from_secs(9), ..status(1) };
-        feed.look(&later, &[peer("a", 1, 5_100)], 6_000);
+        look(&mut feed, &later, &[peer("a", 1, 5_100)], 6_000);
         assert_eq!(tags(&feed), before);
         let second = feed.since(&behind(&first));
         assert!(!second.is_whole && !second.is_status_new);
@@ -295,33 +318,66 @@ mod tests {
         assert_eq!(behind(&second), behind(&first));
     }
 
+    /// It makes no new version, and yet the state says something else.
+    #[test]
+    fn a_lease_that_is_renewed_is_news_of_the_own_state() {
+        let mut feed = Feed::new(7);
+        feed.look(1, (0, &status(1)), (0, &[peer("a", 1, 0)]));
+        let first = behind(&feed.since(""));
+        let tags = |feed: &Feed| (feed.state_tag(&id("own")), feed.states_tag());
+        let (own, all) = tags(&feed);
+        feed.look(2, (0, &status(1)), (0, &[peer("a", 1, 0)]));
+        assert!(feed.state_tag(&id("own")) != own && feed.states_tag() != all);
+        assert_eq!(names(&feed.since(&first)), (vec![], vec!["own"]));
+    }
+
+    #[test]
+    fn a_notice_that_comes_again_is_news_and_its_age_is_not() {
+        let noted = |code: Code, ms_ago: u64| {
+            let fault = Fault::new(code, String::from("so it is"), "do something");
+            let notices = vec![Notice { fault, ago: Duration::from_millis(ms_ago) }];
+            Status { notices, ..status(1) }
+        };
+        let mut feed = Feed::new(7);
+        let mut is_news = |status: Status, now_ms: u64| {
+            let before = behind(&feed.since(""));
+            look(&mut feed, &status, &[], now_ms);
+            feed.since(&before).is_status_new
+        };
+        assert!(is_news(noted(Code::Port, 100), 1_000));
+        assert!(!is_news(noted(Code::Port, 5_100), 6_000), "the same, later");
+        assert!(is_news(noted(Code::Port, 0), 6_000), "again");
+        assert!(is_news(noted(Code::LogDropped, 0), 7_000));
+        assert!(!is_news(noted(Code::LogDropped, 0), 8_000), "it is always of now");
+    }
+
     #[test]
     fn a_word_is_news_of_a_peer_and_a_version_of_its_state() {
         let mut feed = Feed::new(7);
-        feed.look(&status(1), &[peer("a", 1, 0), peer("b", 1, 0)], 1_000);
+        look(&mut feed, &status(1), &[peer("a", 1, 0), peer("b", 1, 0)], 1_000);
         let first = behind(&feed.since(""));
-        feed.look(&status(1), &[peer("a", 1, 0), peer("b", 1, 1_000)], 2_000);
+        look(&mut feed, &status(1), &[peer("a", 1, 0), peer("b", 1, 1_000)], 2_000);
         assert_eq!(names(&feed.since(&first)), (vec!["a"], vec![]));
-        feed.look(&status(2), &[peer("a", 1, 1_000), peer("b", 2, 2_000)], 3_000);
+        look(&mut feed, &status(2), &[peer("a", 1, 1_000), peer("b", 2, 2_000)], 3_000);
         assert_eq!(names(&feed.since(&first)), (vec!["a", "b"], vec!["own", "b"]));
         // A status is shown with the state, too.
         let lost = PeerInfo { status: PeerStatus::Lost, ..peer("a", 1, 2_000) };
-        feed.look(&status(2), &[lost, peer("b", 2, 3_000)], 4_000);
+        look(&mut feed, &status(2), &[lost, peer("b", 2, 3_000)], 4_000);
         assert_eq!(names(&feed.since(&first)).1, ["own", "b", "a"], "the oldest first");
     }
 
     #[test]
     fn who_is_gone_is_told_and_may_come_again() {
         let mut feed = Feed::new(7);
-        feed.look(&status(1), &[peer("a", 1, 0), peer("b", 1, 0)], 0);
+        look(&mut feed, &status(1), &[peer("a", 1, 0), peer("b", 1, 0)], 0);
         let first = behind(&feed.since(""));
         let tag = feed.peers_tag();
-        feed.look(&status(1), &[peer("b", 1, 0)], 0);
+        look(&mut feed, &status(1), &[peer("b", 1, 0)], 0);
         assert_ne!(feed.peers_tag(), tag);
         assert_eq!(feed.since(&first).gone, [id("a")]);
         assert_eq!(feed.since("").gone, [], "who begins anew never had it");
         let second = behind(&feed.since(&first));
-        feed.look(&status(1), &[peer("a", 1, 0), peer("b", 1, 0)], 0);
+        look(&mut feed, &status(1), &[peer("a", 1, 0), peer("b", 1, 0)], 0);
         let news = feed.since(&second);
         assert_eq!((names(&news).0, news.gone.len()), (vec!["a"], 0));
     }
@@ -329,7 +385,7 @@ mod tests {
     #[test]
     fn a_reader_of_another_run_or_from_before_what_is_remembered_begins_anew() {
         let mut feed = Feed::new(7);
-        feed.look(&status(1), &[peer("a", 1, 0)], 0);
+        look(&mut feed, &status(1), &[peer("a", 1, 0)], 0);
         let old = behind(&feed.since(""));
         assert!(Feed::new(8).since(&old).is_whole);
         assert!(!feed.since(&old).is_whole);
@@ -337,9 +393,9 @@ mod tests {
             assert!(feed.since(cursor).is_whole, "{cursor}");
         }
         for number in 0..=GONE_MAX {
-            feed.look(&status(1), &[peer(&format!("n{number}"), 1, 0)], 0);
+            look(&mut feed, &status(1), &[peer(&format!("n{number}"), 1, 0)], 0);
         }
-        feed.look(&status(1), &[], 0);
+        look(&mut feed, &status(1), &[], 0);
         assert_eq!(feed.gone.len(), GONE_MAX);
         assert!(feed.since(&old).is_whole);
     }

@@ -97,7 +97,7 @@ impl Web {
             return refused(Refusal::NoToken);
         }
         match path.as_str() {
-            "/health" => health(&driver.status()),
+            "/health" => health(driver.node_id(), &driver.faults_for_probes()),
             "/metrics" => metrics(&driver.measured()),
             "/api/status" => self.status(driver, headers),
             "/api/peers" => self.peers(driver, headers),
@@ -115,9 +115,10 @@ impl Web {
     fn look(&self, driver: &Driver) -> (Status, Vec<PeerInfo>, MutexGuard<'_, Feed>) {
         // In the order in which they are noted, else what is older could be taken for news.
         let mut feed = self.feed();
-        let status = driver.status();
-        let (now_ms, peers) = driver.peers_at();
-        feed.look(&status, &peers, now_ms);
+        let lease_changes = driver.lease_changes();
+        let (status_ms, status) = driver.status_at();
+        let (peers_ms, peers) = driver.peers_at();
+        feed.look(lease_changes, (status_ms, &status), (peers_ms, &peers));
         (status, peers, feed)
     }
 
@@ -254,12 +255,11 @@ fn too_long() -> Response {
 }
 
 /// 200 where nothing is wrong, else 503, with the codes of what is.
-fn health(status: &Status) -> Response {
-    let codes: Vec<&str> =
-        status.degraded.iter().map(|fault: &Fault| fault.code.as_str()).collect();
+fn health(node_id: &NodeId, faults: &[Fault]) -> Response {
+    let codes: Vec<&str> = faults.iter().map(|fault| fault.code.as_str()).collect();
     let code = if codes.is_empty() { 200 } else { 503 };
     let mut response =
-        json_response(code, &json!({ "node_id": status.node_id.as_str(), "degraded": codes }));
+        json_response(code, &json!({ "node_id": node_id.as_str(), "degraded": codes }));
     response.headers.push(("Cache-Control", "no-store".into()));
     response
 }

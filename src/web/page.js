@@ -7,7 +7,7 @@ const COLUMNS = [
   ["node", "Node"], ["status", "Status"], ["address", "Address"],
   ["heard", "Heard", "num"], ["trip", "Round trip", "num"], ["keys", "Keys", "num"],
 ];
-const POLL_MS = 1000, POLL_HIDDEN_MS = 10000, WAIT_MAX_MS = 30000, ANSWER_MS = 10000;
+const POLL_MS = 1000, POLL_HIDDEN_MS = 10000, WAIT_MAX_MS = 30000, ANSWER_MS = 10000, LARGE_MS = 30000;
 // How much is shown, and kept, of one value, one node and one key.
 const VALUE_CHARS = 240, KEYS_SHOWN = 100, POINTS_MAX = 120, HAY_CHARS = 2000;
 // Control characters, and such as are not seen or turn a line around.
@@ -19,7 +19,7 @@ const table = document.querySelector("#all > table");
 const nodes = new Map();
 let own = "", about = null, cursor = "", tag = "", token = "";
 let view = { open: new Set(), filter: "", status: "", sort: "node", down: false };
-let timer = 0, busy = false, fails = 0, why = "", heardAt = 0, tryAt = 0, serial = 0, isNewOrder = true;
+let timer = 0, busy = false, fails = 0, why = "", heardAt = 0, tryAt = 0, serial = 0, isNewOrder = true, isLoading = false;
 
 try { token = sessionStorage.getItem("dsn-token") || ""; } catch { /* Then it is asked for each time. */ }
 
@@ -73,7 +73,7 @@ const tripOf = ({ peer, status }) => trip(status === "alive" ? peer?.round_trip_
 function nodeOf(id) {
   let node = nodes.get(id);
   if (!node) {
-    node = { id, number: ++serial, peer: null, state: null, keys: new Map(), count: 0, status: "alive", hay: null };
+    node = { id, number: ++serial, peer: null, state: null, keys: new Map(), count: 0, status: "alive", hay: null, tag: "", loadFails: 0, loadAt: 0 };
     nodes.set(id, node);
     build(node);
     isNewOrder = true;
@@ -99,8 +99,9 @@ function textOf(value) {
   return { text: `${plural(bytes.length, "byte")}: ${hex.join(" ")}${bytes.length > 32 ? " …" : ""}`, isText: false };
 }
 
-function takePeer(peer, news) {
+function takePeer(peer, news, isFirst) {
   const node = nodeOf(peer.node_id), before = node.peer;
+  if (!before && !isFirst) news.push(`${peer.node_id} is new, and ${peer.status}`);
   if (before && before.status !== peer.status) news.push(`${peer.node_id} is ${peer.status}`);
   if (!before || before.status !== peer.status || view.sort !== "node") isNewOrder = true;
   node.peer = peer;
@@ -114,20 +115,23 @@ function takePeer(peer, news) {
 function takeState(state) {
   const node = nodeOf(state.node_id), now = Date.now(), isFirst = !node.state;
   const heldSince = state.held_ms == null ? null : now - state.held_ms;
+  const expires = state.expires_ms || {};
   for (const key of node.keys.keys()) if (!Object.hasOwn(state.entries, key)) node.keys.delete(key);
   for (const [key, value] of Object.entries(state.entries)) {
     const { text, isText } = textOf(value);
     let entry = node.keys.get(key);
+    const goesAt = Object.hasOwn(expires, key) ? now + expires[key] : null;
+    if (entry) entry.goesAt = goesAt;
     if (entry && entry.text === text && entry.isText === isText) continue;
     // What was there when we came may be older than the version that it came with.
     if (!entry) node.keys.set(key, entry = { points: [] });
-    Object.assign(entry, { text, isText, at: heldSince, isExact: !isFirst, changedAt: isFirst ? 0 : now });
+    Object.assign(entry, { text, isText, goesAt, at: heldSince, isExact: !isFirst, changedAt: isFirst ? 0 : now });
     if (isText && text.length < 40 && NUMBER.test(text)) {
       entry.points.push([now, Number(text)]);
       if (entry.points.length > POINTS_MAX) entry.points.shift();
     } else entry.points = [];
   }
-  node.state = { timestamp: state.timestamp };
+  node.state = { timestamp: state.timestamp, hasLeases: Object.keys(expires).length > 0 };
   node.hay = null;
   drawKeys(node);
 }
@@ -148,9 +152,15 @@ function take(data) {
     const there = new Set([own, ...data.peers.map((peer) => peer.node_id)]);
     for (const id of nodes.keys()) if (!there.has(id)) drop(id);
   }
-  for (const id of data.gone) drop(id);
-  for (const peer of data.peers) takePeer(peer, news);
-  for (const state of data.states) takeState(state);
+  for (const id of data.gone) {
+    drop(id);
+    news.push(`${id} is gone`);
+  }
+  for (const peer of data.peers) takePeer(peer, news, data.whole);
+  for (const state of data.states) {
+    nodeOf(state.node_id).tag = "";
+    takeState(state);
+  }
   cursor = data.cursor;
   if (news.length) put($("news"), news.length > 4 ? `${news.length} nodes changed` : news.join(". "));
   arrange();
@@ -164,8 +174,10 @@ function headers(known) {
   return all;
 }
 
-const ask = (path, known) =>
-  fetch(path, { headers: headers(known), cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) });
+const ask = (path, known, timeout = ANSWER_MS) =>
+  fetch(path, { headers: headers(known), cache: "no-store", signal: AbortSignal.timeout(timeout) });
+
+const waitAfter = (fails) => Math.min(WAIT_MAX_MS, 1000 * 2 ** Math.min(fails - 1, 5)) * (0.8 + Math.random() * 0.4);
 
 async function poll() {
   clearTimeout(timer);
@@ -177,17 +189,17 @@ async function poll() {
     if (answer.status === 401) return askForToken(token !== "");
     if (answer.status === 200) {
       const data = await answer.json();
-      tag = answer.headers.get("ETag") || "";
       take(data);
+      tag = answer.headers.get("ETag") || "";
       if (data.more) wait = 0;
     } else if (answer.status !== 304) throw new Error(await whyOf(answer));
     fails = 0;
     heardAt = Date.now();
     drawLink();
-    if (wait) await askForLarge();
+    if (wait) askForLarge();
   } catch (fault) {
     fails += 1;
-    wait = Math.min(WAIT_MAX_MS, 1000 * 2 ** Math.min(fails - 1, 5)) * (0.8 + Math.random() * 0.4);
+    wait = waitAfter(fails);
     tryAt = Date.now() + wait;
     // What a browser says of a node that is not there is in its own words.
     why = fault.name === "Error" ? fault.message : "";
@@ -202,22 +214,46 @@ async function whyOf(answer) {
   try { return (await answer.json()).error; } catch { return `HTTP status ${answer.status}`; }
 }
 
-// States that are too long to come by themselves, of nodes that are open.
+// States that are too long to come by themselves, of nodes that are open: one after the other, beside
+// the polls, which go on where a line is slow.
 async function askForLarge() {
-  for (const id of view.open) {
+  if (isLoading) return;
+  isLoading = true;
+  for (const id of [...view.open]) {
     const node = nodes.get(id);
-    if (!node || !node.count) continue;
+    if (!node || !node.count || Date.now() < node.loadAt) continue;
     const timestamp = id === own ? about.timestamp : node.peer?.timestamp;
-    if (node.state?.timestamp === timestamp) continue;
-    const answer = await ask(`api/state?node=${encodeURIComponent(id)}`, node.tag);
-    if (answer.status !== 200) continue;
-    node.tag = answer.headers.get("ETag");
-    takeState(await answer.json());
+    // When a key goes can change without a new version.
+    const mayGoLater = node.tag && node.state?.hasLeases;
+    if (node.state?.timestamp !== timestamp || mayGoLater) await load(node);
+  }
+  isLoading = false;
+}
+
+async function load(node) {
+  try {
+    const answer = await ask(`api/state?node=${encodeURIComponent(node.id)}`, node.tag, LARGE_MS);
+    if (answer.status === 200) {
+      const state = await answer.json();
+      // A newer one may have come by itself, or the node be gone.
+      if (nodes.get(node.id) === node && !(node.state?.timestamp > state.timestamp)) {
+        takeState(state);
+        node.tag = answer.headers.get("ETag") || "";
+      }
+    } else if (answer.status !== 304) throw new Error(await whyOf(answer));
+    node.loadFails = 0;
+  } catch {
+    node.loadFails += 1;
+    node.loadAt = Date.now() + waitAfter(node.loadFails);
   }
 }
 
 function askForToken(isWrong) {
-  token = "";
+  // It answers, if not with what we want.
+  token = why = "";
+  fails = 0;
+  document.body.classList.remove("stale");
+  $("link").classList.remove("off");
   try { sessionStorage.removeItem("dsn-token"); } catch { /* It was not kept. */ }
   $("all").hidden = true;
   $("ask").hidden = false;
@@ -278,11 +314,20 @@ function drawAbout() {
   notices.hidden = !about.notices.length;
   put(notices.firstElementChild, `${plural(about.notices.length, "notice")} of the last day`);
   notices.lastElementChild.replaceChildren(...about.notices.map((notice) => {
-    const line = make("p");
-    fill(line, `${age(notice.ago_ms)} ago, ${notice.code}: ${notice.text} ${notice.hint}`);
-    return line;
+    const when = make("span"), text = make("span");
+    fill(text, `${notice.code}: ${notice.text} ${notice.hint}`);
+    return make("p", "", when, text);
   }));
+  drawNoticeAges();
   fill($("foot"), `dsn ${about.version} · listening on ${about.listen} · fingerprint ${about.fingerprint} · network key ${about.network_key}`);
+}
+
+function drawNoticeAges() {
+  about.notices.forEach((notice, index) => {
+    const when = $("notices").lastElementChild.children[index].firstChild;
+    // What counts on has no moment.
+    put(when, notice.code === "log-dropped" ? "" : `${age(notice.ago_ms + Date.now() - about.at)} ago, `);
+  });
 }
 
 // The rows of a node: one that is always there, one for what is in it.
@@ -381,7 +426,8 @@ function spark(points) {
 function keyRow(node, key) {
   const role = (element, name) => { element.setAttribute("role", name); return element; };
   const name = role(make("th", "k-key"), "rowheader"), text = make("bdi");
-  const row = { value: role(make("td", "value"), "cell"), text, trend: role(make("td", "k-trend"), "cell"), age: role(make("td", "k-age num"), "cell"), key };
+  const since = make("div"), goes = make("div", "goes");
+  const row = { since, goes, value: role(make("td", "value"), "cell"), text, trend: role(make("td", "k-trend"), "cell"), age: role(make("td", "k-age num", since, goes), "cell"), key };
   name.scope = "row";
   const label = make("bdi");
   fill(label, key);
@@ -451,7 +497,8 @@ function drawValue(node, row, entry) {
     row.trend.replaceChildren(spark(entry.points));
   }
   const at = entry.at;
-  put(row.age, at == null ? "–" : `${entry.isExact ? "" : "≥ "}${age(Date.now() - at)}`);
+  put(row.goes, entry.goesAt == null ? "" : `goes in ${age(entry.goesAt - Date.now())}`);
+  put(row.since, at == null ? "–" : `${entry.isExact ? "" : "≥ "}${age(Date.now() - at)}`);
   row.age.title = entry.isExact ? "" : "It is at least that old: it was there when this page was opened.";
 }
 
@@ -581,6 +628,7 @@ function drawClock() {
     for (const [key, row] of node.rows) drawValue(node, row, node.keys.get(key));
   }
   if (about) {
+    drawNoticeAges();
     put($("about"), `${plural(nodes.size, "node")} · up ${age(about.uptime_s * 1000 + Date.now() - about.at)}`);
   }
 }

@@ -124,6 +124,15 @@ fn a_caller_has_four_connections_and_loses_the_one_not_used_for_longest() {
 }
 
 #[test]
+fn who_looks_at_the_page_has_more_of_them() {
+    let mut queue = Queue::new(&Limits::of_people(None));
+    for token in 0..16 {
+        assert_eq!(queue.member(token, 7), None);
+    }
+    assert_eq!(queue.member(16, 7), Some(0));
+}
+
+#[test]
 fn where_members_fill_their_room_the_largest_crowd_gives_way() {
     let mut queue = Queue::new(&limits(64, 5));
     for (token, caller) in [(1, 1), (2, 2), (3, 2), (4, 3), (5, 4)] {
