@@ -171,8 +171,8 @@ impl Subscription {
     pub fn wait(&self, timeout: Duration) -> Result<(SystemTime, Event), RecvTimeoutError> {
         let timed = match self.events.try_recv() {
             Ok(timed) => timed,
-            // All was taken that there was room for. What there was none for is told at once, not with
-            // the next event, which may be hours away.
+            // All was taken that there was room for. What there was none for is told at once, not
+            // with the next event, which may be hours away.
             Err(_) => match lagged(&self.shared.dropped) {
                 Some(gap) => return Ok((SystemTime::now(), gap)),
                 None => self.events.recv_timeout(timeout)?,

@@ -279,9 +279,10 @@ fn a_fleet_is_waited_for() {
     assert_eq!(b.told(&["get", "a", "k"]), "v");
     assert_eq!(c.told(&["get", "a", "k"]), "v");
     assert_eq!(a.json(&["-t", "60s", "wait", "synced", "2"])["held"], 2);
-    // One that was killed a moment ago counts as alive still; it is asked.
+    // One that was killed a moment ago counts as alive still, or on a busy host as suspect; it is
+    // asked.
     c.kill();
-    assert_eq!(a.status_of("c"), "alive", "nobody has missed it yet");
+    assert!(["alive", "suspect"].contains(&a.status_of("c").as_str()));
     let said = a.ask(&["-t", "1s", "wait", "peers", "2"]);
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.err.contains("1 answered"), "{}", said.err);
