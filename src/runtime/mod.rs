@@ -378,7 +378,7 @@ fn keep(
     (sets, wake, stopped): &(Receiver<SetJob>, Receiver<()>, Receiver<()>),
 ) {
     let nobody = never();
-    // A change that waits decides before what is due by time: a value that is being set again stays.
+    // A change that waits decides before what is due by time: what is being set again stays.
     let take_all = |keeper: &mut Keeper<RealDisk>, first: Option<SetJob>| {
         let most = keeper.room().saturating_sub(usize::from(first.is_some()));
         let batch = first.into_iter().chain(sets.try_iter().take(most)).collect();
