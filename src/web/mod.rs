@@ -336,7 +336,7 @@ fn with_headers(mut response: Response) -> Response {
 pub fn fuzz_readers(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let _ = query::find(&text, "node");
-    assert!(Feed::new(1).since(&text).is_whole);
+    let _ = Feed::new(1).since(&text);
     let headers = Headers {
         host: Some(text.to_string()),
         authorization: Some(zeroize::Zeroizing::new(text.to_string())),
