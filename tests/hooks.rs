@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value as Json;
 
-use crate::support::process::{Process, Said, run_with};
+use crate::support::process::{Process, Said, run_with, wait_for};
 use crate::support::{PATIENCE, Place4Nodes, eventually};
 
 /// Appends what it was told to the file `told`, a line for each run.
@@ -66,13 +66,7 @@ impl Hook {
 
     /// Its exit code, when it has ended.
     fn end(&mut self) -> Option<i32> {
-        let mut code = None;
-        eventually("the hooks end", || {
-            let ended = self.child.try_wait().unwrap();
-            code = ended.and_then(|status| status.code());
-            ended.is_some()
-        });
-        code
+        wait_for(&mut self.child)
     }
 
     /// The process whose id a command wrote there.

@@ -16,6 +16,17 @@ pub(super) fn number(json: &Json, name: &str) -> u64 {
     json.get(name).and_then(Json::as_u64).unwrap_or_default()
 }
 
+/// A field that is a text, for people; a dash where it is none.
+pub(super) fn text_or_dash<'a>(json: &'a Json, name: &str) -> &'a str {
+    json.get(name).and_then(Json::as_str).unwrap_or("-")
+}
+
+/// How long ago a peer was heard.
+pub(super) fn heard(peer: &Json) -> String {
+    let ms = peer.get("heard_ms_ago").and_then(Json::as_u64);
+    ms.map_or_else(|| "never".to_owned(), ago)
+}
+
 /// The elements of a list; none where it is no list.
 pub(super) fn list(json: &Json) -> &[Json] {
     json.as_array().map(Vec::as_slice).unwrap_or_default()
@@ -99,7 +110,7 @@ pub(super) fn status(status: &Json) -> String {
     if let Some(http) = status.get("http").and_then(Json::as_str) {
         line("page", &format!("http://{http}/"));
     }
-    line("advertise", status.get("advertise").and_then(Json::as_str).unwrap_or("-"));
+    line("advertise", text_or_dash(status, "advertise"));
     line(
         "version",
         &format!("{} (protocol {})", text(status, "version"), number(status, "protocol")),
@@ -177,13 +188,11 @@ pub(super) fn peers(peers: &Json, with_header: bool) -> String {
         row.push("WHY".into());
     }
     for peer in peers {
-        let heard = peer.get("heard_ms_ago").and_then(Json::as_u64);
-        let address = peer.get("address").and_then(Json::as_str).unwrap_or("-");
         let mut row = vec![
             text(peer, "node_id").to_owned(),
-            address.to_owned(),
+            text_or_dash(peer, "address").to_owned(),
             text(peer, "status").to_owned(),
-            heard.map_or_else(|| "never".to_owned(), ago),
+            heard(peer),
             number(peer, "keys").to_string(),
         ];
         if shows_keys {

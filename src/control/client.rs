@@ -185,19 +185,6 @@ impl ControlClient {
         }
     }
 
-    /// Whether there is something to read now: a line, a part of one, or the end.
-    pub fn has_line(&self) -> Result<bool, Failure> {
-        if !self.reader.buffer().is_empty() {
-            return Ok(true);
-        }
-        let mut ends = [PollFd::new(&self.writer, PollFlags::IN)];
-        match poll(&mut ends, Some(&Timespec::default())) {
-            Ok(ready) => Ok(ready > 0),
-            Err(Errno::INTR) => Ok(false),
-            Err(why) => Err(Failure::Unusable(why.into())),
-        }
-    }
-
     /// The next result; `None` where the node ended the row of them.
     pub fn next_result(&mut self, timeout: Option<Duration>) -> Result<Option<Json>, Failure> {
         // A time of nothing would mean none at all.

@@ -91,6 +91,17 @@ pub fn run_with(command: &mut Command, stdin: &[u8]) -> Said {
     child.wait_with_output().unwrap().into()
 }
 
+/// Waits for a process to end by itself; gives its exit code.
+pub fn wait_for(child: &mut Child) -> Option<i32> {
+    let mut code = None;
+    eventually("the process ends", || {
+        let ended = child.try_wait().unwrap();
+        code = ended.and_then(|status| status.code());
+        ended.is_some()
+    });
+    code
+}
+
 impl Place4Nodes {
     pub fn path(&self) -> &Path {
         self.folder.path()
@@ -185,13 +196,7 @@ impl Process {
 
     /// Waits for the process to end by itself; gives its exit code.
     pub fn wait(&mut self) -> Option<i32> {
-        let mut code = None;
-        eventually("the process ends", || {
-            let ended = self.child.try_wait().unwrap();
-            code = ended.and_then(|status| status.code());
-            ended.is_some()
-        });
-        code
+        wait_for(&mut self.child)
     }
 
     /// What it printed to stdout after the first line; it has ended.

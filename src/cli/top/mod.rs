@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use dsn::control::{ControlClient, Failure};
+use dsn::control::{ControlClient, Failure, Polled};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde_json::{Value as Json, json};
@@ -151,13 +151,10 @@ impl Asked {
     fn take_changes(&mut self, said: &mut Said) {
         for _ in 0..CHANGES_AT_ONCE {
             let Some(changes) = &mut self.changes else { return };
-            match changes.has_line() {
-                Ok(false) => return,
-                Ok(true) => match changes.next_result(Some(ANSWER_TIME)) {
-                    Ok(Some(event)) => said.note(&event),
-                    _ => self.changes = None,
-                },
-                Err(_) => self.changes = None,
+            match changes.poll_result() {
+                Ok(Polled::Nothing) => return,
+                Ok(Polled::Result(event)) => said.note(&event),
+                Ok(Polled::Ended) | Err(_) => self.changes = None,
             }
         }
     }

@@ -6,7 +6,9 @@ use std::collections::VecDeque;
 use serde_json::Value as Json;
 
 use super::super::args::Sort;
-use super::super::print::{self, ago, escape, escaped, fault_name, list, number, text};
+use super::super::print::{
+    self, ago, escape, escaped, fault_name, list, number, text, text_or_dash,
+};
 use super::keys::Key;
 
 /// Most changes that are kept to be shown.
@@ -391,7 +393,7 @@ const HEADER: [&str; 6] = ["NODE", "STATUS", "ADDRESS", "HEARD", "KEYS", "WHY"];
 fn own_row(status: &Json) -> Option<Row> {
     let node = status.get("node_id").and_then(Json::as_str)?.to_owned();
     let keys = number(status, "keys");
-    let address = status.get("advertise").and_then(Json::as_str).unwrap_or("-").to_owned();
+    let address = text_or_dash(status, "advertise").to_owned();
     let cells = [
         node.clone(),
         "alive".to_owned(),
@@ -406,13 +408,13 @@ fn own_row(status: &Json) -> Option<Row> {
 fn row(peer: &Json) -> Row {
     let heard = peer.get("heard_ms_ago").and_then(Json::as_u64);
     let (node, status) = (text(peer, "node_id").to_owned(), text(peer, "status").to_owned());
-    let address = peer.get("address").and_then(Json::as_str).unwrap_or("-").to_owned();
+    let address = text_or_dash(peer, "address").to_owned();
     let keys = number(peer, "keys");
     let cells = [
         node.clone(),
         status.clone(),
         address,
-        heard.map_or_else(|| "never".to_owned(), ago),
+        print::heard(peer),
         keys.to_string(),
         escape(text(peer, "reason")),
     ];
