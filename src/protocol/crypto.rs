@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use dsn_keystream::apply_keystream;
+use dsn_keystream::Keystream;
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair,
@@ -34,7 +34,7 @@ pub struct NetworkKeys(Vec<DerivedKeys>);
 
 struct DerivedKeys {
     name: Arc<str>,
-    encryption: Zeroizing<[u8; 32]>,
+    keystream: Keystream,
     authentication: hmac::Key,
 }
 
@@ -87,9 +87,9 @@ impl DerivedKeys {
             debug_assert!(filled.is_ok(), "HKDF gives 32 bytes");
             bytes
         };
-        let encryption = derive(b"encryption");
+        let keystream = Keystream::new(&derive(b"encryption"));
         let authentication = hmac::Key::new(hmac::HMAC_SHA256, &*derive(b"authentication"));
-        Self { name: network_key_name(key).into(), encryption, authentication }
+        Self { name: network_key_name(key).into(), keystream, authentication }
     }
 
     /// HMAC-SHA-256 (RFC 2104) over place, nonce and ciphertext.
@@ -188,7 +188,7 @@ pub fn seal(
     body.push(kind);
     body.extend_from_slice(payload);
     let (_, text) = body.split_at_mut(NONCE_BYTES);
-    apply_keystream(&keys.encryption, &nonce, text);
+    keys.keystream.apply(&nonce, text);
     let tag = keys.tag(place, &body);
     body.extend_from_slice(&tag);
     Some((body, tag))
@@ -210,7 +210,7 @@ pub fn open(
     let derived = keys.0.get(key).ok_or(NotAMessage)?;
     body.truncate(body.len() - TAG_BYTES);
     let (nonce, text) = body.split_first_chunk_mut::<NONCE_BYTES>().ok_or(NotAMessage)?;
-    apply_keystream(&derived.encryption, nonce, text);
+    derived.keystream.apply(nonce, text);
     let kind = *text.first().ok_or(NotAMessage)?;
     Ok(Opened { kind, tag, key, text: body })
 }
