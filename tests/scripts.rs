@@ -1,10 +1,9 @@
 //! The scripts and the unit: what they say, and what they take.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::process::{Said, binary};
+use crate::support::process::{Said, binary, install};
 
 fn scripts() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
@@ -39,9 +38,9 @@ fn each_script_has_a_help_and_names_an_option_that_it_does_not_know() {
 /// What is not dsn for this host, in a file that may be started.
 fn not_dsn(folder: &Path) -> Vec<(PathBuf, &'static str)> {
     let file = |name: &str, bytes: &[u8]| {
-        let path = folder.join(name);
-        std::fs::write(&path, bytes).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (path, written) = (folder.join(name), folder.join("written"));
+        std::fs::write(&written, bytes).unwrap();
+        install(&written, &path);
         path
     };
     let own = std::fs::read(binary()).unwrap();

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 
 use crate::faults::tools::{around, skip};
-use crate::support::process::{Process, Said, dsn, run_with};
+use crate::support::process::{Process, Said, dsn, install, run_with};
 use crate::support::{Place4Nodes, eventually};
 use rustix::process::{Signal, getgid, getuid};
 
@@ -50,9 +50,7 @@ fn sighup_reads_the_network_keys_and_the_list_of_allowed_nodes_again() {
         a.told(&["key", "list"]).lines().count() == 2 && a.status_of("c").is_empty()
     });
     assert_eq!(a.ask(&["get", "c", "k"]).code, 1, "its state went with it");
-    let log = a.log_text();
-    assert!(log.contains("the network keys are now"), "{log}");
-    assert!(log.contains("c with its key is not in") && log.contains("dropped"), "{log}");
+    a.logged(&["the network keys are now", "c with its key is not in", "dropped"]);
     eventually("c hears why", || degraded(&c).contains("is not in the list"));
 
     // What can't be used leaves in force what was, and says why.
@@ -177,7 +175,7 @@ fn a_group_may_be_let_into_the_control_socket() {
     eventually("the folder in the way is named", is_named);
     passable(0o755);
     let binary = place.path().join("dsn");
-    std::fs::copy(crate::support::process::binary(), &binary).unwrap();
+    install(&crate::support::process::binary(), &binary);
     let mut status = Command::new(&binary);
     status.arg("--control").arg(&control).arg("status").current_dir("/");
     let ask = |group| Said::from(as_other(&status, group).output().unwrap());
@@ -204,7 +202,7 @@ fn a_group_that_is_none_and_one_that_is_not_the_users_are_named() {
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(folder.path(), Some(54_321), Some(54_321)).unwrap();
     let binary = folder.path().join("dsn");
-    std::fs::copy(crate::support::process::binary(), &binary).unwrap();
+    install(&crate::support::process::binary(), &binary);
     let mut command = Command::new(&binary);
     command.args(["run", "--node-id", "a", "--listen", "127.0.0.1:0", "--control", "a.sock"]);
     command.args(["--control-group", "54399"]).current_dir(folder.path());

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::faults::tools::{
     OnOwnDisk, around, fat_mount, has_mounts, has_strace, skip, under_strace,
 };
-use crate::support::process::{Process, Said, dsn, run_with};
+use crate::support::process::{Process, Said, dsn, install, run_with};
 use crate::support::{Place4Nodes, eventually, write_private};
 
 /// Runs `dsn run` in a folder, where it has to fail.
@@ -141,7 +141,8 @@ fn a_host_with_a_new_name_says_what_it_was_called() {
     node.kill();
     // It is told once, as it is here from now on; not where the name was given; and not of none.
     let node = place.spawn(in_host("pi-kitchen", &run()).unwrap(), "pi-kitchen");
-    assert_eq!(node.log_text().matches("--node-id raspberrypi").count(), 1);
+    let log = node.logged(&["--node-id raspberrypi"]);
+    assert_eq!(log.matches("--node-id raspberrypi").count(), 1, "{log}");
     node.kill();
     let node = place.spawn_at("given", "127.0.0.1:0", &[]);
     assert!(!node.log_text().contains("--node-id"), "{}", node.log_text());
@@ -420,7 +421,7 @@ fn missing_rights_are_told_with_their_place() {
     outer.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
     // The binary may stand in a folder that only its owner reads.
     let program = place.path().join("dsn");
-    std::fs::copy(command.get_program(), &program).unwrap();
+    install(Path::new(command.get_program()), &program);
     let mut copied = Command::new(&program);
     copied.current_dir(place.path()).args(command.get_args());
     let said: Said = around(outer, &copied).output().unwrap().into();

@@ -42,6 +42,13 @@ pub fn binary() -> PathBuf {
     other.unwrap_or_else(|| env!("CARGO_BIN_EXE_dsn").into()).into()
 }
 
+/// Puts a file that can be started at another place. A process of its own writes it: while this one
+/// holds a file open to write it, a child of another test may inherit that, and it is "busy".
+pub fn install(from: &Path, to: &Path) {
+    let status = Command::new("install").args(["-m", "755"]).arg(from).arg(to).status();
+    assert!(status.unwrap().success());
+}
+
 /// The binary with an environment that names no node. A node that is told nothing else takes a free
 /// port of loopback: the default one belongs to whatever runs on this host.
 pub fn dsn() -> Command {
@@ -181,6 +188,16 @@ impl Process {
 
     pub fn log_text(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// The log, once all of these words are in it: it is written beside the work.
+    pub fn logged(&self, words: &[&str]) -> String {
+        let mut log = String::new();
+        super::eventually(&format!("the log of {} has {words:?}", self.log.display()), || {
+            log = self.log_text();
+            words.iter().all(|word| log.contains(word))
+        });
+        log
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {
