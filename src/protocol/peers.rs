@@ -182,16 +182,26 @@ impl PeerTable {
     }
 
     /// Whether an address belongs to a node that answers there, or is just being tried, so that it
-    /// is not tried for another one: one address is one node.
-    pub fn is_taken(&self, address: &Address, by_other_than: &NodeId) -> bool {
-        self.peers.iter().filter(|(node_id, _)| *node_id != by_other_than).any(|(_, peer)| {
-            let lives_there =
-                peer.status == PeerStatus::Alive && peer.place.proved() == Some(address);
-            let call = peer.flight.as_ref().and_then(|flight| flight.call.as_ref());
-            let is_tried = matches!(call, Some(Call::Hello { address: at }) if at == address);
-            lives_there || is_tried
-        })
+    /// is not tried for another one: one address is one node. Whoever waits for a try of it is none
+    /// of these.
+    pub fn is_taken(&self, address: &Address) -> bool {
+        self.peers.values().any(|peer| taken_by(peer).any(|taken| taken == address))
     }
+
+    /// All addresses of which that is true.
+    pub fn taken(&self) -> BTreeSet<Address> {
+        self.peers.values().flat_map(taken_by).cloned().collect()
+    }
+}
+
+/// Where a peer lives, and where it is being tried.
+fn taken_by(peer: &Peer) -> impl Iterator<Item = &Address> {
+    let lives = peer.place.proved().filter(|_| peer.status == PeerStatus::Alive);
+    let tried = match peer.flight.as_ref().and_then(|flight| flight.call.as_ref()) {
+        Some(Call::Hello { address }) => Some(address),
+        _ => None,
+    };
+    lives.into_iter().chain(tried)
 }
 
 #[cfg(test)]
@@ -284,13 +294,17 @@ mod tests {
         let mut table = PeerTable::default();
         let address = Address::new("10.0.0.1:8000").unwrap();
         table.insert(id(1), Peer { status: PeerStatus::Alive, ..reached(0) });
-        assert!(table.is_taken(&address, &id(2)) && !table.is_taken(&address, &id(1)));
+        let is_taken = |table: &PeerTable| {
+            assert_eq!(table.is_taken(&address), table.taken().contains(&address));
+            table.is_taken(&address)
+        };
+        assert!(is_taken(&table));
         table.get_mut(&id(1)).unwrap().status = PeerStatus::Lost;
-        assert!(!table.is_taken(&address, &id(2)), "it may have another name now");
+        assert!(!is_taken(&table), "it may have another name now");
         let call = Some(Call::Hello { address: address.clone() });
         table.get_mut(&id(1)).unwrap().flight =
             Some(Flight { id: 1, call, address: None, tries: 1, began: 0, class: Class::Healthy });
-        assert!(table.is_taken(&address, &id(2)), "it is being tried");
+        assert!(is_taken(&table), "it is being tried");
     }
 
     #[test]

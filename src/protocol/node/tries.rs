@@ -9,6 +9,7 @@ use crate::protocol::address::Address;
 use crate::protocol::identity::NodeId;
 use crate::protocol::pace::Budget;
 use crate::protocol::peer::{Peer, host_of};
+use crate::protocol::peers::PeerTable;
 use crate::protocol::report::PeerStatus;
 
 /// Most tries of addresses that never answered, under way at a time or lately in vain: a network of
@@ -38,6 +39,17 @@ impl Node {
     /// Lets a peer be tried where it never answered, if there is a try left. Those that are due at
     /// a tick were chosen before ([`Self::grant_tries`]).
     pub(super) fn grant_try(&mut self, node_id: &NodeId, now: Now) {
+        self.grant_where(node_id, now, PeerTable::is_taken);
+    }
+
+    /// The same for an address that does not belong to somebody else. That is asked last: a thousand
+    /// names may be made up, and it takes a look at all of them.
+    fn grant_where(
+        &mut self,
+        node_id: &NodeId,
+        now: Now,
+        is_taken: impl FnOnce(&PeerTable, &Address) -> bool,
+    ) {
         let is_due = |peer: &&Peer| waits_for_a_try(peer, now) && self.has_cause(peer);
         let peer = self.peers.get(node_id).filter(is_due);
         let Some((peer, address)) = peer.and_then(|peer| Some((peer, peer.address_wanted()?)))
@@ -46,10 +58,12 @@ impl Node {
         };
         let tried_at = self.tries.tried_at.get(address);
         let called_since = tried_at.is_none_or(|at| peer.heard_at.is_some_and(|heard| heard > *at));
-        let (address, is_taken) = (address.clone(), self.peers.is_taken(address, node_id));
-        let may_try = called_since && !is_taken && self.tries.budget.take();
+        let is_left = self.tries.budget.left() > 0;
+        let may_try = is_left && called_since && !is_taken(&self.peers, address);
+        let address = address.clone();
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         if may_try {
+            self.tries.budget.take();
             peer.may_try = true;
             self.tries.tried_at.insert(address, now.mono_ms);
         } else {
@@ -82,13 +96,15 @@ impl Node {
             waiting.sort_unstable();
         }
         self.random.shuffle(&mut turns);
+        // A try that is granted here begins later, and its address is known as tried until then.
+        let taken = self.peers.taken();
         for node_id in &known {
-            self.grant_try(node_id, now);
+            self.grant_where(node_id, now, |_, address| taken.contains(address));
         }
         while self.tries.budget.left() > 0 && !turns.is_empty() {
             turns.retain_mut(|waiting| {
                 let Some((_, node_id)) = waiting.pop() else { return false };
-                self.grant_try(&node_id, now);
+                self.grant_where(&node_id, now, |_, address| taken.contains(address));
                 true
             });
         }
