@@ -279,51 +279,72 @@ impl<D: Disk> Keeper<D> {
         let mut version = kept.unwrap_or(last.head.timestamp);
         let mut commits = Vec::new();
         let mut results = Vec::new();
-        let mut terms: BTreeMap<&Key, Option<Ttl>> = BTreeMap::new();
-        for SetJob { change, ttl, left, reply } in &sets {
-            let ttl_of =
-                |key: &Key| terms.get(key).copied().unwrap_or_else(|| self.leases.ttl_of(key));
-            let is_other =
-                |(key, value): (&Key, &Option<_>)| value.is_some() && ttl_of(key) != *ttl;
-            // For how long a value stands is on disk, too.
-            let changes_terms = change.iter().any(is_other);
-            let next = next_version(&last, change, *left, changes_terms, core);
-            let result = match next {
-                Err(refused) => Err(refused),
-                Ok(None) => Ok(version),
-                Ok(Some(next)) => {
+        let mut terms = Terms::new();
+        for set in &sets {
+            let result = self.next(&last, set, &terms, core).map(|next| {
+                if let Some(next) = next {
+                    version = next.head.timestamp;
                     last = next;
-                    version = last.head.timestamp;
+                    let SetJob { change, ttl, left, .. } = set;
                     commits.push(Commit { change, ttl: *ttl, timestamp: version, left: *left });
-                    Ok(version)
                 }
-            };
-            if result.is_ok() {
-                let of = |value: &Option<_>| ttl.filter(|_| value.is_some());
-                terms.extend(change.iter().map(|(key, value)| (key, of(value))));
-            }
-            results.push((reply, result));
+                note_terms(&mut terms, set);
+                version
+            });
+            results.push((&set.reply, result));
         }
-        let written = self.write(&commits, last, now_ms, core);
-        let written = written.map(|record| {
-            self.note_leases(terms, now_ms, core);
-            publish(record, core);
-        });
+        match self.write(&commits, last, now_ms, core) {
+            Ok(record) => {
+                self.note_leases(terms, now_ms, core);
+                publish(record, core);
+            }
+            Err(refused) => {
+                // What changes nothing needs no disk: it holds, whoever else was in this write.
+                let (own, mut terms) = (core.own().draft().at(core.home()), Terms::new());
+                for (set, (_, result)) in sets.iter().zip(&mut results) {
+                    if let Ok(None) = self.next(&own, set, &Terms::new(), core) {
+                        note_terms(&mut terms, set);
+                        *result = Ok(kept.unwrap_or(own.head.timestamp));
+                    } else if result.is_ok() {
+                        *result = Err(refused.clone());
+                    }
+                }
+                self.note_leases(terms, now_ms, core);
+            }
+        }
         let mut somebody = false;
         for (reply, result) in results {
-            let result = match &written {
-                Err(refused) if result.is_ok() => Err(refused.clone()),
-                _ => result,
-            };
             // Whoever waited may have gone.
             somebody |= reply.try_send(result).is_ok();
         }
         core.told(somebody);
     }
 
+    /// The version that a change makes of the last one, where these times were noted before it in
+    /// the same write; nothing where it changes nothing. What stands for another time than before
+    /// is one of its own, with the same entries: that is on disk, too.
+    fn next(
+        &self,
+        last: &Draft,
+        SetJob { change, ttl, left, .. }: &SetJob,
+        terms: &Terms<'_>,
+        core: &impl Core,
+    ) -> Result<Option<Draft>, Refused> {
+        if last.head.left && !left {
+            return Err(Refused::Leaving);
+        }
+        let none_left = || Refused::NotDurable { why: "no timestamp is left".into() };
+        let timestamp = core.next_timestamp(last.head.timestamp).ok_or_else(none_left)?;
+        let next = last.after(change, *left, timestamp)?;
+        let ttl_of = |key: &Key| terms.get(key).copied().unwrap_or_else(|| self.leases.ttl_of(key));
+        let is_other = |(key, value): (&Key, &Option<_>)| value.is_some() && ttl_of(key) != *ttl;
+        let changes_terms = change.iter().any(is_other);
+        Ok(next.or_else(|| changes_terms.then(|| last.again(timestamp))))
+    }
+
     /// What is set again stands for its whole time from now on; that alone is no change, and costs
     /// no write.
-    fn note_leases(&mut self, terms: BTreeMap<&Key, Option<Ttl>>, now_ms: u64, core: &impl Core) {
+    fn note_leases(&mut self, terms: Terms<'_>, now_ms: u64, core: &impl Core) {
         let mut noted = Vec::new();
         for (key, ttl) in terms {
             if ttl.is_some() || self.leases.ttl_of(key).is_some() {
@@ -436,6 +457,14 @@ impl<D: Disk> Keeper<D> {
     }
 }
 
+/// For how long values stand from now on.
+type Terms<'a> = BTreeMap<&'a Key, Option<Ttl>>;
+
+fn note_terms<'a>(terms: &mut Terms<'a>, SetJob { change, ttl, .. }: &'a SetJob) {
+    let of = |value: &Option<_>| ttl.filter(|_| value.is_some());
+    terms.extend(change.iter().map(|(key, value)| (key, of(value))));
+}
+
 fn publish(record: Option<Verified<Record>>, core: &impl Core) {
     if let Some(record) = record {
         core.publish(record);
@@ -460,24 +489,6 @@ fn renew(core: &impl Core) {
         // It is wished for again at the next tick.
         Err(fault) => log::warn!("a version of the own state could not be signed: {fault}"),
     }
-}
-
-/// The version that a change makes of the last one; nothing where it changes nothing. What stands
-/// for another time than before is one of its own, with the same entries.
-fn next_version(
-    last: &Draft,
-    change: &Change,
-    left: bool,
-    changes_terms: bool,
-    core: &impl Core,
-) -> Result<Option<Draft>, Refused> {
-    if last.head.left && !left {
-        return Err(Refused::Leaving);
-    }
-    let none_left = || Refused::NotDurable { why: "no timestamp is left".into() };
-    let timestamp = core.next_timestamp(last.head.timestamp).ok_or_else(none_left)?;
-    let next = last.after(change, left, timestamp)?;
-    Ok(next.or_else(|| changes_terms.then(|| last.again(timestamp))))
 }
 
 #[cfg(test)]
@@ -853,5 +864,26 @@ mod tests {
         assert_eq!(keeper.due(), None);
         keeper.look(5_000, &core);
         assert_eq!(keys(&core), ["a"]);
+    }
+
+    /// It changes nothing, so it needs no disk, whoever else is in the same write.
+    #[test]
+    fn what_is_set_again_holds_beside_a_change_that_can_not_be_written() {
+        let (core, folder) = (FakeCore::new(), tempfile::tempdir().unwrap());
+        let (journal, _) = Journal::open(folder.path(), true).unwrap();
+        let mut keeper = Keeper::new(Some(journal), SyncRule::Always, None, 0, &core);
+        let version = set_for(&mut keeper, &[("a", Some("value"))], Some(3_000), 0, &core);
+        std::fs::remove_dir_all(folder.path()).unwrap();
+        let (change, refused) = job("b", false);
+        let ((again, held), (other, other_refused)) = (job("a", false), job("a", false));
+        let again = SetJob { ttl: Ttl::from_ms(3_000).ok(), ..again };
+        keeper.take(vec![change, again, other], 2_000, &core);
+        assert_eq!(held.try_recv().unwrap(), Ok(version));
+        for answer in [refused, other_refused] {
+            let answer = answer.try_recv().unwrap();
+            assert!(matches!(answer, Err(Refused::NotDurable { .. })), "{answer:?}");
+        }
+        assert_eq!(core.leases.borrow().last(), Some(&(Key::new("a").unwrap(), Some(5_000))));
+        assert_eq!((keys(&core), core.own().head.timestamp), (vec!["a".into()], version));
     }
 }

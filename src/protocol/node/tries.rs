@@ -42,8 +42,8 @@ impl Node {
         self.grant_where(node_id, now, PeerTable::is_taken);
     }
 
-    /// The same for an address that does not belong to somebody else. That is asked last: a thousand
-    /// names may be made up, and it takes a look at all of them.
+    /// The same for an address that does not belong to somebody else. That is asked last: it takes
+    /// a look at all names, and a thousand may be made up.
     fn grant_where(
         &mut self,
         node_id: &NodeId,
