@@ -69,7 +69,7 @@ restore() {
     node=${2:-$id}
     state=$(jq -c --arg node "$node" --arg prefix "${3-}" '
         .[] | select(.node_id == $node)
-        | .entries |= with_entries(select(.key | startswith($prefix)))' "$1") || fail "$1 is no backup"
+        | .entries |= with_entries(select(.key | startswith($prefix)))' <"$1") || fail "$1 is no backup"
     [ -n "$state" ] || fail "$1 has no state of $node: backup.sh list $1"
     [ "$(printf '%s\n' "$state" | jq '.entries | length')" -gt 0 ] || fail "$1 has no such key of $node"
     # Keys that expire are left out by this; values are bytes for nobody but the node.
@@ -88,7 +88,7 @@ case $command in
     list)
         { [ $# -eq 1 ] && [ -f "$1" ]; } || usage "list wants a file"
         need_jq
-        jq -r '.[] | "\(.node_id)\t\(.status)\t\(.entries | length)"' "$1" || fail "$1 is no backup"
+        jq -r '.[] | "\(.node_id)\t\(.status)\t\(.entries | length)"' <"$1" || fail "$1 is no backup"
         ;;
     restore)
         need_dsn

@@ -230,12 +230,13 @@ end() {
     [ -z "$1" ] || wait "$1" 2>/dev/null || :
 }
 
-hooks='' subscriber='' taker='' folder=''
+hooks='' holder='' subscriber='' taker='' folder=''
 finish() {
     trap - EXIT INT TERM
     end "$hooks"
     # Said by hand, as a client that leaves in order has no will.
     [ -z "${bridge-}" ] || printf offline | publish "$bridge" 2>/dev/null || :
+    end "$holder"
     end "$subscriber"
     end "$taker"
     [ -z "$folder" ] || rm -rf "$folder"
@@ -267,16 +268,18 @@ export MQTT_BRIDGE="$bridge" MQTT_HOST="$host" MQTT_PORT="$port" MQTT_BASE="$bas
 folder=$(mktemp -d)
 mkfifo "$folder/from-mqtt"
 
-# Its connection holds the will; without MQTT_SET it hears nothing but the status of this script.
+# A connection that does nothing but hold the will: one that hears commands may be flooded.
+hold() {
+    mosquitto_sub -h "$host" -p "$port" --will-topic "$bridge" --will-payload offline --will-retain --will-qos 1 \
+        -t "$bridge" >/dev/null 2>&1 &
+    holder=$!
+}
+
+# The broker sends nothing that is larger: a topic and its payload.
 subscribe() {
-    end "$subscriber"
     end "$taker"
-    topic=$bridge
-    [ -z "$prefix" ] || topic=$base/set/$own/#
-    # The broker sends nothing that is larger: a topic and its payload.
     mosquitto_sub -V mqttv5 -h "$host" -p "$port" -D connect maximum-packet-size $((bytes_max + 2048)) -q 1 \
-        --will-topic "$bridge" --will-payload offline --will-retain --will-qos 1 \
-        -t "$topic" -F '%x %t' >"$folder/from-mqtt" 2>/dev/null &
+        -t "$base/set/$own/#" -F '%x %t' >"$folder/from-mqtt" 2>/dev/null &
     subscriber=$!
     take <"$folder/from-mqtt" &
     taker=$!
@@ -288,19 +291,20 @@ while :; do
         once "the node does not answer; it is waited for"
         printf offline | publish "$bridge" 2>/dev/null || :
     else
-        runs "$subscriber" || subscribe
+        runs "$holder" || hold
+        [ -z "$prefix" ] || runs "$subscriber" || subscribe
         # A broker that was started anew, or that took the connection for dead, does not say online.
         seen=$(mosquitto_sub -h "$host" -p "$port" -t "$bridge" -C 1 -W 3 2>/dev/null) || seen=
         if [ "$seen" != online ] || ! runs "$hooks"; then
             end "$hooks"
             hooks=''
-            if printf online | publish "$bridge" 2>/dev/null && printf online | publish "$base/status/$own"; then
+            if why=$(printf online | publish "$bridge" 2>&1) && printf online | publish "$base/status/$own"; then
                 once "all that is there goes to $host, port $port"
-                RUST_LOG=warn "$dsn" on --initial --retry 3 --timeout 20s -- "$0" --hook &
+                RUST_LOG=warn "$dsn" on --initial --retry 3 --timeout 20s -- sh "$0" --hook &
                 hooks=$!
                 looks=0
             else
-                once "the broker at $host, port $port, does not answer; it is waited for"
+                once "the broker at $host, port $port, does not take it, and is waited for: $why"
             fi
         fi
         looks=$((looks + 1))

@@ -31,6 +31,8 @@ case $2 in /*) file=$2 ;; *) file=./$2 ;; esac
 command -v "$dsn" >/dev/null || usage "there is no $dsn: install it, or name it with DSN_BIN"
 
 page=$("$dsn" --json status | sed -n 's/.*[{,]"http":"\([^"]*\)".*/\1/p')
+# What listens everywhere is reached here.
+case $page in 0.0.0.0:* | \[::\]:*) page=localhost:${page##*:} ;; esac
 new=$file.new.$$
 trap 'rm -f "$new"' EXIT
 peers=$("$dsn" peers --all)

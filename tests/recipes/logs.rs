@@ -178,6 +178,36 @@ fn gives_all_as_csv(place: &Place4Nodes, kitchen: &Process) {
     assert_eq!(cells(&file), rows);
 }
 
+/// Of events that were dropped nobody knows what they said: all is read anew.
+#[test]
+fn a_log_that_was_too_slow_catches_up() {
+    if !have(&[("sqlite3", "sqlite3")]) {
+        return;
+    }
+    let place = Place4Nodes::new();
+    let kitchen = place.spawn_at("kitchen", "127.0.0.1:0", &[]);
+    kitchen.told(&["set", "k=1"]);
+    let dsn = place.path().join("lags");
+    let script = format!(
+        "#!/bin/sh\n[ -e lagged ] && exec {} \"$@\"\ntouch lagged\necho '{}'\nexec sleep 600\n",
+        crate::support::process::binary().display(),
+        json!({"count": 5, "event": "lagged", "time": "2026-01-31T23:59:59.999Z"})
+    );
+    for shell in shells(&place) {
+        std::fs::write(&dsn, &script).unwrap();
+        std::fs::set_permissions(&dsn, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = shell.recipe(&place, &kitchen, "log-changes.sh");
+        command.env("DSN_BIN", &dsn).args(["run", "log.db"]);
+        let running = Running::start(command);
+        let expected = [json!({"node": "kitchen", "key": "k", "form": "text", "value": "1"})];
+        assert_eq!(changes(&place, 1), expected);
+        assert_eq!(running.stop(), Some(0));
+        for name in ["lagged", "log.db"] {
+            std::fs::remove_file(place.path().join(name)).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_log_has_a_bound() {
     if !have(&[("sqlite3", "sqlite3")]) {
