@@ -180,6 +180,8 @@ sweep() {
     mosquitto_sub -h "$host" -p "$port" -t "$base/state/+/+" --retained-only -W 3 -F '%t' 2>/dev/null |
         head -n "$topics_max" | while IFS= read -r topic; do
         place=${topic#"$base/state/"}
+        # Somebody else's.
+        case $place in *[!A-Za-z0-9/_-]*) continue ;; esac
         owner=$(decode "${place%%/*}")
         name=$(decode "${place#*/}.")
         code=0
