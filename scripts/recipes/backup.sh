@@ -86,13 +86,15 @@ case $command in
         save "$1"
         ;;
     list)
-        { [ $# -eq 1 ] && [ -f "$1" ]; } || usage "list wants a file"
+        [ $# -eq 1 ] || usage "list wants a file"
+        [ -f "$1" ] || usage "there is no file $1"
         need_jq
         jq -r '.[] | "\(.node_id)\t\(.status)\t\(.entries | length)"' <"$1" || fail "$1 is no backup"
         ;;
     restore)
         need_dsn
-        { [ $# -ge 1 ] && [ $# -le 3 ] && [ -f "$1" ]; } || usage "restore wants a file"
+        { [ $# -ge 1 ] && [ $# -le 3 ]; } || usage "restore wants a file, and may have a node and a prefix"
+        [ -f "$1" ] || usage "there is no file $1"
         restore "$@"
         ;;
     -*) usage "there is no option $command" ;;

@@ -56,7 +56,7 @@ csv() {
 if [ "$command" = csv ]; then
     [ -f "$database" ] || fail "there is no database $database"
     if [ -z "$file" ]; then
-        csv || fail "$database can't be read"
+        csv || fail "not all of $database was printed"
         exit 0
     fi
     new=$file.new.$$
