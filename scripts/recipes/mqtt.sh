@@ -175,7 +175,7 @@ for tool in mosquitto_pub mosquitto_sub; do
     command -v "$tool" >/dev/null || usage "there is no $tool: apt-get install mosquitto-clients"
 done
 
-# Keys that went while nobody looked, and nodes that were forgotten: their topics are still there.
+# Keys that went while nobody looked: their topics are still there.
 sweep() {
     mosquitto_sub -h "$host" -p "$port" -t "$base/state/+/+" --retained-only -W 3 -F '%t' 2>/dev/null |
         head -n "$topics_max" | while IFS= read -r topic; do
