@@ -16,10 +16,21 @@ fn read(path: &Path) -> String {
 }
 
 fn roll(place: &Place4Nodes, node: &Process, arguments: &[&str]) -> Running {
-    let mut command = Shell::Default.recipe(place, node, "rolling-restart.sh");
+    let shell = shells(place).pop().unwrap();
+    let mut command = shell.recipe(place, node, "rolling-restart.sh");
     command.args(arguments).arg("--").args(ASK);
     command.stderr(std::fs::File::create(place.path().join("said")).unwrap());
     Running::start(command)
+}
+
+/// It does not do it, and says why.
+fn refuses(place: &Place4Nodes, node: &Process, arguments: &[&str], whys: &[&str]) {
+    // Where this host is busy, somebody may be suspect for a moment, and that is said first.
+    eventually(&format!("it refuses and says {whys:?}"), || {
+        let said = Shell::Default.say(place, node, "rolling-restart.sh", arguments);
+        assert_eq!(said.code, 1, "{}", said.err);
+        whys.iter().all(|why| said.err.contains(why))
+    });
 }
 
 #[test]
@@ -33,15 +44,20 @@ fn a_fleet_is_restarted_one_after_the_other() {
     let asked = place.path().join("asked");
 
     let mut running = roll(&place, &kitchen, &[]);
+    eventually("it begins", || {
+        // Where this host is busy, somebody may be suspect for a moment.
+        if running.0.try_wait().unwrap().is_some() {
+            running = roll(&place, &kitchen, &[]);
+        }
+        asked.exists()
+    });
     for (at, name) in ["garden", "shed"].into_iter().enumerate() {
         eventually("the next one is asked for", || read(&asked).lines().count() == at + 1);
         let expected = format!("{name} 127.0.0.1");
         assert_eq!(read(&asked).lines().last(), Some(expected.as_str()));
         assert_eq!(kitchen.told(&["get", "self", "rolling-restart"]), name);
         // A second one does not begin.
-        let said = Shell::Default.say(&place, &others[1 - at], "rolling-restart.sh", &[]);
-        assert_eq!(said.code, 1);
-        assert!(said.err.contains("running from: kitchen"), "{}", said.err);
+        refuses(&place, &others[1 - at], &["--", "true"], &["running from: kitchen"]);
         let address = others[at].address.clone();
         others[at].child.kill().unwrap();
         others[at].child.wait().unwrap();
@@ -59,20 +75,13 @@ fn a_fleet_is_restarted_one_after_the_other() {
     others[0].child.kill().unwrap();
     others[0].child.wait().unwrap();
     kitchen.told(&["wait", "node", "garden", "suspect", "lost", "--timeout", "60s"]);
-    let said = Shell::Default.say(&place, &kitchen, "rolling-restart.sh", &["--", "true"]);
-    assert_eq!(said.code, 1);
-    assert!(said.err.contains("refused, as some do not answer: garden"), "{}", said.err);
+    let why = "refused, as some do not answer: garden";
+    refuses(&place, &kitchen, &["--", "true"], &[why]);
     others[0] = place.spawn_at("garden", &address, &[&kitchen.address]);
     kitchen.told(&["wait", "node", "garden", "alive", "--timeout", "60s"]);
-    let mut command = Shell::Default.recipe(&place, &kitchen, "rolling-restart.sh");
-    command.args(["--wait", "1", "--reboot", "--", "true"]);
-    let said: Said = command.output().unwrap().into();
-    assert_eq!(said.code, 1, "{}", said.err);
-    assert!(said.err.contains("garden did not go"), "{}", said.err);
-    assert!(said.err.contains("Done: none. Left: garden shed"), "{}", said.err);
-    let said = Shell::Default.say(&place, &kitchen, "rolling-restart.sh", &["--", "false"]);
-    assert_eq!(said.code, 1);
-    assert!(said.err.contains("the command failed for garden"), "{}", said.err);
+    let whys = ["garden did not go", "Done: none. Left: garden shed"];
+    refuses(&place, &kitchen, &["--wait", "1", "--reboot", "--", "true"], &whys);
+    refuses(&place, &kitchen, &["--", "false"], &["the command failed for garden"]);
     assert_eq!(kitchen.ask(&["get", "self", "rolling-restart"]).code, 1);
 }
 
@@ -101,27 +110,21 @@ fn a_job_goes_to_the_node_with_the_lowest_load() {
         ] {
             sets(&kitchen, of_kitchen);
             sets(&garden, of_garden);
-            let said = say(&[]);
-            assert_eq!(
-                said.out.trim_end(),
-                chosen,
-                "{of_kitchen:?} and {of_garden:?}: {}",
-                said.err
-            );
-            assert_eq!(said.code, i32::from(chosen.is_empty()));
+            // Where this host is busy, garden may be suspect for a moment.
+            eventually(&format!("{chosen:?} of {of_kitchen:?} and {of_garden:?}"), || {
+                let said = say(&[]);
+                said.out.trim_end() == chosen && said.code == i32::from(chosen.is_empty())
+            });
         }
         sets(&kitchen, "2");
         sets(&garden, "1");
-        let said = say(&["--max-age", "3600", "--", "echo", "run at"]);
-        assert_eq!(
-            (said.code, said.out.as_str()),
-            (0, "run at garden 127.0.0.1\n"),
-            "{}",
-            said.err
-        );
+        eventually("the command gets the node and its host", || {
+            let said = say(&["--max-age", "3600", "--", "echo", "run at"]);
+            (said.code, said.out.as_str()) == (0, "run at garden 127.0.0.1\n")
+        });
         let said = say(&["--", "false"]);
         assert_eq!(said.code, 1);
-        assert!(said.err.contains("exit code 1 for garden"), "{}", said.err);
+        assert!(said.err.contains("failed with exit code 1 for "), "{}", said.err);
         let said = say(&["--key", "none"]);
         assert_eq!(said.code, 1);
         // A value can't say how old it is.
@@ -201,6 +204,14 @@ impl Watch<'_> {
         command.args(["--", "echo", "acted"]).output().unwrap().into()
     }
 
+    /// Where this host is busy, somebody may be suspect for a moment.
+    fn sees_others(&self, boot: &str, at: u64) {
+        eventually("it has seen two others", || {
+            assert!(!self.acts(boot, at, false), "others are there");
+            read(&self.place.path().join("watched")).contains("seen=yes\n")
+        });
+    }
+
     fn acts(&self, boot: &str, at: u64, network: bool) -> bool {
         let said = self.look(boot, at, network);
         assert_eq!(said.code, 0, "{}", said.err);
@@ -217,7 +228,7 @@ fn a_host_is_rebooted_only_where_it_is_cut_off() {
     kitchen.told(&["wait", "peers", "2", "--timeout", "60s"]);
     let shell = shells(&place).pop().unwrap();
     let watch = Watch { place: &place, node: &kitchen, shell };
-    assert!(!watch.acts("b1", 100, false), "others are there");
+    watch.sees_others("b1", 100);
 
     // One is there still, and one of two is no cut.
     let addresses: Vec<String> = others.iter().map(|node| node.address.clone()).collect();
@@ -244,7 +255,7 @@ fn a_host_is_rebooted_only_where_it_is_cut_off() {
         others.push(place.spawn_at(name, address, &[&kitchen.address]));
     }
     kitchen.told(&["wait", "peers", "2", "--timeout", "60s"]);
-    assert!(!watch.acts("b4", 10, false));
+    watch.sees_others("b4", 10);
     others.drain(..).for_each(Process::kill);
     for name in ["garden", "shed"] {
         kitchen.told(&["wait", "node", name, "lost", "--timeout", "60s"]);

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value as Json;
 
-use super::{Running, Shell, beside, have};
+use super::{Running, Shell, beside, have, shells};
 use crate::support::process::{Process, Said, run_with};
 use crate::support::{Place4Nodes, eventually};
 
@@ -94,8 +94,8 @@ fn set(node: &Process, key: &str, value: &[u8]) {
     assert_eq!(said.code, 0, "{}", said.err);
 }
 
-fn bridge(place: &Place4Nodes, node: &Process, broker: &Broker) -> Running {
-    let mut command = Shell::Default.recipe(place, node, "mqtt.sh");
+fn bridge(place: &Place4Nodes, shell: &Shell, node: &Process, broker: &Broker) -> Running {
+    let mut command = shell.recipe(place, node, "mqtt.sh");
     command.env("MQTT_HOST", "127.0.0.1").env("MQTT_PORT", broker.port.to_string());
     command.env("MQTT_SET", "mqtt/").env("MQTT_PROBE", "1");
     let log = std::fs::File::options().create(true).append(true).open(place.path().join("log"));
@@ -144,7 +144,7 @@ fn readings_go_to_mqtt_and_commands_come_back() {
         set(&garden, key, b"$(touch pwned)\n`touch pwned`");
     }
     set(&garden, "bytes", b"\xff\0x");
-    let running = bridge(&place, &kitchen, &broker);
+    let running = bridge(&place, &Shell::Default, &kitchen, &broker);
 
     // As Home Assistant discovers it.
     broker.awaits("dsn/state/garden_2E1/temperature__c", "17.5");
@@ -227,7 +227,8 @@ fn whoever_restarts_all_is_right_again() {
     let garden = beside(&place, &kitchen, "garden");
     let broker = Broker::start(&place, free_port());
     garden.told(&["set", "door=open", "light=off"]);
-    let running = bridge(&place, &kitchen, &broker);
+    let shell = shells(&place).pop().unwrap();
+    let running = bridge(&place, &shell, &kitchen, &broker);
     broker.awaits("dsn/state/garden/door", "open");
     broker.awaits("dsn/state/garden/light", "off");
 
@@ -257,8 +258,13 @@ fn whoever_restarts_all_is_right_again() {
     assert_eq!(running.stop(), Some(0));
     garden.told(&["unset", "light"]);
     kitchen.told(&["wait", "key", "garden", "light", "--gone", "--timeout", "60s"]);
-    let _running = bridge(&place, &kitchen, &broker);
+    let running = bridge(&place, &shell, &kitchen, &broker);
     broker.awaits("homeassistant/sensor/garden/light/config", "");
     broker.awaits("dsn/state/garden/light", "");
     broker.awaits("dsn/state/garden/door", "open");
+
+    // What dies without a word, as with a power cut, has left a will.
+    broker.awaits("dsn/bridge/kitchen", "online");
+    drop(running);
+    broker.awaits("dsn/bridge/kitchen", "offline");
 }
