@@ -50,7 +50,7 @@ csv() {
     # What spreadsheets look at.
     [ -z "${CSV_SAFE-}" ] ||
         value="iif(substr(value, 1, 1) IN ('=', '+', '-', '@', char(9), char(13)), '''' || value, value)"
-    sqlite3 -readonly -batch -header -csv "$database" "SELECT id, time, node, key, form, $value AS value FROM changes ORDER BY id"
+    sqlite3 -init /dev/null -readonly -batch -header -csv "$database" "SELECT id, time, node, key, form, $value AS value FROM changes ORDER BY id"
 }
 
 if [ "$command" = csv ]; then
@@ -70,7 +70,7 @@ command -v "$dsn" >/dev/null || usage "there is no $dsn: install it, or name it 
 umask 077
 # What comes in goes through the view; its trigger is all that is known of events. `latest` is what was logged last
 # of each key. `total` counts the bytes that were ever logged, so the oldest rows beyond the bound are found at once.
-sqlite3 -batch -bail "$database" >/dev/null <<SQL || fail "$database can't be made ready"
+sqlite3 -init /dev/null -batch -bail "$database" >/dev/null <<SQL || fail "$database can't be made ready"
 .timeout 10000
 PRAGMA journal_mode = WAL;
 BEGIN IMMEDIATE;
@@ -149,7 +149,7 @@ while :; do
     watcher=$!
     # No pipe: some shells wait for all of one, and this has to hear of the last part at once.
     statements <"$folder/events" >"$folder/statements" &
-    sqlite3 -batch -bail "$database" <"$folder/statements" &
+    sqlite3 -init /dev/null -batch -bail "$database" <"$folder/statements" &
     writer=$! code=0
     wait "$writer" || code=$?
     if [ "$code" = 9 ]; then
