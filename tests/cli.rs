@@ -483,6 +483,56 @@ fn a_value_that_is_typed_on_a_terminal_is_asked_for() {
     assert_eq!((quiet.code, quiet.err.as_str()), (0, ""));
 }
 
+/// What `dsn --json state` prints can be set again, whatever bytes it has, as one change.
+#[test]
+fn a_state_that_was_kept_is_set_from_a_file() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    for (key, bytes) in [("raw", &b"\xff\0'\"\n"[..]), ("empty", b""), ("long", &[b'x'; 65_536])] {
+        assert_eq!(run_with(&mut node.command(&["set", key, "-"]), bytes).code, 0);
+    }
+    node.told(&["set", "--ttl", "1h", "reading=1"]);
+    let before = node.json(&["state", "self"]);
+    let file = place.path().join("state.json");
+    let file = file.to_str().unwrap();
+    std::fs::write(file, before.to_string()).unwrap();
+    node.told(&["set", "raw=another", "new=1"]);
+    node.told(&["unset", "long", "reading"]);
+    let version = node.json(&["set", "--from", file])["timestamp"].clone();
+    let after = node.json(&["state", "self"]);
+    assert_eq!(after["timestamp"], version, "one change");
+    let mut expected = before["entries"].clone();
+    // It would stand for good.
+    expected.as_object_mut().unwrap().remove("reading");
+    expected["new"] = "1".into();
+    assert_eq!(after["entries"], expected);
+    let said =
+        run_with(&mut node.command(&["set", "--ttl", "1h", "--from", "-"]), br#"{"k": "v"}"#);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(node.json(&["get", "self", "k"])["expires_ms"].as_u64().is_some());
+
+    // Wrong ones change nothing, and are named.
+    for (text, why) in [
+        (r#"{"a": "1", "b": 2}"#, "b"),
+        (r#"{"a": "1", "b=c": "2"}"#, "b=c"),
+        (r#"{"a": {"base64": "?"}}"#, "a"),
+        ("{}", "no key"),
+        ("[]", "no JSON object"),
+        ("", "EOF"),
+    ] {
+        let said = run_with(&mut node.command(&["set", "--from", "-"]), text.as_bytes());
+        assert_eq!((said.code, said.out.as_str()), (2, ""), "{text}: {}", said.err);
+        assert!(said.err.contains(why), "{text}: {}", said.err);
+    }
+    let many = format!("{{\"a\": \"{}\"}}", "x".repeat(9 << 20));
+    let said = run_with(&mut node.command(&["set", "--from", "-"]), many.as_bytes());
+    assert_eq!(said.code, 2, "{}", said.err);
+    let said = node.ask(&["set", "--from", "none.json"]);
+    assert!(said.code == 2 && said.err.contains("none.json can't be read"), "{}", said.err);
+    assert_eq!(node.ask(&["set", "--from", file, "a=1"]).code, 2, "one or the other");
+    assert_eq!(node.ask(&["get", "self", "a"]).code, 1);
+}
+
 /// What docs/operations.md says of `while read` loops.
 #[test]
 fn in_a_loop_of_a_shell_each_line_is_one_value() {

@@ -31,6 +31,7 @@ mod network;
 mod notify;
 mod pages;
 mod port;
+mod recipes;
 mod scale;
 mod scripts;
 mod simulation;

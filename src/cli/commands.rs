@@ -16,7 +16,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::args::{Command, KeyCommand, Options, WaitFor};
 use super::follow::{Following, Form, Plan, Taker};
-use super::{Fault, metrics, print, socket, tell};
+use super::{Fault, entries, metrics, print, socket, tell};
 
 /// How much longer than the node the command waits, so that the node's own answer comes first.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
@@ -88,10 +88,13 @@ fn request_of(command: &Command, options: &Options) -> Result<Map<String, Json>,
         Command::Metrics { .. } => json!({ "op": "metrics" }),
         Command::State { node } => json!({ "op": "state", "node": node }),
         Command::Get { .. } => get_request(command)?,
-        Command::Set { ttl, pairs } => {
+        Command::Set { ttl, from, pairs } => {
             let ttl = ttl.map(Ttl::try_from).transpose().map_err(Fault::usage)?;
-            let ttl_ms = ttl.map(Ttl::as_ms);
-            json!({ "op": "set", "entries": entries_of(pairs)?, "ttl_ms": ttl_ms })
+            let entries = match from {
+                Some(file) => entries::read(file)?,
+                None => entries_of(pairs)?,
+            };
+            json!({ "op": "set", "entries": entries, "ttl_ms": ttl.map(Ttl::as_ms) })
         }
         Command::Unset { keys } => json!({ "op": "unset", "keys": keys }),
         Command::Ping { node } => json!({ "op": "ping", "node": node }),
@@ -234,7 +237,7 @@ fn value_of(command: &str, word: &OsStr) -> Result<Vec<u8>, Fault> {
 fn no_option<'a>(command: &str, word: &'a OsStr) -> Result<&'a OsStr, Fault> {
     let text = word.to_string_lossy();
     let name = text.split('=').next().unwrap_or_default();
-    if !["--json", "--timeout", "--control", "--help", "--ttl"].contains(&name) {
+    if !["--json", "--timeout", "--control", "--help", "--ttl", "--from"].contains(&name) {
         return Ok(word);
     }
     Err(Fault::Usage(format!(

@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod entries;
 mod follow;
 mod group;
 mod hooks;

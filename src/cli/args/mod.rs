@@ -203,15 +203,20 @@ pub(super) enum Command {
     /// left of the input of a loop.
     #[command(
         override_usage = "dsn [OPTIONS] set [--ttl DURATION] KEY VALUE\n       dsn [OPTIONS] set [--ttl DURATION] KEY -\n       \
-                                dsn [OPTIONS] set [--ttl DURATION] KEY=VALUE..."
+                                dsn [OPTIONS] set [--ttl DURATION] KEY=VALUE...\n       \
+                                dsn [OPTIONS] set [--ttl DURATION] --from FILE"
     )]
     Set {
         /// Remove them after so long, 1s to 30d, unless they are set again; without it they stand
         /// for good, those that would have expired, too
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
         ttl: Option<Duration>,
+        /// Set all keys of this file at once, which has a JSON object as `dsn --json state` prints
+        /// it under `entries`; - takes stdin
+        #[arg(long, value_name = "FILE", value_parser = path_parser(), conflicts_with = "pairs")]
+        from: Option<PathBuf>,
         /// KEY VALUE, or KEY=VALUE pairs, which are one change; the value - takes stdin
-        #[arg(required = true, allow_hyphen_values = true)]
+        #[arg(required_unless_present = "from", allow_hyphen_values = true)]
         pairs: Vec<OsString>,
     },
     /// Remove keys of the own state
