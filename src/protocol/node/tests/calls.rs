@@ -361,7 +361,7 @@ fn an_answer_of_a_run_that_is_over_does_not_bring_it_back() {
     us.tick();
     let (job, outgoing) = us.begins_with(&other).unwrap();
     assert!(matches!(outgoing.request, Request::Hello(_)));
-    let late = other.introduces();
+    let (late, of_twin) = (other.introduces(), other.introduces());
     other.incarnation = Incarnation([9; 16]);
     other.given = Session([9; 16]);
     us.is_joined_by(&mut other);
@@ -372,4 +372,11 @@ fn an_answer_of_a_run_that_is_over_does_not_bring_it_back() {
     us.tick();
     us.serve(&other);
     assert!(us.peer(&other).link.connected);
+    // Nor is the new run taken for one where the old one goes on somewhere.
+    us.node.peers.get_mut(&other.id).unwrap().link.connected = false;
+    us.tick();
+    let (job, outgoing) = us.begins_with(&other).unwrap();
+    assert!(matches!(outgoing.request, Request::Hello(_)));
+    us.is_answered(&job, of_twin);
+    assert_eq!(us.peer(&other).link.incarnation, Some(other.incarnation));
 }
