@@ -401,7 +401,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_without_harm(mut bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        fn any_bytes_are_read_without_harm(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..600)
+        ) {
             // Most garbage falls at the header.
             if let Some(head) = bytes.get_mut(2..HEADER_BYTES) {
                 head.copy_from_slice(&[0x84, 0, 0, 1, 0, 9, 0, 0, 0, 0]);

@@ -36,6 +36,8 @@ impl Serving {
 pub(crate) struct Link {
     pub(crate) name: String,
     flags: u32,
+    /// Whether it is a part of another one, such as a bridge.
+    is_port: bool,
     /// Its addresses that are settled.
     addresses: Vec<IpAddr>,
 }
@@ -84,6 +86,10 @@ pub(crate) fn choose(links: &BTreeMap<u32, Link>, serving: Serving) -> Choice {
         }
         let served = link.addresses.iter().copied().filter(|ip| serving.has(*index, *ip));
         let Some(ip) = served.min_by_key(|ip| (rank(*ip), *ip)) else { continue };
+        if link.is_port && rank(ip) == OF_THE_LINK {
+            // What is said on the bridge goes there, too.
+            continue;
+        }
         if link.flags & IFF_MULTICAST == 0 {
             without.push(link.name.as_str());
             continue;
@@ -98,12 +104,14 @@ pub(crate) fn choose(links: &BTreeMap<u32, Link>, serving: Serving) -> Choice {
     if !without.is_empty() {
         choice.lacking.push(format!("{} takes no multicast", without.join(", ")));
     }
-    if choice.places.len() > LINKS_MAX {
-        let more = choice.places.split_off(LINKS_MAX);
-        choice.lacking.push(format!(
-            "there are more than {LINKS_MAX} interfaces: {} are left out",
-            more.len()
-        ));
+    // A host of containers has hundreds that have nothing but a link-local address.
+    choice.places.sort_by_key(|place| rank(place.ip) == OF_THE_LINK);
+    let more = choice.places.split_off(choice.places.len().min(LINKS_MAX));
+    let missed = more.iter().filter(|place| rank(place.ip) < OF_THE_LINK).count();
+    if missed > 0 {
+        choice
+            .lacking
+            .push(format!("there are more than {LINKS_MAX} interfaces: {missed} are left out"));
     }
     if choice.places.is_empty() {
         let what = match serving {
@@ -116,6 +124,9 @@ pub(crate) fn choose(links: &BTreeMap<u32, Link>, serving: Serving) -> Choice {
     choice
 }
 
+/// Of a link-local address of IPv6.
+const OF_THE_LINK: u8 = 3;
+
 /// What others are told first: an address of IPv4, as most have that, and last one that is of this
 /// link alone.
 fn rank(ip: IpAddr) -> u8 {
@@ -123,7 +134,7 @@ fn rank(ip: IpAddr) -> u8 {
         IpAddr::V4(ip) if !ip.is_link_local() => 0,
         IpAddr::V6(ip) if !ip.is_unicast_link_local() => 1,
         IpAddr::V4(_) => 2,
-        IpAddr::V6(_) => 3,
+        IpAddr::V6(_) => OF_THE_LINK,
     }
 }
 
@@ -151,6 +162,7 @@ const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST_DUMP: u16 = 0x301;
 const HEADER_BYTES: usize = 16;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MASTER: u16 = 10;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
@@ -195,10 +207,15 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn note_link(message: &[u8], links: &mut BTreeMap<u32, Link>) -> Option<()> {
     let (index, flags) = (u32_at(message, HEADER_BYTES + 4)?, u32_at(message, HEADER_BYTES + 8)?);
-    let name = attribute(message.get(HEADER_BYTES + 16..)?, IFLA_IFNAME)?;
+    let attributes = message.get(HEADER_BYTES + 16..)?;
+    let name = attribute(attributes, IFLA_IFNAME)?;
+    let master = attribute(attributes, IFLA_MASTER).and_then(|bytes| u32_at(bytes, 0));
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
     let name = String::from_utf8_lossy(name).into_owned();
-    links.insert(index, Link { name, flags, addresses: Vec::new() });
+    links.insert(
+        index,
+        Link { name, flags, is_port: master.is_some_and(|it| it > 0), addresses: Vec::new() },
+    );
     Some(())
 }
 
@@ -258,6 +275,7 @@ mod tests {
         let link = |(name, flags, addresses): &(&str, u32, &[&str])| Link {
             name: (*name).into(),
             flags: *flags,
+            is_port: name.starts_with("port"),
             addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
         };
         (1..).zip(all.iter().map(link)).collect()
@@ -276,6 +294,7 @@ mod tests {
             ("eth2", UP, &["fe80::3", "169.254.0.3"]),
             ("eth3", UP, &["fe80::4"]),
             ("eth4", UP, &[]),
+            ("port0", UP, &["fe80::5"]),
             ("wg0", UP | IFF_POINTOPOINT, &["10.9.0.1"]),
             ("wlan0", IFF_UP | IFF_MULTICAST, &["10.8.0.1"]),
         ]);
@@ -301,6 +320,12 @@ mod tests {
         let many: Vec<(&str, u32, &[&str])> = vec![("v", UP, &["10.0.0.1"]); LINKS_MAX + 3];
         assert!(said(&many).contains("3 are left out"));
         assert_eq!(choose(&links(&many), BOTH).places.len(), LINKS_MAX);
+        // Those of containers push nobody out.
+        let mut many: Vec<(&str, u32, &[&str])> = vec![("v", UP, &["fe80::1"]); 300];
+        many.push(("eth0", UP, &["10.0.0.1"]));
+        let choice = choose(&links(&many), BOTH);
+        assert_eq!((choice.places.len(), choice.lacking.len()), (LINKS_MAX, 0));
+        assert_eq!(choice.places[0].name, "eth0");
     }
 
     #[test]

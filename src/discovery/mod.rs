@@ -166,10 +166,13 @@ impl Shell {
                 ..Choice::default()
             },
         };
-        self.silent.clear();
         let places = self.choice.places.clone();
         let wanted: Vec<(&Place, Family)> = places.iter().flat_map(families).collect();
         self.lines.retain(|line| wanted.iter().any(|(place, by)| line.is_for(place, *by)));
+        // What could not be said stays a fault until something can.
+        self.silent.retain(|(link, by), _| {
+            self.lines.iter().any(|line| line.link == *link && line.family == *by)
+        });
         for (place, by) in wanted {
             if self.lines.iter().any(|line| line.is_for(place, by)) {
                 continue;
@@ -205,17 +208,17 @@ impl Shell {
 
     fn send_all(&mut self, sendings: &[Sending]) {
         for Sending { link, by, bytes } in sendings {
-            let mut failed = Vec::new();
-            for line in &self.lines {
-                let is_it = line.link == *link && by.is_none_or(|by| by == line.family);
-                if let Err(why) = if is_it { line.send(bytes) } else { Ok(()) } {
-                    failed.push((line.family, why));
+            let is_it = |line: &&Line| line.link == *link && by.is_none_or(|by| by == line.family);
+            let sent = self.lines.iter().filter(is_it).map(|line| (line.family, line.send(bytes)));
+            for (family, sent) in sent.collect::<Vec<_>>() {
+                match sent {
+                    Ok(()) => drop(self.silent.remove(&(*link, family))),
+                    Err(why) => {
+                        self.note_silent((*link, family), &why);
+                        // A link that went away is noticed by that, too.
+                        self.look_at = self.look_at.min(self.driver.now_ms() + LOOK_AGAIN_MS);
+                    }
                 }
-            }
-            for (family, why) in failed {
-                self.note_silent((*link, family), &why);
-                // A link that went away is noticed by that, too.
-                self.look_at = self.look_at.min(self.driver.now_ms() + LOOK_AGAIN_MS);
             }
         }
     }
