@@ -76,6 +76,9 @@ pub struct Config {
     pub listen: Listen,
     /// Where nodes of the network may be found.
     pub bootstrap: Vec<Address>,
+    /// Whether others are looked for on the local network, and this node can be found there:
+    /// docs/discovery.md. It needs the feature `discover`.
+    pub discover: bool,
     /// The address that it tells others; what they see if none is given.
     pub advertise: Option<Address>,
     /// The folder of key pairs; the node's own is a subfolder with its id.
@@ -109,6 +112,7 @@ impl Config {
             is_named_by_host: false,
             listen: Listen::default(),
             bootstrap: Vec::new(),
+            discover: false,
             advertise: None,
             credentials: CREDENTIALS_FOLDER.into(),
             network_key: None,

@@ -42,6 +42,9 @@ pub mod config;
 pub mod control;
 #[doc(hidden)]
 pub mod credentials;
+#[cfg(feature = "discover")]
+#[doc(hidden)]
+pub mod discovery;
 #[doc(hidden)]
 pub mod driver;
 #[doc(hidden)]

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dsn::protocol::crypto::{
-    Ecdsa, NetworkKeys, Place, PrivateKey, Signed, Signer, TAG_BYTES, Tag, Verifier, open, seal,
+    Announced, Ecdsa, NetworkKeys, Place, PrivateKey, Signed, Signer, TAG_BYTES, Tag, Verifier,
+    open, seal,
 };
 use dsn::protocol::identity::{SIGNATURE_BYTES, hex, unhex};
 use dsn::protocol::record::{Patch, Record};
@@ -298,6 +299,28 @@ fn the_partial_record_of_the_vectors_is_made_of_the_whole_one() {
         assert_eq!(made.entries.iter().count(), entries);
         assert_eq!(made.head.home != base.head.home, has_moved);
         assert!(Verified::<Record>::check(made.share(), &Ecdsa).is_some());
+    }
+}
+
+/// What a node announces on the local network: other implementations make the same of the key.
+#[test]
+fn the_mark_of_an_announcement_is_the_one_in_the_protocol_document() {
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md");
+    let document = std::fs::read_to_string(document).unwrap();
+    let label = std::array::from_fn(|at| 0x40 + u8::try_from(at).unwrap());
+    for (ip, mark) in [
+        ("10.0.0.2", "1a9d70e72eca6cdd68e99bfda44f1b9f"),
+        ("fe80::a", "4ea40f8d0b2a22d3e56a56235b679422"),
+    ] {
+        let announced = Announced { label, ip: ip.parse().unwrap(), port: 8000 };
+        let made = announced.mark(&network_keys()).unwrap();
+        assert_eq!(hex(&made), mark);
+        assert!(announced.is_marked(&network_keys(), &made) && document.contains(mark));
+        for bit in 0..made.len() * 8 {
+            let mut changed = made;
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(!announced.is_marked(&network_keys(), &changed), "bit {bit}");
+        }
     }
 }
 

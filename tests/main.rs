@@ -18,6 +18,7 @@ mod candour;
 mod cli;
 mod cluster;
 mod control;
+mod discovery;
 mod expiry;
 mod faults;
 mod follow;

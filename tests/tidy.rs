@@ -58,7 +58,7 @@ fn each_crate_has_its_room() {
             "ring::",
             &["protocol/crypto", "protocol/hash", "credentials", "driver", "runtime", "journal"],
         ),
-        ("socket2::", &["server"]),
+        ("socket2::", &["server", "discovery"]),
         ("httparse::", &["server"]),
         ("serde::", &["cli"]),
         ("serde_json::", &["control", "cli", "web"]),
@@ -69,7 +69,7 @@ fn each_crate_has_its_room() {
         ("base64::", &["control", "steps"]),
         ("signal_hook::", &["cli"]),
         ("env_logger::", &["cli"]),
-        ("fastrand::", &["protocol/node"]),
+        ("fastrand::", &["protocol/node", "discovery/plan/tests"]),
     ];
     for (name, text) in files("src", ".rs") {
         for (krate, places) in rooms {
@@ -194,7 +194,7 @@ fn paths_are_resolved() {
 /// Dependencies point one way (docs/architecture.md).
 #[test]
 fn modules_use_only_what_they_may() {
-    let arrows: [(&str, &[&str]); 18] = [
+    let arrows: [(&str, &[&str]); 19] = [
         ("zone", &[]),
         ("protocol", &[]),
         ("server", &["zone"]),
@@ -223,6 +223,7 @@ fn modules_use_only_what_they_may() {
             ],
         ),
         ("control", &["protocol", "advice", "config", "driver"]),
+        ("discovery", &["protocol", "driver", "server"]),
         ("web", &["protocol", "config", "control", "driver", "metrics", "server"]),
         (
             "runtime",
@@ -233,6 +234,7 @@ fn modules_use_only_what_they_may() {
                 "config",
                 "control",
                 "credentials",
+                "discovery",
                 "driver",
                 "durable",
                 "events",
@@ -314,6 +316,10 @@ fn the_core_is_pure() {
         files("src/server", "limits.rs"),
         // What hooks run next.
         files("src/cli/hooks", "plan.rs"),
+        // What is said and heard on the local network.
+        files("src/discovery", "dns.rs"),
+        files("src/discovery", "links.rs"),
+        files("src/discovery", "plan.rs"),
     ];
     for (name, text) in parts.into_iter().flatten() {
         for word in banned {

@@ -128,6 +128,7 @@ fn version_of(record: &Record) -> (u64, Hash) {
 fn host(at: usize, now: Now) -> Host {
     let key = key_of(at as u64);
     let settings = Settings {
+        discovers: false,
         node_id: id(at),
         public_key: key.0,
         secret: Secret([7 + u8::try_from(at).unwrap_or_default(); 32]),

@@ -51,6 +51,7 @@ impl RunArgs {
             http_host: self.http_host.into_iter().filter(|text| !text.trim().is_empty()).collect(),
             tick: text(self.tick),
             alone: self.alone,
+            discover: self.discover,
             config: not_empty(self.config),
         }
     }
@@ -76,6 +77,7 @@ struct FileArgs {
     http_host: Option<Bootstrap>,
     tick: Option<String>,
     alone: Option<bool>,
+    discover: Option<bool>,
 }
 
 /// One address or several.
@@ -150,6 +152,7 @@ pub(super) fn resolve(
         flags.http_token.or(file.http_token),
         words(flags.http_host, file.http_host),
     )?;
+    config.discover = flags.discover || file.discover.unwrap_or(false);
     config.alone = flags.alone || file.alone.unwrap_or(false);
     if let Some(text) = flags.tick.or(file.tick) {
         config.tick = parse_tick(&text)?;

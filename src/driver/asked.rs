@@ -74,8 +74,15 @@ impl Driver {
         let disk = |code, text: &Option<String>| Some(Fault::new(code, text.clone()?, hint));
         let disks =
             [disk(Code::StateDisk, &inner.state_fault), disk(Code::PeersDisk, &inner.peers_fault)];
+        let discovery = inner.discovery_fault.clone();
         drop(inner);
-        broken.into_iter().chain(disks.into_iter().flatten()).chain(port).chain(web).collect()
+        broken
+            .into_iter()
+            .chain(disks.into_iter().flatten())
+            .chain(port)
+            .chain(web)
+            .chain(discovery)
+            .collect()
     }
 
     /// Lets `status` tell how many lines of the log were dropped: whoever writes the log counts.

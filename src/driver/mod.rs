@@ -2,6 +2,8 @@
 //! decide is done outside it again. The steps themselves are in [`crate::steps`].
 
 mod asked;
+#[cfg(feature = "discover")]
+mod discovered;
 mod kept;
 mod keys;
 mod leases;
@@ -150,6 +152,7 @@ struct Inner {
     wait_settled: usize,
     state_fault: Option<String>,
     peers_fault: Option<String>,
+    discovery_fault: Option<Fault>,
     leases: KnownLeases,
     is_stopping: bool,
 }
@@ -184,6 +187,7 @@ impl Driver {
             waiting: HashMap::new(),
             state_fault: None,
             peers_fault: None,
+            discovery_fault: None,
             leases: KnownLeases::default(),
             is_stopping: false,
             node,

@@ -93,6 +93,7 @@ fn driver() -> (Arc<Driver>, Queues) {
     let own = Draft::new(id("us"), 1, false, Arc::default());
     let own = Verified::sign(own, &private_key).unwrap();
     let settings = Settings {
+        discovers: false,
         node_id: id("us"),
         public_key: private_key.public_key(),
         secret: Secret([1; 32]),

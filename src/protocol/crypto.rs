@@ -2,6 +2,7 @@
 //! keys) `ring`.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use dsn_keystream::Keystream;
@@ -36,6 +37,9 @@ struct DerivedKeys {
     name: Arc<str>,
     keystream: Keystream,
     authentication: hmac::Key,
+    /// For announcements on the local network alone: what strangers see there helps them nowhere
+    /// else.
+    discovery: hmac::Key,
 }
 
 impl NetworkKeys {
@@ -80,7 +84,7 @@ impl DerivedKeys {
         let derive = |label: &[u8]| {
             let mut bytes = Zeroizing::new([0; 32]);
             let info = [label];
-            // 32 bytes is one block of SHA-256: both calls only fail above 255 blocks.
+            // 32 bytes is one block of SHA-256: the calls only fail above 255 blocks.
             let filled = secret
                 .expand(&info, hkdf::HKDF_SHA256)
                 .and_then(|material| material.fill(&mut *bytes));
@@ -89,7 +93,8 @@ impl DerivedKeys {
         };
         let keystream = Keystream::new(&derive(b"encryption"));
         let authentication = hmac::Key::new(hmac::HMAC_SHA256, &*derive(b"authentication"));
-        Self { name: network_key_name(key).into(), keystream, authentication }
+        let discovery = hmac::Key::new(hmac::HMAC_SHA256, &*derive(b"discovery"));
+        Self { name: network_key_name(key).into(), keystream, authentication, discovery }
     }
 
     /// HMAC-SHA-256 (RFC 2104) over place, nonce and ciphertext.
@@ -213,6 +218,53 @@ pub fn open(
     derived.keystream.apply(nonce, text);
     let kind = *text.first().ok_or(NotAMessage)?;
     Ok(Opened { kind, tag, key, text: body })
+}
+
+/// Length of the number that names an announcement on the local network, bytes.
+pub const LABEL_BYTES: usize = 16;
+/// Length of the tag of an announcement on the local network, bytes: half of a hash.
+pub const MARK_BYTES: usize = 16;
+
+/// What a node says of itself on the local network: a number that was never used before, and where
+/// it listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announced {
+    /// The number.
+    pub label: [u8; LABEL_BYTES],
+    /// The address, without the zone of a link-local one.
+    pub ip: IpAddr,
+    /// The port there.
+    pub port: u16,
+}
+
+impl Announced {
+    fn tag(&self, keys: &DerivedKeys) -> hmac::Tag {
+        let ip = match self.ip {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        let mut context = hmac::Context::with_key(&keys.discovery);
+        context.update(b"dsn/1 discovery");
+        context.update(&self.label);
+        context.update(&ip.octets());
+        context.update(&self.port.to_le_bytes());
+        context.sign()
+    }
+
+    /// What holders of the network key know it by: with the key that seals. To all others it is
+    /// noise, like no other.
+    pub fn mark(&self, keys: &NetworkKeys) -> Option<[u8; MARK_BYTES]> {
+        self.tag(keys.0.first()?).as_ref().first_chunk().copied()
+    }
+
+    /// Whether a holder of one of the keys made the mark for just this place.
+    pub fn is_marked(&self, keys: &NetworkKeys, mark: &[u8; MARK_BYTES]) -> bool {
+        let fits = |key: &DerivedKeys| {
+            let tag = self.tag(key);
+            tag.as_ref().get(..MARK_BYTES).is_some_and(|tag| bool::from(tag.ct_eq(mark)))
+        };
+        keys.0.iter().any(fits)
+    }
 }
 
 /// A node's private key. Never printable.

@@ -29,6 +29,8 @@ pub enum Code {
     PeersDisk,
     /// The port can't take connections, or is not open yet.
     Port,
+    /// Others can't be found on the local network, or not on all of its interfaces.
+    Discovery,
     /// Strangers hold many connections.
     Strangers,
     /// The program is at fault.
@@ -59,7 +61,7 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Alone,
         Self::OtherNetworkKey,
         Self::Refused,
@@ -70,6 +72,7 @@ impl Code {
         Self::StateDisk,
         Self::PeersDisk,
         Self::Port,
+        Self::Discovery,
         Self::Strangers,
         Self::Program,
         Self::Restored,
@@ -98,6 +101,7 @@ impl Code {
             Self::StateDisk => "state-disk",
             Self::PeersDisk => "peers-disk",
             Self::Port => "port",
+            Self::Discovery => "discovery",
             Self::Strangers => "strangers",
             Self::Program => "program",
             Self::Restored => "restored",

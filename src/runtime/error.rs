@@ -54,6 +54,13 @@ pub enum StartError {
         /// Where.
         listen: Listen,
     },
+    /// Others are to be found on the local network, and this program was built without that.
+    NoDiscovery,
+    /// Others are to find this node on the local network, and it listens where none can call.
+    DiscoverNowhere {
+        /// Where.
+        listen: Listen,
+    },
     /// The system gave no thread.
     NoThread(std::io::Error),
     /// The system gave no randomness.
@@ -66,7 +73,11 @@ impl StartError {
     /// Whether what was typed or configured is wrong. Else it was right, and the world says no.
     pub fn is_usage(&self) -> bool {
         match self {
-            Self::NoNetworkKey { .. } | Self::NotAKey { .. } | Self::NoToken { .. } => true,
+            Self::NoNetworkKey { .. }
+            | Self::NotAKey { .. }
+            | Self::NoToken { .. }
+            | Self::NoDiscovery
+            | Self::DiscoverNowhere { .. } => true,
             Self::Credentials(fault) => fault.is_usage(),
             Self::Folder { why, .. } => is_wrong_name(why),
             Self::Control(ControlError::NoSocket { .. }) => true,
@@ -123,6 +134,17 @@ impl fmt::Display for StartError {
                 "other hosts can reach the page at {listen}, and whoever does could read all states. Name a file with a token \
                  that readers have to show, --http-token FILE (make one: `(umask 077; head -c 24 /dev/urandom | base64 > \
                  FILE)`), or serve it to this host alone: --http 127.0.0.1:{}",
+                listen.port()
+            ),
+            Self::NoDiscovery => write!(
+                formatter,
+                "--discover: this program was built without the feature `discover`. Use one that has it, or name another node \
+                 with --bootstrap HOST:PORT"
+            ),
+            Self::DiscoverNowhere { listen } => write!(
+                formatter,
+                "--discover: nobody on the local network can call this node, as it listens on {listen}, for this host alone. \
+                 Listen on all addresses, --listen {}, or leave out --discover and name nodes of this host with --bootstrap",
                 listen.port()
             ),
             Self::NoThread(why) => formatter.write_str(&no_thread(why)),

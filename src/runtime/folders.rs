@@ -109,7 +109,8 @@ pub(super) fn network_keys(
     let path = &config.network_key_file();
     let found = credentials::presence(path)?;
     if found != Presence::Present {
-        if !config.bootstrap.is_empty() || had_peers {
+        // Whoever looks for others has to have their key: with one of its own it would find none.
+        if !config.bootstrap.is_empty() || config.discover || had_peers {
             let others = |address: &&Address| !is_of_this_host(address, config.listen.port());
             let from = config.bootstrap.iter().find(others);
             let from = from.map(|address| address.as_str().to_owned());

@@ -1,5 +1,6 @@
 //! Starts, names, stops and joins the threads of a node.
 
+mod discovering;
 mod embedded;
 mod error;
 mod folders;
@@ -37,9 +38,10 @@ use crate::protocol::record::{Draft, Record};
 use crate::protocol::verified::Verified;
 use crate::protocol::wire::ProgramVersion;
 
+use discovering::Discovering;
 pub use error::StartError;
 use folders::{NewKeys, check_data, lock_folder, look_for_old_names, network_keys, own_key};
-use ports::{Ports, THREADS_MIN, WEB_THREADS_MIN};
+use ports::{Ports, threads_min};
 pub use pulse::Pulse;
 use senders::Senders;
 pub use senders::senders_max;
@@ -54,6 +56,7 @@ pub struct RunningNode {
     pub(crate) driver: Arc<Driver>,
     listen: SocketAddr,
     control: Option<ControlServer>,
+    discovery: Discovering,
     threads: Vec<JoinHandle<()>>,
     senders: Option<Arc<Senders<Driver>>>,
     stop_asked: Receiver<()>,
@@ -71,8 +74,7 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
     let credentials_folder = config.credentials.join(config.node_id.as_str());
     let data_folder = config.data.as_ref().map(|data| data.join(config.node_id.as_str()));
     // What may be lacking, or another process may have, comes first, and nothing is made before.
-    probe_threads(THREADS_MIN + config.http.as_ref().map_or(0, |_| WEB_THREADS_MIN))?;
-    check_data(&config)?;
+    check_host(&config)?;
     let there = data_folder.as_deref().filter(|folder| folder.is_dir());
     let lock = there.map(lock_folder).transpose()?;
     let socket = config.control_socket();
@@ -101,8 +103,7 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
     let keys = network_keys(&config, had_peers, &mut new_keys, &mut notices)?;
     let private_key = own_key(&config, &credentials_folder, &mut new_keys, &mut notices)?;
     notices.append(&mut loaded.warnings);
-    log_notices(&notices, &loaded.notes);
-    notices.append(&mut loaded.notes);
+    log_notices(&mut notices, &mut loaded.notes);
     let began = Instant::now();
     let address = ports.server.local_address();
     let settings = settings(&config, &private_key, allow, address)?;
@@ -129,6 +130,7 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
         driver: Arc::clone(&driver),
         listen: address,
         control: None,
+        discovery: Discovering::default(),
         threads: Vec::new(),
         senders: None,
         stop_asked: queues.stop_asked.clone(),
@@ -140,6 +142,7 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
         running.control = Some(ControlServer::start(&path, group, Arc::clone(&driver))?);
     }
     running.spawn_threads(queues, (keeper, lock.file), &stopped)?;
+    running.discovery = Discovering::start(&config, address, &driver)?;
     // Nothing fails from here on, and others may see the keys. The cell is new, so this can't fail;
     // until now the port answered 503.
     new_keys.keep();
@@ -147,13 +150,15 @@ pub fn start(config: Config) -> Result<RunningNode, StartError> {
     Ok(running)
 }
 
-fn log_notices(warnings: &[Fault], notes: &[Fault]) {
-    for warning in warnings {
+/// Logs what was found; what is no more than a note is one of the notices from then on.
+fn log_notices(notices: &mut Vec<Fault>, notes: &mut Vec<Fault>) {
+    for warning in notices.iter() {
         log::warn!("{warning}");
     }
-    for note in notes {
+    for note in notes.iter() {
         log::info!("{note}");
     }
+    notices.append(notes);
 }
 
 /// Who this is, and where its files are, as whoever reads the log has to look for them.
@@ -170,6 +175,13 @@ fn log_start(config: &Config, private_key: &PrivateKey, keys: &NetworkKeys, list
         absolute(&config.credentials),
         config.data.as_deref().map_or_else(|| "none".into(), absolute)
     );
+}
+
+/// Whether this host has what the node is to have.
+fn check_host(config: &Config) -> Result<(), StartError> {
+    Discovering::check(config)?;
+    probe_threads(threads_min(config))?;
+    check_data(config)
 }
 
 /// Whether the system gives as many threads as a node has from the beginning: the HTTP server ends
@@ -239,6 +251,7 @@ fn settings(
         port: address.port(),
         advertise: config.advertise.clone().or(bound),
         seeds: config.bootstrap.clone(),
+        discovers: config.discover,
         tick_ms: u64::try_from(config.tick.as_millis()).unwrap_or(u64::MAX),
         mesh_max: MESH_MAX,
         relay_heads: RELAY_HEADS,
@@ -341,6 +354,7 @@ impl RunningNode {
         let Some(stop) = self.stop.take() else { return };
         self.driver.begin_stop();
         drop(stop);
+        drop(std::mem::take(&mut self.discovery));
         if let Some(web) = self.driver.detach_web() {
             web.stop();
         }

@@ -15,9 +15,15 @@ use crate::web::{self, Web};
 
 /// Threads that a node has from the beginning, or with its first change: 3 that send, journal,
 /// ticker, gate, 4 workers, 5 of tiny_http, one for the control socket, one for the log.
-pub(super) const THREADS_MIN: usize = 17;
+const THREADS_MIN: usize = 17;
 /// The same of the web page: gate, 2 workers, 5 of tiny_http.
-pub(super) const WEB_THREADS_MIN: usize = 8;
+const WEB_THREADS_MIN: usize = 8;
+
+/// All that this node has from the beginning, with the one that looks for others.
+pub(super) fn threads_min(config: &Config) -> usize {
+    let web = config.http.as_ref().map_or(0, |_| WEB_THREADS_MIN);
+    THREADS_MIN + web + usize::from(config.discover)
+}
 
 /// What is served to other nodes.
 const SERVES: Serves = Serves {

@@ -399,6 +399,7 @@ mod tests {
     #[test]
     fn records_that_are_no_news_cost_no_signature() {
         let settings = Settings {
+            discovers: false,
             node_id: id("us"),
             public_key: OURS,
             secret: Secret([1; 32]),

@@ -264,6 +264,7 @@ impl Crowd {
         at.run += 1;
         at.is_hung = false;
         let settings = Settings {
+            discovers: false,
             node_id: at.node_id.clone(),
             public_key: at.key,
             secret: Secret(secret),

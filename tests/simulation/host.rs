@@ -266,6 +266,7 @@ impl Host {
         let mut secret = [0; 32];
         secret.fill_with(|| random.u8(..));
         let settings = Settings {
+            discovers: false,
             node_id: self.node_id.clone(),
             public_key: self.key.0,
             secret: Secret(secret),

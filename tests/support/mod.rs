@@ -2,6 +2,7 @@
 //! protocol byte by byte, rightly or wrongly.
 #![allow(dead_code, unreachable_pub, reason = "a module that each test file uses a part of")]
 
+pub mod avahi;
 pub mod browser;
 pub mod liar;
 pub mod meter;

@@ -23,6 +23,9 @@ pub enum Layout {
     /// Two switches without a link, each with a subnet of its own, and one host more, the last
     /// one, that has an interface on both. No host forwards packets.
     Bridged { left: usize, right: usize },
+    /// So many switches without links between them, each with a subnet and a host of its own, and
+    /// one host more, the last one, that has an interface on each.
+    Spokes(usize),
 }
 
 /// Hosts and what joins them.
@@ -58,11 +61,19 @@ impl Network {
     }
 
     fn build(&mut self, layout: Layout) {
-        let (Layout::OneNetwork { left, right } | Layout::Bridged { left, right }) = layout;
         let hub = self.add_namespace("hub");
-        for switch in 0..2 {
+        let switches = if let Layout::Spokes(count) = layout { count } else { 2 };
+        for switch in 0..switches {
             ip(&hub, &format!("link add s{switch} type bridge\nlink set s{switch} up"));
         }
+        let (left, right) = match layout {
+            Layout::OneNetwork { left, right } | Layout::Bridged { left, right } => (left, right),
+            Layout::Spokes(count) => {
+                let all: Vec<usize> = (0..count).collect();
+                all.iter().for_each(|switch| self.add_host(&[*switch], 24));
+                return self.add_host(&all, 24);
+            }
+        };
         let is_one = matches!(layout, Layout::OneNetwork { .. });
         if is_one {
             ip(
@@ -135,19 +146,46 @@ impl Network {
 
     /// Starts `dsn run` on the host, as node `n…`, with what is usual but for the bootstrap nodes.
     pub fn start(&self, place: &Place4Nodes, host: usize, bootstrap: &[String]) -> Process {
+        let flags: Vec<&str> =
+            bootstrap.iter().flat_map(|address| ["--bootstrap", address]).collect();
+        self.start_with(place, host, &flags)
+    }
+
+    /// The same with any flags; without `--listen` it listens on all addresses of IPv4.
+    pub fn start_with(&self, place: &Place4Nodes, host: usize, flags: &[&str]) -> Process {
         let (node_id, listen) = (format!("n{host}"), format!("0.0.0.0:{PORT}"));
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace(host)]);
         let inner = dsn();
-        command.arg(inner.get_program()).current_dir(place.path());
+        let mut command = self.command(host, inner.get_program());
+        command.current_dir(place.path());
         for (name, _) in inner.get_envs() {
             command.env_remove(name);
         }
-        command.args(["run", "--node-id", &node_id, "--listen", &listen]);
-        for address in bootstrap {
-            command.args(["--bootstrap", address]);
+        command.args(["run", "--node-id", &node_id]);
+        if !flags.contains(&"--listen") {
+            command.args(["--listen", &listen]);
         }
+        command.args(flags);
         place.spawn(command, &node_id)
+    }
+
+    /// A command on the host.
+    pub fn command(&self, host: usize, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace(host)]).arg(program);
+        command
+    }
+
+    /// Lines of `ip` on the host.
+    pub fn ip(&self, host: usize, lines: &str) {
+        ip(&self.namespace(host), lines);
+    }
+
+    /// Lets the first interface of a host have IPv6: its link-local address, at once.
+    pub fn allow_ipv6(&self, host: usize) {
+        let settings =
+            "cd /proc/sys/net/ipv6/conf && echo 0 > eth0/accept_dad && echo 0 > all/disable_ipv6";
+        let namespace = self.namespace(host);
+        plain_ip(&["netns", "exec", &namespace, "sh", "-c", settings]).unwrap();
     }
 
     /// The link between the switches.

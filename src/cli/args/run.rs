@@ -19,6 +19,10 @@ pub(in super::super) struct RunArgs {
     /// A node of the network to join; may be given several times
     #[arg(long, short, value_name = "HOST:PORT", env = "DSN_BOOTSTRAP", value_delimiter = ',')]
     pub(in super::super) bootstrap: Vec<String>,
+    /// Look for nodes with the same network key on the local network, by multicast DNS, and let
+    /// them find this one; others see that a node of some network is here, and not which
+    #[arg(long, env = "DSN_DISCOVER", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(in super::super) discover: bool,
     /// The address that others should use [default: what they see]
     #[arg(long, value_name = "HOST:PORT", env = "DSN_ADVERTISE")]
     pub(in super::super) advertise: Option<String>,

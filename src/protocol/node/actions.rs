@@ -60,6 +60,8 @@ pub struct Settings {
     pub advertise: Option<Address>,
     /// Bootstrap addresses.
     pub seeds: Vec<Address>,
+    /// Whether others are looked for on the local network.
+    pub discovers: bool,
     /// Time between ticks, ms.
     pub tick_ms: u64,
     /// Up to so many peers a change goes to each of them by ourselves; beyond, by relays

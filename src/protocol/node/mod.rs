@@ -9,6 +9,7 @@ mod asking;
 mod calls;
 mod compare;
 mod conflicts;
+mod found;
 mod graves;
 mod hello;
 mod home;
@@ -56,6 +57,7 @@ pub use allowed::AllowList;
 pub use asking::CheckedWord;
 pub use calls::UPKEEP_MAX;
 use conflicts::Conflicts;
+use found::Found;
 use graves::Graves;
 use hello::Claims;
 use home::Seen;
@@ -110,6 +112,7 @@ pub struct Node {
     seeds: Vec<Seed>,
     /// Where a forgotten node may be, as a bootstrap address for one try.
     knock: Option<Seed>,
+    found: Found,
     inbox: Inbox,
     conflicts: Conflicts,
     /// What happened of late.
@@ -179,6 +182,7 @@ impl Node {
             graves: Graves::default(),
             claims: Claims::default(),
             knock: None,
+            found: Found::default(),
             inbox: Inbox::default(),
             conflicts: Conflicts::default(),
             notices: VecDeque::new(),

@@ -113,7 +113,9 @@ impl Node {
     /// That no other node is here, where somebody should be.
     fn alone(&self) -> Option<Fault> {
         let counts = self.peer_counts();
-        let is_looking = self.ticks < LOOK_AROUND_TICKS && !self.seeds.iter().all(is_settled);
+        let discovers = self.settings.discovers;
+        let is_looking =
+            self.ticks < LOOK_AROUND_TICKS && (discovers || !self.seeds.iter().all(is_settled));
         let has_company = counts.alive + counts.suspect > 0;
         if self.settings.alone || self.own.head.left || has_company || is_looking {
             return None;
@@ -133,9 +135,19 @@ impl Node {
             }
         }
         let hint = if self.seeds.is_empty() && facts.is_empty() {
-            facts.push("no bootstrap address was given, and nobody has called".into());
-            "start the others with this one as --bootstrap, or this one with theirs; a network of one node says so \
-             with --alone"
+            facts.push(if discovers {
+                "nobody with this network key was heard on the local network, and nobody has called"
+                    .into()
+            } else {
+                "no bootstrap address was given, and nobody has called".into()
+            });
+            if discovers {
+                "do the others run with --discover, on the same local network, with a copy of this network key? Does a firewall \
+                 let UDP port 5353 pass? See docs/discovery.md, or give --bootstrap; a network of one node says so with --alone"
+            } else {
+                "start the others with this one as --bootstrap, or this one with theirs, or on one local network all of them \
+                 with --discover; a network of one node says so with --alone"
+            }
         } else {
             "they are asked again and again. Are the hosts on, the addresses right, the ports open, the network keys the \
              same? A network of one node says so with --alone"

@@ -24,14 +24,14 @@ pub(super) struct Seed {
     pub(super) address: Address,
     /// Who answered there last.
     pub(super) node_id: Option<NodeId>,
-    flight: Option<u64>,
-    tries: u32,
-    pace: Pace,
+    pub(super) flight: Option<u64>,
+    pub(super) tries: u32,
+    pub(super) pace: Pace,
     /// When the next try is due after one that failed, ms.
-    retry_at: Option<u64>,
+    pub(super) retry_at: Option<u64>,
     /// When it is asked again though somebody is known there, ms.
     ask_at: u64,
-    network_key: usize,
+    pub(super) network_key: usize,
     pub(super) last_fault: Option<String>,
 }
 
@@ -62,7 +62,7 @@ impl Seed {
         actions.push(Action::WakeAt(at));
     }
 
-    fn is_due(&self, now: Now) -> bool {
+    pub(super) fn is_due(&self, now: Now) -> bool {
         let waits = self.retry_at.is_some_and(|at| now.mono_ms < at);
         self.flight.is_none() && !waits && self.pace.is_due(now.mono_ms)
     }
@@ -111,7 +111,7 @@ impl Node {
         }
         let wait = self.wait(now);
         let Some(address) = self.graves.next_knock(wait) else { return };
-        if self.seeds.iter().any(|seed| seed.address == address) {
+        if self.seeds.iter().any(|seed| seed.address == address) || self.found.has(&address) {
             return;
         }
         let flight = self.next_flight();
@@ -123,7 +123,7 @@ impl Node {
     }
 
     fn seed_mut(&mut self, address: &Address) -> Option<&mut Seed> {
-        let seeds = self.seeds.iter_mut().chain(&mut self.knock);
+        let seeds = self.seeds.iter_mut().chain(&mut self.knock).chain(self.found.iter_mut());
         seeds.into_iter().find(|seed| seed.address == *address)
     }
 
@@ -162,6 +162,11 @@ impl Node {
             }
             return;
         }
+        let mut outcome = Some(outcome);
+        if self.on_found_answer((address, flight), &mut outcome, now, actions) {
+            return;
+        }
+        let Some(outcome) = outcome else { return };
         let wait = self.wait(now);
         let Some(seed) = self.seed_mut(address) else { return };
         if seed.flight.take_if(|current| *current == flight).is_none() {
@@ -191,7 +196,7 @@ impl Node {
         }
     }
 
-    fn meet_at_seed(
+    pub(super) fn meet_at_seed(
         &mut self,
         address: &Address,
         answer: &crate::protocol::wire::HelloAnswer,

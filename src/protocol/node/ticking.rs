@@ -61,6 +61,7 @@ impl Node {
         self.look_around(now, &mut actions);
         self.poke_awake(now, &mut actions);
         self.try_seeds(now, &mut actions);
+        self.try_found(now, &mut actions);
         (self.wake_at(now), actions)
     }
 
@@ -70,7 +71,7 @@ impl Node {
         let retries = attempts.map(|attempt| attempt.at).filter(|at| *at > now.mono_ms);
         let seeds = self.seeds.iter().filter_map(super::Seed::wake_at);
         let first = self.tick_at.min(self.look_around_at(now)).min(self.hedge_at);
-        retries.chain(seeds).fold(first, u64::min)
+        retries.chain(seeds).chain(self.found.wake_at(now)).fold(first, u64::min)
     }
 
     /// Who was never heard in this run, or not since it came back, and gives no answer, is lost.

@@ -4,6 +4,7 @@
 mod answers;
 mod calls;
 mod compare;
+mod found;
 mod hello;
 mod home;
 mod records;
@@ -236,6 +237,7 @@ impl Us {
     fn with(change: impl FnOnce(&mut Settings), known: Vec<KnownPeer>) -> Self {
         let now = Now { wall_us: WALL_US, mono_ms: 1_000 };
         let mut settings = Settings {
+            discovers: false,
             node_id: id("us"),
             public_key: key(OUR_KEY),
             secret: Secret([3; 32]),

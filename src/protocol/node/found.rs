@@ -1,0 +1,192 @@
+//! Addresses where somebody was heard on the local network who holds the network key: hints, as
+//! those from other nodes. Each is tried a few times and then let go; whoever is there announces
+//! itself again.
+
+use std::collections::BTreeMap;
+
+use super::answers::other_key_next;
+use super::seeds::Seed;
+use super::{Action, Class, Job, Node, Now, Outcome, TRIES, Target};
+use crate::protocol::address::Address;
+use crate::protocol::identity::NodeId;
+use crate::protocol::pace::WAIT_MAX_MS;
+use crate::protocol::report::PeerStatus;
+
+/// Most addresses that wait to be tried: more than anybody needs to get into a network, as all
+/// others are heard of there.
+const WAITING_MAX: usize = 64;
+/// Most of them that are tried at a time. One that hangs takes 5 s, so that is less than one a
+/// second, whatever is announced.
+const AT_ONCE_MAX: usize = 4;
+/// Most addresses of which it is remembered how they turned out: one of each node.
+const SETTLED_MAX: usize = crate::protocol::PEERS_MAX;
+/// How long an address that led to nobody is left alone, ms.
+const IN_VAIN_MS: u64 = 10 * 60 * 1000;
+/// The same while nobody else is there at all, ms.
+const IN_VAIN_ALONE_MS: u64 = 30_000;
+/// How long an address that led to a node which is known is not asked again while that is alive,
+/// ms. Nodes may announce another address than the one that they are known by.
+const MET_MS: u64 = 4 * 60 * 60 * 1000;
+/// For each peer that is alive a try waits this much longer at most, ms: by then one of them was
+/// quicker, and told all others. So a newcomer is not called by a thousand nodes.
+const SPREAD_EACH_MS: u64 = 50;
+/// Longest such time, ms.
+const SPREAD_MAX_MS: u64 = 60_000;
+
+/// How an address turned out.
+#[derive(Debug)]
+struct Settled {
+    /// Who answered there.
+    node_id: Option<NodeId>,
+    /// How long that counts, ms.
+    until: u64,
+}
+
+/// What was found on the local network.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    waiting: Vec<Seed>,
+    settled: BTreeMap<Address, Settled>,
+}
+
+impl Found {
+    pub(super) fn has(&self, address: &Address) -> bool {
+        self.waiting.iter().any(|seed| seed.address == *address)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Seed> {
+        self.waiting.iter_mut()
+    }
+
+    /// When one of them is to be looked at again before the next tick, ms.
+    pub(super) fn wake_at(&self, now: Now) -> Option<u64> {
+        let at_once = self.waiting.iter().filter(|seed| seed.flight.is_some()).count();
+        let times = self.waiting.iter().filter_map(Seed::wake_at).filter(|at| *at > now.mono_ms);
+        times.min().filter(|_| at_once < AT_ONCE_MAX)
+    }
+
+    #[cfg(test)]
+    pub(super) fn settled(&self) -> usize {
+        self.settled.len()
+    }
+
+    fn settle(&mut self, address: Address, settled: Settled) {
+        if self.settled.len() >= SETTLED_MAX && !self.settled.contains_key(&address) {
+            let first = self.settled.iter().min_by_key(|(_, settled)| settled.until);
+            if let Some(first) = first.map(|(address, _)| address.clone()) {
+                self.settled.remove(&first);
+            }
+        }
+        self.settled.insert(address, settled);
+    }
+}
+
+impl Node {
+    /// Somebody who holds the network key was heard on the local network and says that it listens
+    /// there. The caller has checked that, and that it is not this node.
+    pub fn on_found(&mut self, address: Address, now: Now) -> Vec<Action> {
+        if self.found.has(&address) || self.leads_nowhere_new(&address, now) {
+            return Vec::new();
+        }
+        let is_seed = self.seeds.iter().any(|seed| seed.address == address);
+        let is_knock = self.knock.as_ref().is_some_and(|knock| knock.address == address);
+        if is_seed || is_knock || self.own.head.left {
+            return Vec::new();
+        }
+        if self.found.waiting.len() >= WAITING_MAX {
+            // One of those makes room, so that no flood of old announcements keeps out the rest.
+            let at = self.random.usize(0..self.found.waiting.len());
+            if self.found.waiting.get(at).is_none_or(|seed| seed.flight.is_some()) {
+                return Vec::new();
+            }
+            self.found.waiting.swap_remove(at);
+        }
+        let alive = u64::try_from(self.alive()).unwrap_or(u64::MAX);
+        let spread = alive.saturating_mul(SPREAD_EACH_MS).min(SPREAD_MAX_MS);
+        let at = now.mono_ms + self.random.u64(0..=spread);
+        let mut seed = Seed::new(address);
+        seed.retry_at = Some(at);
+        self.found.waiting.push(seed);
+        vec![Action::WakeAt(at)]
+    }
+
+    /// How many peers are alive.
+    pub fn alive(&self) -> usize {
+        self.peers.iter().filter(|(_, peer)| peer.status == PeerStatus::Alive).count()
+    }
+
+    /// Whether it is known who is there, or that nobody is.
+    fn leads_nowhere_new(&self, address: &Address, now: Now) -> bool {
+        let may_be_there =
+            |status: PeerStatus| matches!(status, PeerStatus::Alive | PeerStatus::Suspect);
+        if let Some(settled) = self.found.settled.get(address)
+            && now.mono_ms < settled.until
+        {
+            let status = settled.node_id.as_ref().map(|node_id| self.status_of(node_id));
+            return status.is_none_or(|status| status.is_some_and(may_be_there));
+        }
+        let lives_there = |peer: &crate::protocol::peer::Peer| {
+            may_be_there(peer.status)
+                && [peer.place.proved(), peer.place.address()].contains(&Some(address))
+        };
+        self.peers.iter().any(|(_, peer)| lives_there(peer))
+    }
+
+    pub(super) fn try_found(&mut self, now: Now, actions: &mut Vec<Action>) {
+        self.found.settled.retain(|_, settled| now.mono_ms < settled.until);
+        let mut at_once = self.found.waiting.iter().filter(|seed| seed.flight.is_some()).count();
+        let due = self.found.waiting.iter().filter(|seed| seed.is_due(now));
+        let due: Vec<Address> = due.map(|seed| seed.address.clone()).collect();
+        for address in due {
+            if self.leads_nowhere_new(&address, now) {
+                // Somebody else was quicker.
+                self.found.waiting.retain(|seed| seed.address != address);
+                continue;
+            }
+            if at_once >= AT_ONCE_MAX {
+                return;
+            }
+            let flight = self.next_flight();
+            let mut waiting = self.found.iter_mut();
+            let Some(seed) = waiting.find(|seed| seed.address == address) else { continue };
+            (seed.flight, seed.retry_at) = (Some(flight), None);
+            at_once += 1;
+            let target = Target::Seed(address);
+            actions.push(Action::Send(Job { target, flight, class: Class::Unproved }));
+        }
+    }
+
+    /// What came of a try; says whether it was one of these.
+    pub(super) fn on_found_answer(
+        &mut self,
+        (address, flight): (&Address, u64),
+        outcome: &mut Option<Outcome>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let is_it = |seed: &Seed| seed.address == *address && seed.flight == Some(flight);
+        let Some(at) = self.found.waiting.iter().position(is_it) else { return false };
+        let Some(outcome) = outcome.take() else { return false };
+        let mut seed = self.found.waiting.swap_remove(at);
+        seed.flight = None;
+        let in_vain_ms = if self.alive() == 0 { IN_VAIN_ALONE_MS } else { IN_VAIN_MS };
+        let mut settled = Settled { node_id: None, until: now.mono_ms + in_vain_ms };
+        match other_key_next(outcome, &mut seed.network_key) {
+            Outcome::Introduced(answer) => {
+                let answer = answer.message();
+                settled.node_id = Some(answer.node_id.clone());
+                settled.until = now.mono_ms + MET_MS;
+                self.meet_at_seed(address, answer, now, actions);
+            }
+            Outcome::Failed(_) if seed.tries < TRIES => {
+                let wait = self.wait(now);
+                seed.pace.came_to_nothing(wait, WAIT_MAX_MS);
+                self.found.waiting.push(seed);
+                return true;
+            }
+            _ => {}
+        }
+        self.found.settle(address.clone(), settled);
+        true
+    }
+}

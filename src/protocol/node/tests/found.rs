@@ -1,0 +1,158 @@
+//! Addresses that were heard of on the local network.
+
+use super::*;
+use crate::protocol::fault::Code;
+use crate::protocol::node::TRIES;
+use crate::protocol::report::PeerStatus;
+
+fn us() -> Us {
+    Us::with(|settings| (settings.discovers, settings.alone) = (true, false), Vec::new())
+}
+
+impl Us {
+    fn hears_of(&mut self, place: &str) {
+        let actions = self.node.on_found(address(place), self.now);
+        self.take_actions(actions);
+    }
+
+    /// Lets so much time pass; others answer where they live. Gives how often somebody was called
+    /// who was found.
+    fn lives(&mut self, ms: u64, others: &[&Other]) -> usize {
+        let (mut calls, until) = (0, self.now.mono_ms + ms);
+        while self.now.mono_ms < until {
+            self.wait(500);
+            let (_, actions) = self.node.on_tick(self.now);
+            self.take_actions(actions);
+            while let Some(job) = self.jobs.pop_front() {
+                let Some(outgoing) = self.node.begin(&job, self.now) else { continue };
+                let there = others.iter().find(|other| other.place() == outgoing.address);
+                let outcome = match there {
+                    Some(other) => other.answers(self, &outgoing.request),
+                    None => Outcome::Failed("nobody listens there".into()),
+                };
+                calls += usize::from(matches!(job.target, Target::Seed(_)));
+                self.is_answered(&job, outcome);
+            }
+        }
+        calls
+    }
+
+    fn under_way(&mut self) -> usize {
+        let (_, actions) = self.node.on_tick(self.now);
+        self.take_actions(actions);
+        self.node.found.iter_mut().filter(|seed| seed.flight.is_some()).count()
+    }
+}
+
+#[test]
+fn who_is_heard_of_is_met_and_not_called_again() {
+    let mut us = us();
+    let other = Other::new("other", 2);
+    us.hears_of(other.place().as_str());
+    us.hears_of(other.place().as_str());
+    assert_eq!(us.lives(10_000, &[&other]), 1);
+    assert_eq!(us.peer(&other).status, PeerStatus::Alive);
+    for _ in 0..100 {
+        us.hears_of(other.place().as_str());
+    }
+    assert_eq!(us.lives(60_000, &[&other]), 0, "it is known");
+}
+
+#[test]
+fn an_address_that_leads_nowhere_is_let_go() {
+    let mut us = us();
+    us.hears_of("10.0.0.9:8000");
+    assert_eq!(us.lives(60_000, &[]), usize::try_from(TRIES).unwrap());
+    us.hears_of("10.0.0.9:8000");
+    assert_eq!(us.lives(60_000, &[]), usize::try_from(TRIES).unwrap(), "alone, it hopes again");
+    let mut other = Other::new("other", 2);
+    us.is_connected_with(&mut other);
+    us.hears_of("10.0.0.8:8000");
+    us.lives(60_000, &[&other]);
+    us.hears_of("10.0.0.8:8000");
+    assert_eq!(us.lives(60_000, &[&other]), 0);
+}
+
+#[test]
+fn whatever_is_announced_few_are_tried_at_a_time_and_few_wait() {
+    let mut us = us();
+    for number in 0..2_000 {
+        us.hears_of(&format!("10.0.{}.{}:8000", number / 250, number % 250));
+    }
+    assert_eq!(us.node.found.iter_mut().count(), 64);
+    assert_eq!(us.under_way(), 4);
+    us.wait(1_000);
+    assert_eq!(us.under_way(), 4, "those hang");
+    us.hears_of("10.9.9.9:1");
+    assert_eq!(us.node.found.iter_mut().count(), 64);
+    assert_eq!(us.under_way(), 4, "what is under way makes no room");
+}
+
+#[test]
+fn how_it_turned_out_is_remembered_of_so_many() {
+    let mut us = us();
+    let mut other = Other::new("other", 2);
+    us.is_connected_with(&mut other);
+    for round in 0..120 {
+        for number in 0..20 {
+            us.hears_of(&format!("10.1.{round}.{number}:8000"));
+        }
+        us.lives(30_000, &[&other]);
+    }
+    let tried = us.lives(0, &[]);
+    assert_eq!(tried, 0);
+    assert!(us.node.found.settled() <= 1024);
+}
+
+#[test]
+fn where_many_are_there_nobody_hurries() {
+    let mut us = us();
+    for number in 0..40 {
+        us.is_joined_by(&mut Other::new(&format!("n{number}"), 10 + number));
+    }
+    assert_eq!(us.node.alive(), 40);
+    let (mut soon, mut late) = (0, 0);
+    for number in 0..20 {
+        us.hears_of(&format!("10.2.0.{number}:8000"));
+        let at = us.node.found.wake_at(us.now).unwrap_or(us.now.mono_ms) - us.now.mono_ms;
+        assert!(at <= 40 * 50, "{at}");
+        soon += usize::from(at < 100);
+        late += usize::from(at >= 100);
+    }
+    assert!(late > 0 && soon < 20, "chance spreads them: {soon} {late}");
+}
+
+#[test]
+fn this_node_itself_and_who_refuses_are_left_alone() {
+    let mut us = us();
+    let mut itself = Other::new("us", OUR_KEY);
+    itself.incarnation = us.node.incarnation();
+    let place = itself.place();
+    us.hears_of(place.as_str());
+    assert_eq!(us.lives(5_000, &[&itself]), 1);
+    assert!(us.node.faults(us.now).iter().all(|fault| fault.code == Code::Alone));
+    us.hears_of(place.as_str());
+    assert_eq!(us.lives(5_000, &[&itself]), 0);
+}
+
+#[test]
+fn a_bootstrap_address_is_none_that_was_found() {
+    let place = "10.0.0.250:8000";
+    let mut us = Us::with(|settings| settings.seeds = vec![address(place)], Vec::new());
+    us.hears_of(place);
+    assert_eq!(us.node.found.iter_mut().count(), 0);
+}
+
+#[test]
+fn who_finds_nobody_says_how_it_looked() {
+    let mut us = us();
+    let codes = |us: &Us| us.node.faults(us.now).iter().map(|it| it.code).collect::<Vec<_>>();
+    assert_eq!(codes(&us), [], "it has not looked yet");
+    us.lives(4 * TICK_MS, &[]);
+    assert_eq!(codes(&us), [Code::Alone]);
+    let said = us.degraded().remove(0);
+    assert!(said.contains("local network") && said.contains("5353"), "{said}");
+    let mut without = Us::with(|settings| settings.alone = false, Vec::new());
+    without.lives(4 * TICK_MS, &[]);
+    assert!(without.degraded()[0].contains("--discover"), "{:?}", without.degraded());
+}
