@@ -63,6 +63,8 @@ fn a_ping_that_comes_in_is_as_good_as_an_answer_to_one() {
 #[test]
 fn who_is_new_or_back_is_compared_at_once() {
     let (mut us, mut new) = (Us::new(), Other::new("other", 2));
+    // A run that just began compares all at once.
+    us.node.ticks = 3;
     us.is_joined_by(&mut new);
     assert_eq!(lists_asked(&mut us, &new, Some(ANOTHER)), 1, "it is new");
     us.wait(TICK_MS);
