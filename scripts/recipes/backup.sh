@@ -59,6 +59,7 @@ save() {
     trap 'exit 143' INT TERM
     # What was left by one that was killed.
     find "$folder" -maxdepth 1 -name ".dsn-$id.*.new" -mtime +0 -exec rm -f {} + || :
+    (: >"$new") 2>/dev/null || fail "$folder can't be written: nothing was saved"
     "$dsn" --json state >"$new" || fail "nothing was saved" $?
     # A full disk may have cut it off.
     [ "$(tail -c 2 "$new")" = ']' ] || fail "$new is not whole: nothing was saved"
