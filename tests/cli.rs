@@ -519,6 +519,8 @@ fn a_state_that_was_kept_is_set_from_a_file() {
         ("{}", "no key"),
         ("[]", "no JSON object"),
         ("", "EOF"),
+        (r#"{"a": "1", "a": "2"}"#, r#""a" is there twice"#),
+        (r#"[{"node_id": "a", "entries": {}}]"#, "name one node"),
     ] {
         let said = run_with(&mut node.command(&["set", "--from", "-"]), text.as_bytes());
         assert_eq!((said.code, said.out.as_str()), (2, ""), "{text}: {}", said.err);
@@ -527,6 +529,11 @@ fn a_state_that_was_kept_is_set_from_a_file() {
     let many = format!("{{\"a\": \"{}\"}}", "x".repeat(9 << 20));
     let said = run_with(&mut node.command(&["set", "--from", "-"]), many.as_bytes());
     assert_eq!(said.code, 2, "{}", said.err);
+    let expire = br#"{"node_id": "a", "entries": {"a": "1"}, "expires_ms": {"a": 5}}"#;
+    let said = run_with(&mut node.command(&["set", "--from", "-"]), expire);
+    assert!(said.code == 1 && said.err.contains("would have expired"), "{}", said.err);
+    let said = node.ask(&["set", "--from", ""]);
+    assert!(said.code == 2 && said.err.contains("--from wants"), "{}", said.err);
     let said = node.ask(&["set", "--from", "none.json"]);
     assert!(said.code == 2 && said.err.contains("none.json can't be read"), "{}", said.err);
     assert_eq!(node.ask(&["set", "--from", file, "a=1"]).code, 2, "one or the other");

@@ -12,8 +12,9 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
+use crate::faults::tools::{around, has_mounts};
 use crate::support::Place4Nodes;
-use crate::support::process::{Process, Said, binary, dsn, wait_for};
+use crate::support::process::{Process, Said, binary, dsn, run_with, wait_for};
 
 /// What makes a tool that is missing a failure.
 const REQUIRED: &str = "DSN_REQUIRE_RECIPES";
@@ -121,6 +122,32 @@ impl Drop for Running {
     }
 }
 
+/// A program of a test. Another process writes it: who starts one meanwhile would hold it open, and
+/// what is open for writing can't be started.
+fn program(path: &Path, text: &str) {
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"cat >"$0" && chmod 755 "$0""#]).arg(path);
+    assert_eq!(run_with(&mut command, text.as_bytes()).code, 0);
+}
+
+/// Runs a recipe that replaces the file `full/old` where the disk `full` is full; gives what it
+/// said, and what is in that file then. Nothing where the host can't have such a disk.
+fn on_a_full_disk(place: &Place4Nodes, command: &Command) -> Option<(Said, String)> {
+    if !has_mounts() {
+        return None;
+    }
+    std::fs::create_dir_all(place.path().join("full")).unwrap();
+    let script = "mount -t tmpfs -o size=32k,mode=700 tmpfs full; echo old >full/old; cat /dev/zero >full/fill \
+                  2>&- || :; code=0; \"$@\" || code=$?; cat full/old; exit $code";
+    let mut outer = Command::new("unshare");
+    let is_root = rustix::process::getuid().is_root();
+    outer.args(if is_root { &["-m"][..] } else { &["-r", "-m"] });
+    outer.args(["sh", "-ec", script, "sh"]);
+    let mut said: Said = around(outer, command).output().unwrap().into();
+    let left = std::mem::take(&mut said.out);
+    Some((said, left))
+}
+
 /// A node that knows the first one.
 fn beside(place: &Place4Nodes, first: &Process, node_id: &str) -> Process {
     let node = place.spawn_at(node_id, "127.0.0.1:0", &[&first.address]);
@@ -177,6 +204,40 @@ fn each_says_what_is_missing() {
         assert_eq!(said.code, 2, "{name}: {}", said.err);
         assert!(said.err.contains("there is no no-such-dsn: install it"), "{name}: {}", said.err);
     }
+}
+
+/// A command that is missing is told, and a folder or a device where a file belongs.
+#[test]
+fn each_says_what_is_odd() {
+    let place = Place4Nodes::new();
+    for name in ["least-loaded.sh", "rolling-restart.sh", "watchdog.sh"] {
+        let mut command = Command::new(folder().join(name));
+        let said: Said = command.arg("--").env("DSN_BIN", "false").output().unwrap().into();
+        assert_eq!(said.code, 2, "{name}: {}", said.err);
+        assert!(said.err.contains("no command behind --"), "{name}: {}", said.err);
+    }
+    std::fs::create_dir(place.path().join("f")).unwrap();
+    std::os::unix::fs::symlink("/dev/null", place.path().join("n")).unwrap();
+    let arguments: [(&str, &[&str]); 6] = [
+        ("prometheus-targets.sh", &["8001", "n"]),
+        ("log-changes.sh", &["csv", "log.db", "n"]),
+        ("prometheus-targets.sh", &["8001", "f"]),
+        ("log-changes.sh", &["csv", "log.db", "f"]),
+        ("log-changes.sh", &["run", "f"]),
+        ("watchdog.sh", &["--probe", "true", "--state", "f"]),
+    ];
+    for (name, arguments) in arguments {
+        if name == "log-changes.sh" && !have(&[("sqlite3", "sqlite3")]) {
+            continue;
+        }
+        let mut command = Command::new(folder().join(name));
+        command.args(arguments).current_dir(place.path()).env("DSN_BIN", "true");
+        let said: Said = command.output().unwrap().into();
+        assert_eq!(said.code, 2, "{name}: {}", said.err);
+        assert!(said.err.contains(" is no file"), "{name}: {}", said.err);
+    }
+    assert!(std::fs::symlink_metadata(place.path().join("n")).unwrap().is_symlink());
+    assert_eq!(std::fs::read_dir(place.path().join("f")).unwrap().count(), 0);
 }
 
 /// What a user finds in a page of documentation is what is there, and each is in the page.

@@ -6,7 +6,8 @@
 #   backup.sh restore FILE [NODE] [PREFIX]    sets the keys that NODE had [the node of this host] in the node of this
 #                                             host, as one change; those that begin with PREFIX alone, where it is given
 #
-# BACKUP_KEEP is how many files of this node are kept [14]. They have mode 600: whoever reads one reads all states.
+# BACKUP_KEEP is how many files of this node are kept [14], by the dates in their names; the new one always is. They
+# have mode 600: whoever reads one reads all states.
 # Keys that were set after the backup, and are not in it, stay. A node can change its own state alone, so each node
 # restores for itself. Keys of a backup that was taken elsewhere, and that would have expired, stand for good.
 # The keys of the node itself (node.key) are another matter: docs/operations.md.
@@ -37,6 +38,13 @@ need_jq() { command -v jq >/dev/null || usage "there is no jq: apt-get install j
 # The id of the node of this host. A quote in a text of it has a backslash before it.
 own() { "$dsn" --json status | sed 's/.*"node_id":"\([^"]*\)".*/\1/'; }
 
+# The backups of this node in the folder, by their dates.
+dated() {
+    for file in "$folder/dsn-$id-"????????T??????Z.json; do
+        printf '%s\n' "${file##*/}"
+    done | sort
+}
+
 save() {
     [ -d "$1" ] || usage "there is no folder $1: make it, mode 700"
     case $keep in '' | 0* | *[!0-9]* | ??????*) usage "BACKUP_KEEP=$keep is not a number from 1" ;; esac
@@ -44,21 +52,29 @@ save() {
     umask 077
     "$dsn" status >/dev/null
     id=$(own)
+    [ -n "$id" ] || fail "the node did not say its id: nothing was saved" 3
     name=$folder/dsn-$id-$(date -u +%Y%m%dT%H%M%SZ).json
     new=$folder/.dsn-$id.$$.new
     trap 'rm -f "$new"' EXIT
     trap 'exit 143' INT TERM
+    # What was left by one that was killed.
+    find "$folder" -maxdepth 1 -name ".dsn-$id.*.new" -mtime +0 -exec rm -f {} + || :
+    (: >"$new") 2>/dev/null || fail "$folder can't be written: nothing was saved"
     "$dsn" --json state >"$new" || fail "nothing was saved" $?
     # A full disk may have cut it off.
     [ "$(tail -c 2 "$new")" = ']' ] || fail "$new is not whole: nothing was saved"
     # On disk before it has its name, and its name before an older one goes.
-    sync "$new" && mv -f "$new" "$name" && sync "$folder"
+    sync "$new" || fail "$new does not come to the disk: nothing was saved"
+    mv -f "$new" "$name" || fail "$name can't be made: nothing was saved"
+    sync "$folder" || fail "$name may be gone after a power cut: no older one was removed"
     printf '%s\n' "$name"
     # The date orders the names. Of this node and this form alone: another id may begin alike.
-    for file in "$folder/dsn-$id-"????????T??????Z.json; do
-        printf '%s\n' "${file##*/}"
-    done | sort -r | tail -n "+$((keep + 1))" | while IFS= read -r old; do
-        rm -f "$folder/$old"
+    newest=$(dated | tail -n 1)
+    [ "$newest" = "${name##*/}" ] ||
+        say "$folder/$newest has a date after that of the new one: is the clock right? Mend it, or give that file another name"
+    # Whatever the clock says, the one that was just made stays.
+    dated | grep -vxF -e "${name##*/}" | sort -r | tail -n "+$keep" | while IFS= read -r old; do
+        rm -f "$folder/$old" || say "$folder/$old can't be removed"
     done
 }
 
@@ -71,10 +87,16 @@ restore() {
         .[] | select(.node_id == $node)
         | .entries |= with_entries(select(.key | startswith($prefix)))' <"$1") || fail "$1 is no backup"
     [ -n "$state" ] || fail "$1 has no state of $node: backup.sh list $1"
-    [ "$(printf '%s\n' "$state" | jq '.entries | length')" -gt 0 ] || fail "$1 has no such key of $node"
+    keys=$(printf '%s\n' "$state" | jq '.entries | length')
+    [ "$keys" -gt 0 ] || fail "$1 has no such key of $node"
+    expire=$(printf '%s\n' "$state" | jq '(.expires_ms // {}) as $expires | [.entries | keys[] | select(in($expires))] | length') ||
+        fail "$1 is no backup"
+    [ "$expire" -lt "$keys" ] || fail "nothing was set, as all $keys keys would have expired"
     # Keys that expire are left out by this; values are bytes for nobody but the node.
     printf '%s\n' "$state" | "$dsn" set --from - || exit $?
-    say "the keys of $node were set in $id"
+    left=''
+    [ "$expire" = 0 ] || left="; $expire that would have expired were left out"
+    say "$((keys - expire)) keys of $node were set in $id$left"
 }
 
 command=${1-}

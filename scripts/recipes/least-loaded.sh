@@ -36,17 +36,21 @@ while [ $# -gt 0 ]; do
             if [ "$1" = --key ]; then key=$2; else max_age=$2; fi
             shift 2
             ;;
-        --) shift && break ;;
+        --)
+            shift
+            [ $# -gt 0 ] || usage "there is no command behind --"
+            break
+            ;;
         -*) usage "there is no option $1" ;;
         *) usage "a command stands behind --, such as: -- $1" ;;
     esac
 done
-case $max_age in *[!0-9]* | ??????????*) usage "--max-age $max_age is not a number of seconds" ;; esac
+case $max_age in 0?* | *[!0-9]* | ??????????*) usage "--max-age $max_age is not a number of seconds" ;; esac
 command -v "$dsn" >/dev/null || usage "there is no $dsn: install it, or name it with DSN_BIN"
 
 # For how many ms the state of a node was held; nothing where that is not known. A quote that is part of
 # a value has a backslash before it, so this is no value.
-held_ms() { "$dsn" --json get "$1" "$key" | sed -n 's/.*[{,]"held_ms":\([0-9]*\).*/\1/p'; }
+held_ms() { "$dsn" --json get -- "$1" "$key" | sed -n 's/.*[{,]"held_ms":\([0-9]*\).*/\1/p'; }
 
 # NODE, STATUS and VALUE, with tabs between; what is odd in a value is escaped.
 code=0
@@ -77,9 +81,15 @@ if [ $# -eq 0 ]; then
     exit
 fi
 
-# Of itself a node is no peer.
-at=$("$dsn" peers | awk -v node="$chosen" '$1 == node { print $2 }')
-at=${at:-localhost:0}
+status=$("$dsn" --json status)
+own=$(printf '%s\n' "$status" | sed 's/.*"node_id":"\([^"]*\)".*/\1/')
+# Of itself a node is no peer. One that is none any more must not be taken for this host.
+if [ "$chosen" = "$own" ]; then
+    at=localhost:0
+else
+    peers=$("$dsn" peers)
+    at=$(printf '%s\n' "$peers" | awk -v node="$chosen" '$1 == node { print $2 }')
+fi
 at=${at%:*} at=${at#\[} at=${at%\]}
 # An address comes from the network: it must not be an option of the command.
 case $at in -* | '' | *[!A-Za-z0-9.:%_-]*) say "$chosen has no address"; exit 1 ;; esac

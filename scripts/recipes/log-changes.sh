@@ -9,8 +9,8 @@
 # Started again it logs what differs from what it logged last, and nothing twice. Of changes that came close together
 # dsn shows the last.
 #
-# LOG_MB is how many MB of changes are kept [100], about; the oldest go. CSV_SAFE=1 puts a ' before each value that a
-# spreadsheet would take for a formula (= + - @ tab): values come from other hosts.
+# LOG_MB is how many MB of changes are kept [100], about; the oldest go. CSV_SAFE=1 puts a ' before each node, key
+# and value that a spreadsheet would take for a formula (= + - @ tab): they come from other hosts.
 #
 # Needs sqlite3 3.38 or newer (Debian: sqlite3). Exit codes: 0 done, or ended by a signal, 1 it could not be done,
 # 2 wrong usage.
@@ -43,29 +43,47 @@ esac
 # Else sqlite3 takes some names for options, or for a database in memory.
 case $database in /*) ;; *) database=./$database ;; esac
 case $megabytes in '' | 0* | *[!0-9]* | ???????*) usage "LOG_MB=$megabytes is not a number of MB" ;; esac
+[ -z "$file" ] || [ ! -e "$file" ] || [ -f "$file" ] || usage "$file is no file, and is not replaced"
 command -v sqlite3 >/dev/null || usage "there is no sqlite3: apt-get install sqlite3"
 
+# safe COLUMN: with a ' before what spreadsheets look at
+safe() {
+    if [ -z "${CSV_SAFE-}" ]; then
+        printf '%s' "$1"
+    else
+        printf '%s' "iif(substr($1, 1, 1) IN ('=', '+', '-', '@', char(9), char(13)), '''' || $1, $1) AS $1"
+    fi
+}
+
+# To the descriptor 4. sqlite3 does not say that what it prints was not written, as on a full disk: cat does.
 csv() {
-    value=value
-    # What spreadsheets look at.
-    [ -z "${CSV_SAFE-}" ] ||
-        value="iif(substr(value, 1, 1) IN ('=', '+', '-', '@', char(9), char(13)), '''' || value, value)"
-    sqlite3 -init /dev/null -readonly -batch -header -csv "$database" "SELECT id, time, node, key, form, $value AS value FROM changes ORDER BY id"
+    columns="id, time, $(safe node), $(safe key), form, $(safe value)"
+    whole=$({
+        {
+            sqlite3 -init /dev/null -readonly -batch -bail -header -csv "$database" "SELECT $columns FROM changes ORDER BY id" &&
+                echo whole >&3
+        } | cat >&4
+    } 3>&1) && [ "$whole" = whole ]
 }
 
 if [ "$command" = csv ]; then
     [ -f "$database" ] || fail "there is no database $database"
     if [ -z "$file" ]; then
+        exec 4>&1
         csv || fail "not all of $database was printed"
         exit 0
     fi
     new=$file.new.$$
     trap 'rm -f -- "$new"' EXIT
-    (umask 077 && csv >"$new") || fail "$file was not written"
-    mv -- "$new" "$file"
+    (umask 077 && : >"$new") || fail "$file was not written: its folder has to be there"
+    exec 4>"$new"
+    csv || fail "$file was not written"
+    mv -- "$new" "$file" || fail "$file was not written"
     exit 0
 fi
 
+[ -d "$(dirname "$database")" ] || usage "there is no folder $(dirname "$database"): make it, mode 700"
+[ ! -e "$database" ] || [ -f "$database" ] || usage "$database is no file"
 command -v "$dsn" >/dev/null || usage "there is no $dsn: install it, or name it with DSN_BIN"
 umask 077
 # What comes in goes through the view; its trigger is all that is known of events. `latest` is what was logged last
@@ -108,14 +126,14 @@ COMMIT;
 SQL
 
 # A line of JSON has no line end and no NUL in it. With each ' doubled it is one text of SQL, whatever is in it.
-# Where events were dropped, as this was too slow, all is read anew: 9 says so.
+# Behind a \\ the text u0000 is no NUL. Where events were dropped, as this was too slow, all is read anew: 9 says so.
 escape="/^{\"data\":/d; s/^{\"count\":.*/.exit 9/; t
 s/'/''/g; s/.*/INSERT INTO events SELECT json_extract(j, '\$.event'), \
 json_extract(j, '\$.time'), json_extract(j, '\$.node_id'), json_extract(j, '\$.key'), \
 CASE WHEN json_type(j, '\$.value') = 'object' THEN 'base64' WHEN json_type(j, '\$.value') = 'null' THEN 'gone' \
-WHEN instr(j -> '\$.value', '\\\\u0000') THEN 'json' ELSE 'text' END, \
+WHEN instr(replace(j -> '\$.value', '\\\\\\\\', ''), '\\\\u0000') THEN 'json' ELSE 'text' END, \
 CASE WHEN json_type(j, '\$.value') = 'object' THEN json_extract(j, '\$.value.base64') \
-WHEN instr(j -> '\$.value', '\\\\u0000') THEN j -> '\$.value' ELSE json_extract(j, '\$.value') END FROM (SELECT '&' AS j);/"
+WHEN instr(replace(j -> '\$.value', '\\\\\\\\', ''), '\\\\u0000') THEN j -> '\$.value' ELSE json_extract(j, '\$.value') END FROM (SELECT '&' AS j);/"
 statements() {
     # Without a timeout a reader beside it would cost a change. NORMAL: a power cut may cost the last ones of the
     # log, which come again at the next start, and each change costs the card no sync.

@@ -18,19 +18,24 @@ esac
 
 dsn=${DSN_BIN:-dsn}
 
+say() { printf 'prometheus-targets.sh: %s\n' "$*" >&2; }
+fail() { say "$1"; exit 1; }
 usage() {
-    printf 'prometheus-targets.sh: %s\n' "$1" >&2
+    say "$1"
     sed -n 's/^#   //p' "$0" >&2
     exit 2
 }
 case ${1-} in -*) usage "there is no option $1" ;; esac
 [ $# -eq 2 ] || usage "a port and a file, not $# words"
 case $1 in '' | 0* | *[!0-9]* | ??????*) usage "$1 is not a port" ;; esac
+[ "$1" -le 65535 ] || usage "$1 is not a port"
 case $2 in /*) file=$2 ;; *) file=./$2 ;; esac
 [ -d "$(dirname "$file")" ] || usage "there is no folder $(dirname "$file")"
+[ ! -e "$file" ] || [ -f "$file" ] || usage "$file is no file, and is not replaced"
 command -v "$dsn" >/dev/null || usage "there is no $dsn: install it, or name it with DSN_BIN"
 
-page=$("$dsn" --json status | sed -n 's/.*[{,]"http":"\([^"]*\)".*/\1/p')
+status=$("$dsn" --json status)
+page=$(printf '%s\n' "$status" | sed -n 's/.*[{,]"http":"\([^"]*\)".*/\1/p')
 # What listens everywhere is reached here.
 case $page in 0.0.0.0:* | \[::\]:*) page=localhost:${page##*:} ;; esac
 new=$file.new.$$
@@ -41,7 +46,9 @@ printf '%s\n' "$peers" | awk -v port="$1" -v own="$page" '
     function target(at) { printf "%s\n  \"%s\"", comma, at; comma = "," }
     BEGIN { printf "[{\"targets\": ["; if (own != "") target(own) }
     $2 ~ /^[][0-9A-Za-z.:_%-]+:[0-9]+$/ && $3 != "left" { sub(/:[0-9]+$/, "", $2); target($2 ":" port) }
-    END { printf "\n]}]\n" }' >"$new"
+    END { printf "\n]}]\n" }' >"$new" || fail "$file was not written"
+# Not each awk says that the disk is full.
+[ "$(tail -c 4 "$new")" = ']}]' ] || fail "$new is not whole: $file was not written"
 if cmp -s "$new" "$file"; then exit 0; fi
 chmod 644 "$new"
 mv "$new" "$file"

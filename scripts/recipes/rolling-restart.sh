@@ -40,7 +40,11 @@ while [ $# -gt 0 ]; do
             case $seconds in '' | 0* | *[!0-9]* | ??????*) usage "--wait $seconds is not a number of seconds" ;; esac
             shift
             ;;
-        --) shift && break ;;
+        --)
+            shift
+            [ $# -gt 0 ] || usage "there is no command behind --"
+            break
+            ;;
         -*) usage "there is no option $1" ;;
         '' | *[!A-Za-z0-9._-]*) usage "$1 is not the id of a node" ;;
         *) nodes="$nodes $1" ;;
@@ -52,15 +56,23 @@ if [ $# -eq 0 ]; then
     command -v ssh >/dev/null || usage "there is no ssh: apt-get install openssh-client, or give a command behind --"
 fi
 
+# no_other NODE: refuses where a node but this one has the key
+no_other() {
+    code=0
+    running=$("$dsn" get --alive rolling-restart 2>/dev/null) || code=$?
+    # 1 is: nobody has it.
+    [ "$code" -le 1 ] || fail "refused, as this node does not say whether one is running: dsn get --alive rolling-restart" "$code"
+    running=$(printf '%s\n' "$running" | cut -f 1 | { grep -vxF -e "$1" || :; } | tr '\n' ' ')
+    [ -z "${running% }" ] || fail "refused, as one is running from: ${running% }. If not: dsn unset rolling-restart there"
+}
+
 # Only a fleet that is well: with a node less, the next one might be the last with something.
-code=0
 peers=$("$dsn" peers --ids) || exit $?
 "$dsn" status --quiet || fail "this node is degraded: see dsn status"
-down=$("$dsn" peers --status suspect --status lost --ids | tr '\n' ' ')
+down=$("$dsn" peers --status suspect --status lost --ids) || exit $?
+down=$(printf '%s' "$down" | tr '\n' ' ')
 [ -z "$down" ] || fail "refused, as some do not answer: ${down% }. Mend them, or, if they are gone for good: dsn forget NODE"
-"$dsn" --timeout "${seconds}s" wait synced >/dev/null || fail "refused, as not all hold what this node has set"
-other=$("$dsn" get --alive rolling-restart 2>/dev/null | cut -f 1 | tr '\n' ' ') || :
-[ -z "$other" ] || fail "refused, as one is running from: ${other% }. If not: dsn unset rolling-restart there"
+no_other ''
 for node in $nodes; do
     printf '%s\n' "$peers" | grep -qxF -e "$node" || fail "$node is not alive, or is this node: dsn peers"
 done
@@ -71,7 +83,8 @@ fi
 [ -n "$nodes" ] || fail "there is no other node that is alive"
 
 host_of() {
-    at=$("$dsn" peers | awk -v node="$1" '$1 == node { print $2 }')
+    at=$("$dsn" peers) || return 1
+    at=$(printf '%s\n' "$at" | awk -v node="$1" '$1 == node { print $2 }')
     at=${at%:*} at=${at#\[} at=${at%\]}
     # It comes from the network: it must not be an option of ssh or the like.
     case $at in -* | '' | *[!A-Za-z0-9.:%_-]*) return 1 ;; esac
@@ -88,33 +101,54 @@ restart() {
     fi
 }
 
+# lacks NODE TEXT: says why it is not back. Where the node of this host is gone, nobody knows more.
+lacks() {
+    code=0
+    "$dsn" status >/dev/null 2>&1 || code=$?
+    if [ "$code" = 3 ]; then
+        say "the node of this host is gone, so nobody knows whether $1 is back: start it"
+    else
+        say "$2"
+    fi
+    return 1
+}
+
 # is_back NODE: says what is missing where it is not
 is_back() {
     if [ -n "$reboot" ]; then
-        "$dsn" --timeout "${seconds}s" wait node "$1" suspect lost left >/dev/null || { say "$1 did not go"; return 1; }
+        "$dsn" --timeout "${seconds}s" wait node "$1" suspect lost left >/dev/null || { lacks "$1" "$1 did not go"; return 1; }
     fi
     # Asked, as it may count as alive still.
     tries=$seconds
-    until "$dsn" --timeout 2s ping "$1" >/dev/null 2>&1; do
+    while :; do
+        code=0
+        "$dsn" --timeout 2s ping "$1" >/dev/null 2>&1 || code=$?
+        [ "$code" != 0 ] || break
         tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || { say "$1 does not answer"; return 1; }
+        { [ "$code" != 3 ] && [ "$tries" -gt 0 ]; } || { lacks "$1" "$1 does not answer"; return 1; }
         sleep 1
     done
-    "$dsn" --timeout "${seconds}s" wait node "$1" alive >/dev/null || { say "$1 is not alive"; return 1; }
+    "$dsn" --timeout "${seconds}s" wait node "$1" alive >/dev/null || { lacks "$1" "$1 is not alive"; return 1; }
     # A new value: that all hold an old one would not show that this one takes new ones.
-    "$dsn" set --ttl 1h "rolling-restart=$1 is back" >/dev/null || { say "this node can't write its state"; return 1; }
-    "$dsn" --timeout "${seconds}s" wait synced "$count" >/dev/null || { say "not all hold the newest state"; return 1; }
+    "$dsn" set --ttl 1h "rolling-restart=$1 is back" >/dev/null || { lacks "$1" "this node can't write its state"; return 1; }
+    "$dsn" --timeout "${seconds}s" wait synced "$count" >/dev/null || { lacks "$1" "not all hold the newest state"; return 1; }
 }
 
 finish() {
     code=$?
     trap - EXIT INT TERM
-    "$dsn" unset rolling-restart >/dev/null || :
+    "$dsn" unset rolling-restart >/dev/null || say "the key rolling-restart stands for an hour: dsn unset rolling-restart"
     exit "$code"
 }
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+
+# Two that begin at the same time: the key first, then the look. So one of them sees the other, or both do.
+"$dsn" set --ttl 1h "rolling-restart=begins" >/dev/null || fail "refused, as this node can't write its state"
+"$dsn" --timeout "${seconds}s" wait synced >/dev/null || fail "refused, as not all hold what this node has set"
+own=$("$dsn" --json status) || fail "refused, as this node does not say its id"
+no_other "$(printf '%s\n' "$own" | sed 's/.*"node_id":"\([^"]*\)".*/\1/')"
 
 count=$(printf '%s\n' "$peers" | wc -l)
 done=''

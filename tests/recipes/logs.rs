@@ -5,7 +5,8 @@ use std::process::Command;
 
 use serde_json::{Value as Json, json};
 
-use super::{Running, Shell, beside, have, shells};
+use super::{Running, Shell, beside, have, on_a_full_disk, program, shells};
+use crate::faults::tools::around;
 use crate::support::process::{Process, Said, run_with};
 use crate::support::{Place4Nodes, eventually};
 
@@ -98,7 +99,8 @@ fn changes_are_logged_once_and_without_gaps() {
     for (bytes, form, value) in [
         (&b"a\0b"[..], "json", json!("\"a\\u0000b\"")),
         // No NUL, but what one looks like in JSON.
-        (b"\\u0000", "json", json!(r#""\\u0000""#)),
+        (b"\\u0000", "text", json!(r"\u0000")),
+        (b"\\\0", "json", json!(r#""\\\u0000""#)),
         (b"\xff\0", "base64", json!("/wA=")),
         (&[b'\''; 65_536], "text", json!("'".repeat(65_536))),
         (b"", "text", json!("")),
@@ -172,10 +174,33 @@ fn gives_all_as_csv(place: &Place4Nodes, kitchen: &Process) {
         assert!(has(&rows, value), "{value:?} is not there");
     }
     assert!(has(&csv("1"), "'=cmd|' /C calc'!A0") && !has(&csv("1"), HOSTILE[2]));
+    // On a full disk the old one stays.
+    for shell in shells(place) {
+        let mut command = shell.recipe(place, kitchen, "log-changes.sh");
+        command.args(["csv", "log.db", "full/old"]);
+        if let Some((said, left)) = on_a_full_disk(place, &command) {
+            assert_eq!((said.code, left.as_str()), (1, "old\n"), "{}", said.err);
+            assert!(said.err.contains("full/old was not written"), "{}", said.err);
+        }
+        let recipe = shell.recipe(place, kitchen, "log-changes.sh");
+        let mut outer = Command::new("sh");
+        outer.args(["-c", "exec \"$@\" >full/printed", "sh"]);
+        let mut command = around(outer, &recipe);
+        command.args(["csv", "log.db"]);
+        if let Some((said, _)) = on_a_full_disk(place, &command) {
+            assert_eq!(said.code, 1, "{}", said.err);
+            assert!(said.err.contains("not all of ./log.db was printed"), "{}", said.err);
+        }
+    }
     let said = Shell::Default.say(place, kitchen, "log-changes.sh", &["csv", "log.db", "-log.csv"]);
     assert_eq!(said.code, 0, "{}", said.err);
     let file = std::fs::read_to_string(place.path().join("-log.csv")).unwrap();
     assert_eq!(cells(&file), rows);
+    let sql = "INSERT INTO changes (time, node, key, form, value, total) \
+               VALUES ('', '-2+3', '@SUM(1+1)', 'text', '1', 0)";
+    let mut command = Command::new("sqlite3");
+    assert!(command.current_dir(place.path()).args(["log.db", sql]).status().unwrap().success());
+    assert_eq!(csv("1").last().unwrap()[2..], ["'-2+3", "'@SUM(1+1)", "text", "1"]);
 }
 
 /// Of events that were dropped nobody knows what they said: all is read anew.
@@ -269,7 +294,13 @@ fn states_are_saved_and_come_back() {
         assert_eq!(say(&["restore", &file, "kitchen", "do"]).code, 0);
         assert_eq!(kitchen.json(&["get", "self", "door"])["value"], value);
         assert_eq!(kitchen.ask(&["get", "self", "raw"]).code, 1, "it does not begin with do");
-        assert_eq!(say(&["restore", &file]).code, 0);
+        let said = say(&["restore", &file]);
+        assert_eq!(said.code, 0, "{}", said.err);
+        let why = "3 keys of kitchen were set in kitchen; 1 that would have expired were left out";
+        assert!(said.err.contains(why), "{}", said.err);
+        let said = say(&["restore", &file, "kitchen", "reading"]);
+        assert_eq!(said.code, 1);
+        assert!(said.err.contains("all 1 keys would have expired"), "{}", said.err);
         let mut expected = entries.clone();
         expected["new"] = "1".into();
         // The reading would stand for good, so it stays away.
@@ -303,10 +334,51 @@ fn states_are_saved_and_come_back() {
     expected.sort();
     assert_eq!(names(), expected);
 
+    keeps_what_it_has(&place, &kitchen, &names);
+
+    assert!(!place.path().join("pwned").exists());
+}
+
+/// Nothing goes where nothing was saved; and a clock that is wrong costs no backup.
+fn keeps_what_it_has(place: &Place4Nodes, kitchen: &Process, names: &dyn Fn() -> Vec<String>) {
+    let backups = place.path().join("backups");
+    let save = |keep: &str, path: &str| -> Said {
+        let mut command = Shell::Default.recipe(place, kitchen, "backup.sh");
+        command.env("BACKUP_KEEP", keep).env("PATH", path).args(["save", "backups"]);
+        command.output().unwrap().into()
+    };
+    let path = std::env::var("PATH").unwrap();
+    let before = names();
+    for tool in ["mv", "sync"] {
+        let tools = place.path().join(format!("no-{tool}"));
+        std::fs::create_dir(&tools).unwrap();
+        program(&tools.join(tool), "#!/bin/sh\nexit 1\n");
+        let said = save("1", &format!("{}:{path}", tools.display()));
+        assert_eq!((said.code, said.out.as_str()), (1, ""), "{tool}: {}", said.err);
+        assert!(said.err.contains("nothing was saved"), "{tool}: {}", said.err);
+        assert_eq!(names(), before, "{tool}");
+    }
+    let left = backups.join(".dsn-kitchen.1.new");
+    let young = backups.join(".dsn-kitchen.2.new");
+    std::fs::write(&young, "").unwrap();
+    let day = std::time::Duration::from_secs(50 * 3600);
+    let old = std::fs::File::create(&left).unwrap();
+    old.set_modified(std::time::SystemTime::now() - day).unwrap();
+    std::fs::write(backups.join("dsn-kitchen-20990101T000000Z.json"), "[]").unwrap();
+    for (keep, is_kept) in [("2", true), ("1", false)] {
+        let said = save(keep, &path);
+        assert_eq!(said.code, 0, "{}", said.err);
+        assert!(said.err.contains("is the clock right?"), "{}", said.err);
+        assert!(place.path().join(said.out.trim_end()).exists(), "the new one is gone");
+        let is_there = names().iter().any(|name| name == "dsn-kitchen-20990101T000000Z.json");
+        assert_eq!(is_there, is_kept);
+    }
+    assert!(!left.exists() && young.exists());
+
     // Without a node nothing is made, and nothing goes.
-    let mut command = Shell::Default.recipe(&place, &kitchen, "backup.sh");
+    let before = names();
+    let mut command = Shell::Default.recipe(place, kitchen, "backup.sh");
     command.env("DSN_CONTROL", "nowhere.sock").args(["save", "backups"]);
     assert_eq!(Said::from(command.output().unwrap()).code, 3);
-    assert_eq!(names(), expected);
-    assert!(!place.path().join("pwned").exists());
+    assert_eq!(names(), before);
 }

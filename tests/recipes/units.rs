@@ -41,6 +41,23 @@ fn the_readings_of_the_timer_do_not_expire_between_two_runs() {
     assert!(text_of("dsn-reading.service").contains("\nEnvironment=READING_TTL=3m\n"));
 }
 
+/// That of cron has no /usr/local/bin, where scripts/install.sh puts `dsn`.
+#[test]
+fn cron_finds_what_a_recipe_calls() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipes.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let mut tables = 0;
+    for (at, part) in page.split("```").enumerate() {
+        let Some((before, _)) = part.split_once(" * * *") else { continue };
+        tables += 1;
+        let path = before.lines().find_map(|line| line.strip_prefix("PATH="));
+        let path = path.unwrap_or_else(|| panic!("no PATH before {part}"));
+        assert!(at % 2 == 1 && path.split(':').any(|it| it == "/usr/local/bin"), "{path}");
+    }
+    assert_eq!(tables, page.matches(" * * *").count(), "one in each");
+    assert!(tables >= 3, "{tables}");
+}
+
 fn cluster(place: &Path, arguments: &[&str]) -> Said {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/cluster.sh");
     let mut command = Command::new(script);
