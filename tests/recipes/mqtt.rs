@@ -1,14 +1,15 @@
-//! Readings into MQTT and back, with a real broker that loses all when it is started anew.
+//! Readings into MQTT and back, with a real broker that dies with all that it was not told to save.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value as Json;
 
-use super::{Running, Shell, beside, have, shells};
-use crate::support::process::{Process, Said, run_with};
+use super::{Running, Shell, beside, folder, have, shells};
+use crate::support::process::{Process, Said, binary, install, run_with};
 use crate::support::{Place4Nodes, eventually};
 
 /// A broker, and one who listens to all of it.
@@ -23,7 +24,11 @@ impl Broker {
     fn start(place: &Place4Nodes, port: u16) -> Self {
         let file = place.path().join("mosquitto.conf");
         // It would become another user, who may not read this folder.
-        let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\nuser root\n");
+        let text = format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\n\
+             persistence true\npersistence_location {}/\nautosave_interval 0\n",
+            place.path().display()
+        );
         std::fs::write(&file, text).unwrap();
         let log = std::fs::File::create(place.path().join("mosquitto.log")).unwrap();
         let path = std::env::var("PATH").unwrap_or_default();
@@ -45,8 +50,26 @@ impl Broker {
         command
     }
 
+    /// Ends it as a crash does, and starts it with what it has saved.
+    fn crashes(self, place: &Place4Nodes) -> Self {
+        let port = self.port;
+        drop(self);
+        Self::start(place, port)
+    }
+
+    fn saves(&self, place: &Place4Nodes) {
+        let file = place.path().join("mosquitto.db");
+        kill_process(Pid::from_child(&self.broker), Signal::USR1).unwrap();
+        eventually("the broker has saved", || file.exists());
+    }
+
     fn publish(&self, topic: &str, bytes: &[u8]) {
+        self.publish_with(topic, bytes, &[]);
+    }
+
+    fn publish_with(&self, topic: &str, bytes: &[u8], options: &[&str]) {
         let mut command = Self::client("mosquitto_pub", self.port);
+        command.args(options);
         command.args(["-t", topic]).arg(if bytes.is_empty() { "-n" } else { "-s" });
         let said = run_with(&mut command, bytes);
         assert_eq!(said.code, 0, "{topic}: {}", said.err);
@@ -95,12 +118,42 @@ fn set(node: &Process, key: &str, value: &[u8]) {
 }
 
 fn bridge(place: &Place4Nodes, shell: &Shell, node: &Process, broker: &Broker) -> Running {
+    bridge_with(place, shell, node, broker.port, &[])
+}
+
+fn bridge_with(
+    place: &Place4Nodes,
+    shell: &Shell,
+    node: &Process,
+    port: u16,
+    settings: &[(&str, &str)],
+) -> Running {
     let mut command = shell.recipe(place, node, "mqtt.sh");
-    command.env("MQTT_HOST", "127.0.0.1").env("MQTT_PORT", broker.port.to_string());
+    command.env("MQTT_HOST", "127.0.0.1").env("MQTT_PORT", port.to_string());
     command.env("MQTT_SET", "mqtt/").env("MQTT_PROBE", "1");
-    let log = std::fs::File::options().create(true).append(true).open(place.path().join("log"));
+    command.envs(settings.iter().copied());
+    let log = std::fs::File::options().create(true).append(true).open(log_of(place));
     command.stderr(log.unwrap());
     Running::start(command)
+}
+
+fn log_of(place: &Place4Nodes) -> PathBuf {
+    place.path().join("log")
+}
+
+fn logged(place: &Place4Nodes, words: &str, times: usize) {
+    let count = || std::fs::read_to_string(log_of(place)).unwrap().matches(words).count();
+    eventually(&format!("{words:?} is told"), || count() >= times);
+}
+
+/// The process whose arguments have both of these.
+fn process_with(words: [&str; 2]) -> Option<Pid> {
+    std::fs::read_dir("/proc").unwrap().find_map(|entry| {
+        let entry = entry.ok()?;
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        words.iter().all(|word| line.contains(word)).then(|| Pid::from_raw(pid))?
+    })
 }
 
 fn get(node: &Process, key: &str) -> Json {
@@ -139,7 +192,7 @@ fn readings_go_to_mqtt_and_commands_come_back() {
     let kitchen = place.spawn_at("kitchen", "127.0.0.1:0", &[]);
     let garden = beside(&place, &kitchen, "garden.1");
     let broker = Broker::start(&place, free_port());
-    garden.told(&["set", "temperature_c=17.5", "door=open", "empty="]);
+    garden.told(&["set", "temperature_c=17.5", "door=open", "empty=", "roof/temperature_c=3"]);
     for (key, _) in HOSTILE {
         set(&garden, key, b"$(touch pwned)\n`touch pwned`");
     }
@@ -157,6 +210,8 @@ fn readings_go_to_mqtt_and_commands_come_back() {
     assert_eq!(config["device"]["name"], "garden.1");
     let unit = (&config["unit_of_measurement"], &config["device_class"]);
     assert_eq!(unit, (&"°C".into(), &"temperature".into()));
+    let roof = broker.config("garden_2E1", "roof_2Ftemperature__c");
+    assert_eq!(roof["unit_of_measurement"], "°C");
     let config = broker.config("garden_2E1", "door");
     assert_eq!(
         (&config["unit_of_measurement"], &config["state_class"]),
@@ -233,9 +288,7 @@ fn whoever_restarts_all_is_right_again() {
     broker.awaits("dsn/state/garden/light", "off");
 
     // The broker has lost all.
-    let port = broker.port;
-    drop(broker);
-    let broker = Broker::start(&place, port);
+    let broker = broker.crashes(&place);
     broker.awaits("dsn/bridge/kitchen", "online");
     broker.awaits("dsn/state/garden/door", "open");
     broker.config("garden", "light");
@@ -254,8 +307,16 @@ fn whoever_restarts_all_is_right_again() {
     let kitchen = place.spawn_at("kitchen", &address, &[&garden.address]);
     broker.awaits("dsn/bridge/kitchen", "online");
 
-    // A key that went while nobody looked.
+    // A key that went while nobody looked; and what the bridge of another network announced.
     assert_eq!(running.stop(), Some(0));
+    let theirs = [
+        ("dsn/state/cellar/door", "shut"),
+        ("dsn/status/cellar", "online"),
+        ("homeassistant/sensor/cellar/door/config", "[{\"topic\":\"dsn/bridge/attic\"},{}]"),
+    ];
+    for (topic, text) in theirs {
+        broker.publish_with(topic, text.as_bytes(), &["-r"]);
+    }
     garden.told(&["unset", "light"]);
     kitchen.told(&["wait", "key", "garden", "light", "--gone", "--timeout", "60s"]);
     let running = bridge(&place, &shell, &kitchen, &broker);
@@ -263,8 +324,152 @@ fn whoever_restarts_all_is_right_again() {
     broker.awaits("dsn/state/garden/light", "");
     broker.awaits("dsn/state/garden/door", "open");
 
+    // Of a node that is forgotten nothing stays.
+    garden.kill();
+    broker.awaits("dsn/status/garden", "offline");
+    kitchen.told(&["forget", "garden"]);
+    broker.awaits("dsn/state/garden/door", "");
+    broker.awaits("dsn/status/garden", "");
+    for (topic, text) in theirs {
+        assert!(broker.has(topic, text), "{topic} was taken from another network");
+    }
+
     // What dies without a word, as with a power cut, has left a will.
     broker.awaits("dsn/bridge/kitchen", "online");
     drop(running);
     broker.awaits("dsn/bridge/kitchen", "offline");
+}
+
+#[test]
+fn what_a_crashed_broker_forgot_comes_again() {
+    if !ready() {
+        return;
+    }
+    let place = Place4Nodes::new();
+    let kitchen = place.spawn_at("kitchen", "127.0.0.1:0", &[]);
+    let broker = Broker::start(&place, free_port());
+    kitchen.told(&["set", "count=1"]);
+    let temporary = place.path().join("temporary");
+    std::fs::create_dir(&temporary).unwrap();
+    let settings = [("TMPDIR", temporary.to_str().unwrap())];
+    let port = broker.port.to_string();
+    let running = bridge_with(&place, &Shell::Default, &kitchen, broker.port, &settings);
+    broker.awaits("dsn/state/kitchen/count", "1");
+    broker.awaits("dsn/bridge/kitchen", "online");
+    eventually("the will is held", || process_with([&port, "--will-topic"]).is_some());
+
+    // All that was retained is there again, and old: it says online itself.
+    broker.saves(&place);
+    kitchen.told(&["set", "count=2", "new=1"]);
+    broker.awaits("dsn/state/kitchen/count", "2");
+    broker.awaits("dsn/state/kitchen/new", "1");
+    let broker = broker.crashes(&place);
+    broker.awaits("dsn/state/kitchen/count", "2");
+    broker.awaits("dsn/state/kitchen/new", "1");
+    broker.config("kitchen", "new");
+
+    // Somebody cleans up temporary files, and later whoever hears the commands dies.
+    std::fs::remove_dir_all(&temporary).unwrap();
+    std::fs::create_dir(&temporary).unwrap();
+    let subscriber = process_with([&port, "dsn/set/kitchen/#"]).expect("somebody hears commands");
+    kill_process(subscriber, Signal::KILL).unwrap();
+    broker.publish_with("dsn/set/kitchen/lamp", b"on", &["-r"]);
+    eventually("commands come", || get(&kitchen, "mqtt/lamp") == "on");
+    broker.config("kitchen", "mqtt_2Flamp");
+    assert_eq!(running.stop(), Some(0));
+}
+
+/// No look at the broker helps here: a change that failed is tried until it has come through.
+#[test]
+fn no_change_is_lost_while_the_broker_is_away() {
+    if !ready() {
+        return;
+    }
+    let place = Place4Nodes::new();
+    let kitchen = place.spawn_at("kitchen", "127.0.0.1:0", &[]);
+    let broker = Broker::start(&place, free_port());
+    kitchen.told(&["set", "count=1"]);
+    let shell = shells(&place).pop().unwrap();
+    let settings = [("MQTT_PROBE", "600")];
+    let running = bridge_with(&place, &shell, &kitchen, broker.port, &settings);
+    broker.awaits("dsn/state/kitchen/count", "1");
+    broker.awaits("dsn/bridge/kitchen", "online");
+    broker.saves(&place);
+    let port = broker.port;
+    drop(broker);
+    kitchen.told(&["set", "count=2"]);
+    logged(&place, "kitchen count", 1);
+    kitchen.told(&["set", "new=1"]);
+    logged(&place, "kitchen new", 1);
+    // Its old value never came through.
+    kitchen.told(&["set", "new=2"]);
+    // After 0, 1, 3 and 7 s, a line or more each.
+    eventually("it was tried for long", || {
+        let text = std::fs::read_to_string(log_of(&place)).unwrap();
+        text.lines().filter(|it| it.contains("kitchen count") && it.contains("exit")).count() > 3
+    });
+    let broker = Broker::start(&place, port);
+    broker.awaits("dsn/state/kitchen/count", "2");
+    broker.awaits("dsn/state/kitchen/new", "2");
+    broker.config("kitchen", "new");
+    assert_eq!(running.stop(), Some(0));
+}
+
+/// Of a key that is gone two topics go; where one stays, the hook has failed.
+#[test]
+fn a_key_that_could_not_be_removed_is_tried_again() {
+    if !ready() {
+        return;
+    }
+    let mut command = Command::new(folder().join("mqtt.sh"));
+    command.arg("--hook").env("MQTT_HOST", "127.0.0.1").env("MQTT_PORT", free_port().to_string());
+    command.env("MQTT_BRIDGE", "dsn/bridge/kitchen").env("DSN_EVENT", "updated");
+    command.env("DSN_NODE", "kitchen").env("DSN_KEY", "door").env("DSN_OLD", "open");
+    let said: Said = command.output().unwrap().into();
+    assert_ne!(said.code, 0, "{}", said.err);
+}
+
+#[test]
+fn who_does_not_answer_is_waited_for_and_who_refuses_is_not() {
+    if !ready() {
+        return;
+    }
+    let place = Place4Nodes::new();
+    let kitchen = place.spawn_at("kitchen", "127.0.0.1:0", &[]);
+    // A broker that takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let within = ("MQTT_WITHIN", "1");
+    for shell in shells(&place) {
+        let running = bridge_with(&place, &shell, &kitchen, port, &[within]);
+        logged(&place, "does not take it, and is waited for: no answer in 1 s", 1);
+        assert_eq!(running.stop(), Some(0));
+
+        // A node that says nothing.
+        let fake = |name: &str, text: &str| {
+            let file = place.path().join(name);
+            std::fs::write(&file, format!("#!/bin/sh\n{text}\n")).unwrap();
+            let program = place.path().join(format!("{name}.sh"));
+            install(&file, &program);
+            program.display().to_string()
+        };
+        let hangs = fake("hangs", "exec sleep 60");
+        let running = bridge_with(&place, &shell, &kitchen, port, &[within, ("DSN_BIN", &hangs)]);
+        logged(&place, "no node answers; it is waited for", 1);
+        assert_eq!(running.stop(), Some(0));
+
+        let refuses = fake("refuses", "echo 'dsn: you may not' >&2; exit 1");
+        let mut command = shell.recipe(&place, &kitchen, "mqtt.sh");
+        let said: Said = command.env("DSN_BIN", &refuses).output().unwrap().into();
+        assert_eq!(said.code, 1, "{}", said.err);
+        assert!(said.err.contains("you may not"), "{}", said.err);
+        std::fs::remove_file(log_of(&place)).unwrap();
+    }
+    for port in ["abc", "0", "70000", "1 "] {
+        let mut command = Command::new(folder().join("mqtt.sh"));
+        command.env("DSN_BIN", binary()).env("MQTT_PORT", port);
+        let said: Said = command.output().unwrap().into();
+        assert_eq!(said.code, 2, "{}", said.err);
+        assert!(said.err.contains("MQTT_PORT"), "{}", said.err);
+    }
 }
