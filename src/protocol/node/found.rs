@@ -40,15 +40,32 @@ const SPREAD_EACH_MS: u64 = 50;
 /// Longest such time, ms.
 const SPREAD_MAX_MS: u64 = 60_000;
 
+/// Who is at an address.
+#[derive(Debug)]
+enum Who {
+    Nobody,
+    /// Somebody who is not let in.
+    Stranger,
+    /// A peer, or this node itself.
+    Member(NodeId),
+}
+
 /// How an address turned out.
 #[derive(Debug)]
 struct Settled {
-    /// Who answered there and was let in.
-    node_id: Option<NodeId>,
-    /// Since when that is known, ms.
+    who: Who,
+    /// Since when that is known, ms. How long it counts depends on what became of those who are
+    /// known, …
     at: u64,
-    /// How long that counts, ms.
+    /// … but not for longer than that, ms.
     until: u64,
+}
+
+impl Settled {
+    fn new(who: Who, now: Now) -> Self {
+        let counts_ms = if matches!(who, Who::Member(_)) { MET_MS } else { IN_VAIN_MS };
+        Self { who, at: now.mono_ms, until: now.mono_ms + counts_ms }
+    }
 }
 
 /// What was found on the local network.
@@ -76,7 +93,7 @@ impl Found {
 
     /// Others may be let in now: whom that may be is asked again.
     pub(super) fn hope_again(&mut self) {
-        self.settled.retain(|_, settled| settled.node_id.is_some());
+        self.settled.retain(|_, settled| !matches!(settled.who, Who::Stranger));
     }
 
     #[cfg(test)]
@@ -131,28 +148,33 @@ impl Node {
 
     /// Whether it is known who is there, or that nobody is.
     fn leads_nowhere_new(&self, address: &Address, now: Now) -> bool {
-        let may_be_there =
-            |status: PeerStatus| matches!(status, PeerStatus::Alive | PeerStatus::Suspect);
         if let Some(settled) = self.found.settled.get(address)
             && now.mono_ms < settled.until
         {
             let age = now.mono_ms.saturating_sub(settled.at);
-            let Some(node_id) = settled.node_id.as_ref().filter(|it| !self.is_me(it)) else {
-                return true;
-            };
-            let Some(peer) = self.peers.get(node_id) else { return age < AGAIN_MS };
-            let is_elsewhere = peer.place.proved().is_some() && !is_at(peer, address);
-            let counts_ms = match peer.status {
-                // It has turns of its own.
-                _ if peer.link.refused => MET_MS,
-                status if !may_be_there(status) => AGAIN_MS,
-                _ if is_elsewhere => ELSEWHERE_MS,
-                _ => MET_MS,
-            };
-            return age < counts_ms;
+            return age < self.counts_ms(&settled.who, address);
         }
         let lives_there = |peer: &Peer| may_be_there(peer.status) && is_at(peer, address);
         self.peers.iter().any(|(_, peer)| lives_there(peer))
+    }
+
+    /// How long it counts who was met at an address, as things are now, ms.
+    fn counts_ms(&self, who: &Who, address: &Address) -> u64 {
+        let node_id = match who {
+            Who::Nobody if self.alive() == 0 => return IN_VAIN_ALONE_MS,
+            Who::Nobody | Who::Stranger => return IN_VAIN_MS,
+            Who::Member(node_id) if self.is_me(node_id) => return MET_MS,
+            Who::Member(node_id) => node_id,
+        };
+        let Some(peer) = self.peers.get(node_id) else { return AGAIN_MS };
+        let is_elsewhere = peer.place.proved().is_some() && !is_at(peer, address);
+        match peer.status {
+            // It has turns of its own.
+            _ if peer.link.refused => MET_MS,
+            status if !may_be_there(status) => AGAIN_MS,
+            _ if is_elsewhere => ELSEWHERE_MS,
+            _ => MET_MS,
+        }
     }
 
     /// Whether that run of that node is one of the peers: else it is not allowed, or has another
@@ -201,16 +223,12 @@ impl Node {
         let Some(outcome) = outcome.take() else { return false };
         let mut seed = self.found.waiting.swap_remove(at);
         seed.flight = None;
-        let in_vain_ms = if self.alive() == 0 { IN_VAIN_ALONE_MS } else { IN_VAIN_MS };
-        let at = now.mono_ms;
-        let mut settled = Settled { node_id: None, at, until: at + in_vain_ms };
-        match other_key_next(outcome, &mut seed.network_key) {
+        let who = match other_key_next(outcome, &mut seed.network_key) {
             Outcome::Introduced(answer) => {
                 let answer = answer.message();
                 self.meet_at_seed(address, answer, now, actions);
                 let is_let_in = self.is_me(&answer.node_id) || self.lets_in(answer);
-                settled.node_id = is_let_in.then(|| answer.node_id.clone());
-                settled.until = at + if is_let_in { MET_MS } else { IN_VAIN_MS };
+                if is_let_in { Who::Member(answer.node_id.clone()) } else { Who::Stranger }
             }
             Outcome::Failed(_) if seed.tries < TRIES => {
                 let wait = self.wait(now);
@@ -218,11 +236,15 @@ impl Node {
                 self.found.waiting.push(seed);
                 return true;
             }
-            _ => {}
-        }
-        self.found.settle(address.clone(), settled);
+            _ => Who::Nobody,
+        };
+        self.found.settle(address.clone(), Settled::new(who, now));
         true
     }
+}
+
+fn may_be_there(status: PeerStatus) -> bool {
+    matches!(status, PeerStatus::Alive | PeerStatus::Suspect)
 }
 
 /// Whether it answered there, or says that it does.

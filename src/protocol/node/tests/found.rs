@@ -157,6 +157,20 @@ fn who_finds_nobody_says_how_it_looked() {
     assert!(without.degraded()[0].contains("--discover"), "{:?}", without.degraded());
 }
 
+/// What was in vain while others were there is hoped for by one who has lost them.
+#[test]
+fn who_has_lost_all_others_hopes_again() {
+    let mut us = us();
+    let mut other = Other::new("other", 2);
+    us.is_connected_with(&mut other);
+    us.hears_of("10.0.0.8:8000");
+    assert!(us.lives(40_000, &[&other]) > 0);
+    us.lives(90_000, &[]);
+    assert_eq!(us.node.alive(), 0);
+    us.hears_of("10.0.0.8:8000");
+    assert!(us.lives(40_000, &[]) > 0);
+}
+
 /// Who answers and is not let in has no more to say the next time.
 #[test]
 fn who_is_not_let_in_is_not_called_at_each_word() {
