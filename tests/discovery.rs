@@ -343,6 +343,49 @@ while time.monotonic() < end:
 print(sent)
 "#;
 
+/// Repeats an announcement of before, sixteen times in each message, until it is told to end.
+const REPEATER: &str = r#"
+import select, socket, struct, sys
+address, label, mark, host = sys.argv[1:]
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("", 5353))
+s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+name = lambda *labels: b"".join(bytes([len(it)]) + it for it in labels) + b"\0"
+instance, target = name(label.encode(), b"_dsn", b"_tcp", b"local"), name(b"old", b"local")
+def record(owner, kind, data):
+    return owner + struct.pack(">HHIH", kind, 1, 120, len(data)) + data
+srv = record(instance, 33, struct.pack(">HHH", 0, 0, 8000) + target)
+txt = record(instance, 16, bytes([len(mark)]) + mark.encode())
+said = struct.pack(">HHHHHH", 0, 0x8400, 0, 18, 0, 0) + srv * 16 + txt
+said += record(target, 1, socket.inet_aton(host))
+sent = 0
+while not select.select([sys.stdin], [], [], 0.006)[0]:
+    s.sendto(said, ("224.0.0.251", 5353))
+    sent += 1
+    if sent == 200:
+        print("repeats", flush=True)
+"#;
+
+/// One recorded announcement, whatever is done with it, keeps nobody from being found.
+#[test]
+fn one_announcement_of_before_silences_nobody() {
+    let Some((network, place)) = one_network(3, 0) else { return };
+    let (label, text) = mark(*NETWORK_KEY, 7, "10.77.1.99:8000");
+    let own = network.address(2, 0);
+    let mut command = network.command(2, "python3");
+    command.args(["-c", REPEATER, own.split(':').next().unwrap(), &label, &text, "10.77.1.99"]);
+    let mut repeater = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = std::io::BufReader::new(repeater.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    assert_eq!(line, "repeats\n");
+    let nodes: Vec<_> = (0..2).map(|host| network.start_with(&place, host, DISCOVER)).collect();
+    meet(&nodes);
+    drop(repeater.stdin.take());
+    assert!(repeater.wait().unwrap().success(), "it went on all the time");
+}
+
 #[test]
 fn a_flood_costs_no_memory_and_no_peer() {
     let Some((network, place)) = one_network(3, 0) else { return };
