@@ -343,6 +343,49 @@ while time.monotonic() < end:
 print(sent)
 "#;
 
+/// Repeats an announcement of before, sixteen times in each message, until it is told to end.
+const REPEATER: &str = r#"
+import select, socket, struct, sys
+address, label, mark, host = sys.argv[1:]
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("", 5353))
+s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+name = lambda *labels: b"".join(bytes([len(it)]) + it for it in labels) + b"\0"
+instance, target = name(label.encode(), b"_dsn", b"_tcp", b"local"), name(b"old", b"local")
+def record(owner, kind, data):
+    return owner + struct.pack(">HHIH", kind, 1, 120, len(data)) + data
+srv = record(instance, 33, struct.pack(">HHH", 0, 0, 8000) + target)
+txt = record(instance, 16, bytes([len(mark)]) + mark.encode())
+said = struct.pack(">HHHHHH", 0, 0x8400, 0, 18, 0, 0) + srv * 16 + txt
+said += record(target, 1, socket.inet_aton(host))
+sent = 0
+while not select.select([sys.stdin], [], [], 0.006)[0]:
+    s.sendto(said, ("224.0.0.251", 5353))
+    sent += 1
+    if sent == 200:
+        print("repeats", flush=True)
+"#;
+
+/// One recorded announcement, whatever is done with it, keeps nobody from being found.
+#[test]
+fn one_announcement_of_before_silences_nobody() {
+    let Some((network, place)) = one_network(3, 0) else { return };
+    let (label, text) = mark(*NETWORK_KEY, 7, "10.77.1.99:8000");
+    let own = network.address(2, 0);
+    let mut command = network.command(2, "python3");
+    command.args(["-c", REPEATER, own.split(':').next().unwrap(), &label, &text, "10.77.1.99"]);
+    let mut repeater = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = std::io::BufReader::new(repeater.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    assert_eq!(line, "repeats\n");
+    let nodes: Vec<_> = (0..2).map(|host| network.start_with(&place, host, DISCOVER)).collect();
+    meet(&nodes);
+    drop(repeater.stdin.take());
+    assert!(repeater.wait().unwrap().success(), "it went on all the time");
+}
+
 #[test]
 fn a_flood_costs_no_memory_and_no_peer() {
     let Some((network, place)) = one_network(3, 0) else { return };
@@ -372,9 +415,52 @@ fn a_flood_costs_no_memory_and_no_peer() {
     assert_eq!(count(&nodes[0], "dsn_sent_request_failures_total", &["hello"]), 0.0);
 }
 
+/// Says who is heard to announce a node on this link.
+const LISTENER: &str = r#"
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("224.0.0.251", 5353))
+member = socket.inet_aton("224.0.0.251") + socket.inet_aton(sys.argv[1])
+s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+s.settimeout(60)
+print("listens", flush=True)
+while True:
+    said, (host, _) = s.recvfrom(9000)
+    if said[2] & 0x80 and b"_dsn" in said:
+        sys.exit(print(host, flush=True))
+"#;
+
+/// A router of two ports may have one address on both.
+#[test]
+fn who_has_one_address_on_two_links_is_heard_on_both() {
+    let Some(network) = Network::new(Layout::Spokes(2)) else { return };
+    let place = Place4Nodes::new();
+    network.ip(2, "addr flush dev eth1\naddr add 10.77.1.3/24 dev eth1");
+    network.ip(1, "addr flush dev eth0\naddr add 10.77.1.2/24 dev eth0");
+    let listeners = [(0, "10.77.1.1"), (1, "10.77.1.2")].map(|(host, own)| {
+        let mut command = network.command(host, "python3");
+        let command = command.args(["-c", LISTENER, own]).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut said = std::io::BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+        assert_eq!(line, "listens\n");
+        (child, said)
+    });
+    let node = network.start_with(&place, 2, DISCOVER);
+    for (mut child, mut said) in listeners {
+        let mut heard = String::new();
+        std::io::Read::read_to_string(&mut said, &mut heard).unwrap();
+        assert!(child.wait().unwrap().success(), "it was not heard on both");
+        assert_eq!(heard, "10.77.1.3\n");
+    }
+    assert_eq!(fault(&node, "discovery"), None);
+}
+
 #[test]
 fn a_port_that_is_not_shared_is_named() {
-    let Some((network, place)) = one_network(1, 0) else { return };
+    let Some((network, place)) = one_network(2, 0) else { return };
     let holder = "import socket,sys\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n\
                   s.bind((\"\",5353))\nprint(\"held\",flush=True)\nsys.stdin.read()";
     let mut command: Command = network.command(0, "python3");
@@ -387,6 +473,10 @@ fn a_port_that_is_not_shared_is_named() {
     eventually("it says who is in the way", || {
         fault(&node, "discovery").is_some_and(|text| text.contains("UDP port 5353"))
     });
+    // Who is heard by the other family is found all the same.
+    (0..2).for_each(|host| network.allow_ipv6(host));
+    let other = network.start_with(&place, 1, DISCOVER);
+    eventually("the other family carries it", || alive(&other) == 1);
     drop(holder.stdin.take());
     holder.wait().unwrap();
     eventually("it tries again", || fault(&node, "discovery").is_none());

@@ -318,6 +318,7 @@ fn the_core_is_pure() {
         files("src/cli/hooks", "plan.rs"),
         // What is said and heard on the local network.
         files("src/discovery", "dns.rs"),
+        files("src/discovery", "heard.rs"),
         files("src/discovery", "links.rs"),
         files("src/discovery", "plan.rs"),
     ];

@@ -10,6 +10,8 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 9000;
 const NAME_BYTES_MAX: usize = 255;
 /// Longest part of a name, bytes (the same).
 const LABEL_BYTES_MAX: u8 = 63;
+/// Most pointers of one name: one that is written has one or two.
+const POINTERS_MAX: usize = 32;
 /// Most questions and most records that are looked at in one message: an answer of ours has five,
 /// and a responder that has gathered what all programs of its host announce has some dozens.
 const PARTS_MAX: usize = 128;
@@ -192,18 +194,20 @@ impl<'a> Reader<'a> {
         self.take(4)?.try_into().ok().map(u32::from_be_bytes)
     }
 
-    /// A name. Each pointer leads to an earlier place than the one before, so it ends.
+    /// A name. Each pointer leads to an earlier place than the one before, so it ends; and there
+    /// are few of them, as hundreds of names may each lead through thousands.
     fn name(&mut self) -> Option<Name> {
         let mut name = Vec::new();
         let (mut place, mut behind) = (Reader { bytes: self.bytes, at: self.at }, None);
-        let mut first = self.at;
+        let (mut first, mut pointers) = (self.at, 0);
         loop {
             let length = place.u8()?;
             if length & POINTER == POINTER {
                 let low = place.u8()?;
                 behind.get_or_insert(place.at);
                 let to = usize::from(u16::from_be_bytes([length & !POINTER, low]));
-                if to >= first {
+                pointers += 1;
+                if to >= first || pointers > POINTERS_MAX {
                     return None;
                 }
                 (first, place.at) = (to, to);
@@ -382,6 +386,31 @@ mod tests {
         }
         let long: Vec<u8> = [vec![63], vec![b'x'; 63]].concat().repeat(4);
         assert_eq!(Message::read(&with_name(&[long, vec![0]].concat())), None, "256 bytes");
+    }
+
+    #[test]
+    fn a_name_has_a_few_pointers() {
+        for (pointers, is_read) in [(1, true), (POINTERS_MAX - 1, true), (4_000, false)] {
+            // A record of no use that holds a name, and pointers each to the one before.
+            let mut bytes = vec![0; HEADER_BYTES];
+            (bytes[2], bytes[7]) = (0x84, 2);
+            bytes.extend_from_slice(&[0, 0, 99, 0, 1, 0, 0, 0, 0]);
+            let length = u16::try_from(3 + 2 * pointers).unwrap();
+            bytes.extend_from_slice(&length.to_be_bytes());
+            let mut to = u16::try_from(bytes.len()).unwrap();
+            bytes.extend_from_slice(&[1, b'a', 0]);
+            for _ in 0..pointers {
+                let here = u16::try_from(bytes.len()).unwrap();
+                bytes.extend_from_slice(&(0xC000 | to).to_be_bytes());
+                to = here;
+            }
+            bytes.extend_from_slice(&(0xC000 | to).to_be_bytes());
+            bytes.extend_from_slice(&[0, 16, 0, 1, 0, 0, 0, 9, 0, 0]);
+            assert!(bytes.len() <= MESSAGE_BYTES_MAX);
+            let message = Message::read(&bytes);
+            assert_eq!(message.is_some(), is_read, "{pointers}");
+            assert!(message.is_none_or(|it| it.records[0].name == Name::new(["a"])));
+        }
     }
 
     #[test]

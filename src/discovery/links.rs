@@ -223,19 +223,17 @@ fn note_address(message: &[u8], links: &mut BTreeMap<u32, Link>) -> Option<()> {
     let family = *message.get(HEADER_BYTES)?;
     let index = u32_at(message, HEADER_BYTES + 4)?;
     let attributes = message.get(HEADER_BYTES + 8..)?;
+    // Where there is another end, IFA_ADDRESS is that (rtnetlink(7)).
+    let local = attribute(attributes, IFA_LOCAL).or(attribute(attributes, IFA_ADDRESS));
     let ip: IpAddr = match family {
-        AF_INET => {
-            let bytes = attribute(attributes, IFA_LOCAL).or(attribute(attributes, IFA_ADDRESS))?;
-            Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into()
-        }
+        AF_INET => Ipv4Addr::from(<[u8; 4]>::try_from(local?).ok()?).into(),
         AF_INET6 => {
             let short = u32::from(*message.get(HEADER_BYTES + 2)?);
             let flags = attribute(attributes, IFA_FLAGS).and_then(|bytes| u32_at(bytes, 0));
             if flags.unwrap_or(short) & IFA_F_UNFIT != 0 {
                 return None;
             }
-            let bytes = attribute(attributes, IFA_ADDRESS)?;
-            Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into()
+            Ipv6Addr::from(<[u8; 16]>::try_from(local?).ok()?).into()
         }
         _ => return None,
     };
@@ -346,6 +344,44 @@ mod tests {
             "::ffff:10.0.0.1",
         ] {
             assert!(!is_callable(ip.parse().unwrap()), "{ip}");
+        }
+    }
+
+    /// The bytes of an address as the kernel tells them.
+    fn address_bytes(family: u8, parts: &[(u16, &str)]) -> Vec<u8> {
+        let mut body = vec![family, 64, 0, 0, 1, 0, 0, 0];
+        body[4..8].copy_from_slice(&1_u32.to_ne_bytes());
+        for (kind, ip) in parts {
+            let ip = match ip.parse().unwrap() {
+                IpAddr::V4(ip) => ip.octets().to_vec(),
+                IpAddr::V6(ip) => ip.octets().to_vec(),
+            };
+            body.extend_from_slice(&u16::try_from(ip.len() + 4).unwrap().to_ne_bytes());
+            body.extend_from_slice(&kind.to_ne_bytes());
+            body.extend_from_slice(&ip);
+        }
+        let mut bytes = u32::try_from(HEADER_BYTES + body.len()).unwrap().to_ne_bytes().to_vec();
+        bytes.extend_from_slice(&RTM_NEWADDR.to_ne_bytes());
+        bytes.extend_from_slice(&[0; 10]);
+        bytes.extend(body);
+        bytes
+    }
+
+    #[test]
+    fn the_other_end_of_a_link_is_nobody_here() {
+        for (family, parts, own) in [
+            (
+                AF_INET6,
+                &[(IFA_ADDRESS, "2001:db8::9"), (IFA_LOCAL, "2001:db8::1")][..],
+                "2001:db8::1",
+            ),
+            (AF_INET6, &[(IFA_ADDRESS, "2001:db8::1")], "2001:db8::1"),
+            (AF_INET, &[(IFA_ADDRESS, "10.0.0.9"), (IFA_LOCAL, "10.0.0.1")], "10.0.0.1"),
+            (AF_INET, &[(IFA_ADDRESS, "10.0.0.1")], "10.0.0.1"),
+        ] {
+            let mut all = links(&[("eth0", UP, &[])]);
+            assert_eq!(note(&address_bytes(family, parts), &mut all), Some(false));
+            assert_eq!(all[&1].addresses, [own.parse::<IpAddr>().unwrap()]);
         }
     }
 

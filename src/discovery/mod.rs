@@ -6,6 +6,7 @@
 //! used in `links`; both are pure.
 
 mod dns;
+mod heard;
 mod links;
 mod plan;
 mod sockets;
@@ -24,10 +25,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::driver::Driver;
 use crate::protocol::crypto::LABEL_BYTES;
 use crate::protocol::fault::{Code, Fault};
-use crate::server::Listen;
 
+use heard::MESSAGES_MAX;
 use links::{Choice, Place, Serving};
-use plan::{Family, MESSAGES_MAX, Now, Plan, Sending};
+use plan::{Family, Now, Plan, Sending};
 use sockets::{Line, Room};
 
 /// How long after a change of the links it is looked what there is, ms: they come in swarms.
@@ -36,8 +37,8 @@ const SETTLE_MS: u64 = 300;
 const LOOK_MS: u64 = 60_000;
 /// The same while something is lacking, ms.
 const LOOK_AGAIN_MS: u64 = 5_000;
-/// Longest sleep, ms.
-const SLEEP_MAX_MS: u64 = LOOK_MS;
+/// Longest sleep, ms: who has lost all others asks for them soon.
+const SLEEP_MAX_MS: u64 = 10_000;
 /// Most messages that are read of one socket before the others have their turn.
 const READ_AT_ONCE: u32 = MESSAGES_MAX / 8;
 /// Stack of the thread, bytes.
@@ -54,11 +55,11 @@ pub struct Discovery {
 
 impl Discovery {
     /// Starts to announce the node that listens there, and to look for others.
-    pub fn start(listen: &Listen, at: SocketAddr, driver: &Arc<Driver>) -> Result<Self, Error> {
+    pub fn start(at: SocketAddr, driver: &Arc<Driver>) -> Result<Self, Error> {
         let (stop, stopped) = UnixStream::pair()?;
         let mut shell = Shell {
             driver: Arc::clone(driver),
-            serving: serving(listen, at),
+            serving: serving(at),
             plan: Plan::new(at.port()),
             lines: Vec::new(),
             watcher: None,
@@ -91,11 +92,11 @@ impl Drop for Discovery {
 
 const NAME: &str = "dsn-discovery";
 
-fn serving(listen: &Listen, at: SocketAddr) -> Serving {
+fn serving(at: SocketAddr) -> Serving {
     let ip = at.ip().to_canonical();
-    let is_any = matches!(listen, Listen::Everywhere(_));
     match at {
-        _ if ip.is_unspecified() => Serving::All { v4: is_any || ip.is_ipv4(), v6: ip.is_ipv6() },
+        // `[::]` takes IPv4, too.
+        _ if ip.is_unspecified() => Serving::All { v4: true, v6: ip.is_ipv6() },
         SocketAddr::V6(it) if it.ip().is_unicast_link_local() => {
             Serving::One { ip, link: Some(it.scope_id()).filter(|link| *link > 0) }
         }
@@ -138,7 +139,7 @@ impl Shell {
                 None => break,
             }
         }
-        let farewell = self.plan.farewell(&self.driver.network_keys_in_use());
+        let farewell = self.plan.farewell();
         self.send_all(&farewell);
         self.driver.note_discovery(None);
     }
@@ -185,7 +186,7 @@ impl Shell {
         // What nobody hears need not be announced.
         let open: BTreeSet<u32> = self.lines.iter().map(|line| line.link).collect();
         let places: Vec<Place> = places.into_iter().filter(|it| open.contains(&it.link)).collect();
-        self.with_now(|plan, now, random| plan.set_places(&places, now.ms, random));
+        self.with_now(|plan, now, random| plan.set_places(&places, now, random));
         let is_well = self.choice.lacking.is_empty() && self.silent.is_empty();
         self.look_at = now_ms + if is_well { LOOK_MS } else { LOOK_AGAIN_MS };
     }
@@ -208,7 +209,10 @@ impl Shell {
 
     fn send_all(&mut self, sendings: &[Sending]) {
         for Sending { link, by, bytes } in sendings {
-            let is_it = |line: &&Line| line.link == *link && by.is_none_or(|by| by == line.family);
+            let is_by = |line: &&Line| line.link == *link && Some(line.family) == *by;
+            // What is said by a family that does not work here is better said by the other one.
+            let is_any = self.lines.iter().all(|line| !is_by(&line));
+            let is_it = |line: &&Line| line.link == *link && (is_any || is_by(line));
             let sent = self.lines.iter().filter(is_it).map(|line| (line.family, line.send(bytes)));
             for (family, sent) in sent.collect::<Vec<_>>() {
                 match sent {
@@ -240,9 +244,11 @@ impl Shell {
     /// Waits for something to do. Gives which sockets have something to read; nothing at the end.
     fn wait(&mut self, stopped: &UnixStream) -> Option<Vec<usize>> {
         let now_ms = self.driver.now_ms();
-        let may_read = self.plan.may_read(now_ms);
-        let mut until = self.look_at.min(self.plan.wake_at());
-        if !may_read {
+        let mut until = self.look_at.min(self.plan.wake_at(self.peers));
+        let lines = self.lines.iter().enumerate();
+        let heard = lines.filter(|(_, line)| self.plan.may_read(line.link, now_ms));
+        let heard: Vec<(usize, &Line)> = heard.collect();
+        if heard.len() < self.lines.len() {
             // The next second.
             until = until.min(now_ms + 1000 - now_ms % 1000);
         }
@@ -251,12 +257,8 @@ impl Shell {
         let watched = self.watcher.iter().map(|fd| PollFd::new(fd, PollFlags::IN));
         fds.extend(watched);
         let first = fds.len();
-        if may_read {
-            let sockets = self.lines.iter();
-            fds.extend(
-                sockets.map(|it| PollFd::from_borrowed_fd(it.socket.as_fd(), PollFlags::IN)),
-            );
-        }
+        let sockets = heard.iter().map(|(_, line)| line.socket.as_fd());
+        fds.extend(sockets.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let sleep = Timespec::try_from(sleep).ok();
         // Interrupted is as good as over.
         let _ = poll(&mut fds, sleep.as_ref());
@@ -265,8 +267,8 @@ impl Shell {
             return None;
         }
         let has_news = first > 1 && fds.get(1).is_some_and(is_told);
-        let readable = fds.iter().skip(first).enumerate().filter(|(_, fd)| is_told(fd));
-        let readable = readable.map(|(at, _)| at).collect();
+        let readable = heard.iter().zip(fds.iter().skip(first)).filter(|(_, fd)| is_told(fd));
+        let readable = readable.map(|((at, _), _)| *at).collect();
         if has_news {
             self.watcher.iter().for_each(sockets::drain);
             self.look_at = self.look_at.min(self.driver.now_ms() + SETTLE_MS);
@@ -277,11 +279,11 @@ impl Shell {
     fn read_all(&mut self, readable: &[usize], room: &mut Room) {
         for at in readable {
             for _ in 0..READ_AT_ONCE {
-                if !self.plan.may_read(self.driver.now_ms()) {
-                    return;
-                }
                 let Some(line) = self.lines.get(*at) else { break };
                 let link = line.link;
+                if !self.plan.may_read(link, self.driver.now_ms()) {
+                    break;
+                }
                 let Some(bytes) = line.read(room) else { break };
                 let found = self.with_now(|plan, now, random| plan.hear(link, bytes, now, random));
                 for address in found {
@@ -302,4 +304,21 @@ fn families(place: &Place) -> impl Iterator<Item = (&Place, Family)> {
 #[cfg(fuzzing)]
 pub fn fuzz_messages(bytes: &[u8]) {
     plan::fuzz(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_served_where_it_can_be_called() {
+        let served = |at: &str| serving(at.parse().unwrap());
+        assert_eq!(served("0.0.0.0:8000"), Serving::All { v4: true, v6: false });
+        assert_eq!(served("[::]:8000"), Serving::All { v4: true, v6: true }, "it takes both");
+        assert_eq!(served("[::ffff:0.0.0.0]:8000"), Serving::All { v4: true, v6: false });
+        let one = |ip: &str, link| Serving::One { ip: ip.parse().unwrap(), link };
+        assert_eq!(served("10.0.0.1:8000"), one("10.0.0.1", None));
+        assert_eq!(served("[::ffff:10.0.0.1]:8000"), one("10.0.0.1", None));
+        assert_eq!(served("[fe80::1%3]:8000"), one("fe80::1", Some(3)));
+    }
 }

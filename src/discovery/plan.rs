@@ -1,13 +1,14 @@
-//! What is said on the local network and when, and what is made of what is heard there: pure. It
-//! keeps nothing of what others say but a count, so nobody can fill its memory.
+//! What is said on the local network and when, and what is made of what is heard there: pure. Of
+//! what others say it keeps a few places for a second, so nobody can fill its memory.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use super::dns::{Data, Message, Name, Question, Record, kind};
-use super::links::{Place, is_callable};
+use super::heard::{Budget, members};
+use super::links::Place;
 use crate::protocol::address::Address;
 use crate::protocol::crypto::{Announced, LABEL_BYTES, MARK_BYTES, NetworkKeys};
-use crate::protocol::identity::{hex, unhex};
+use crate::protocol::identity::hex;
 
 /// How long others may believe what is announced, s (RFC 6762, section 10: records with the name
 /// of a host).
@@ -28,23 +29,17 @@ const EAGER_STEPS: u32 = 6;
 const ASK_MS: u64 = 30_000;
 /// Longest time between two questions of one node, ms (RFC 6762, section 5.2).
 const ASK_MAX_MS: u64 = 60 * 60 * 1000;
+/// Each time a node waits for another share of that, in thousandths.
+const SHARE: std::ops::Range<u64> = 500..1500;
 /// So many members that answer a question are enough for whoever asks: all others are heard of from
 /// them. Who waits longer to answer says nothing then.
-const ENOUGH: u32 = 8;
+const ENOUGH: usize = 8;
 /// Who answers waits for a time that chance chooses, up to this, ms (RFC 6762, section 6), …
 const ANSWER_MS: std::ops::Range<u64> = 20..120;
 /// … and for each peer so much longer, …
 const ANSWER_EACH_MS: u64 = 4;
 /// … up to this: else a thousand would have answered before the eighth was heard.
 const ANSWER_MAX_MS: u64 = 3000;
-/// Most services of one message of which it is looked whether they are members. Each is a hash or
-/// two.
-const SERVICES_MAX: usize = 16;
-/// Most messages that are read within a second, of all links. The rest is dropped by the kernel.
-pub(crate) const MESSAGES_MAX: u32 = 256;
-/// Most addresses that are passed on within a second.
-const FOUND_MAX: u32 = 32;
-
 /// What is to be sent, on which link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sending {
@@ -72,15 +67,30 @@ impl Family {
 /// Random bytes; nothing where the system has none at the moment.
 pub(crate) type Random<'a> = &'a mut dyn FnMut() -> Option<[u8; LABEL_BYTES]>;
 
+/// A name on a link, and the mark that it has for as long as it is used: another one beside it
+/// would tell who changed the network key.
+#[derive(Debug, Clone, Copy)]
+struct Own {
+    label: [u8; LABEL_BYTES],
+    mark: [u8; MARK_BYTES],
+}
+
+impl Own {
+    fn new(ip: IpAddr, port: u16, keys: &NetworkKeys, random: Random<'_>) -> Option<Self> {
+        let label = random()?;
+        Some(Self { label, mark: Announced { label, ip, port }.mark(keys)? })
+    }
+}
+
 /// What is said on one link.
 #[derive(Debug)]
 struct Line {
     place: Place,
-    label: [u8; LABEL_BYTES],
+    own: Own,
     /// The one of before: an echo of it may be under way.
     last_label: Option<[u8; LABEL_BYTES]>,
     /// A name that has to be taken back.
-    farewell: Option<[u8; LABEL_BYTES]>,
+    farewell: Option<Own>,
     /// How many announcements are left, and when the next one is due, ms.
     left: u8,
     announce_at: u64,
@@ -89,8 +99,9 @@ struct Line {
     /// When somebody is answered, ms, and whether no other answer will do.
     answer: Option<(u64, bool)>,
     said_at: Option<u64>,
-    /// How many other members were heard since somebody asked.
-    heard: u32,
+    /// Where other members were heard since somebody asked: as many as are enough.
+    heard: Vec<SocketAddr>,
+    budget: Budget,
 }
 
 /// All that is said and heard.
@@ -100,11 +111,13 @@ pub(crate) struct Plan {
     service: Name,
     all_services: Name,
     lines: Vec<Line>,
-    ask_at: u64,
+    /// When it asked last, ms; or where it did not yet, when it is to ask first.
+    asked_at: u64,
     asked: u32,
-    /// What is left of this second: messages and addresses.
-    budget: (u32, u32),
-    second: u64,
+    /// Which share of the usual time it waits this time, by chance, in thousandths. How long that
+    /// is depends on how many others there are then.
+    share: u64,
+    had_peers: bool,
 }
 
 /// What is of use of the state of the node.
@@ -131,15 +144,15 @@ impl Plan {
             service: Name::new(["_dsn", "_tcp", "local"]),
             all_services: Name::new(["_services", "_dns-sd", "_udp", "local"]),
             lines: Vec::new(),
-            ask_at: u64::MAX,
+            asked_at: u64::MAX,
             asked: 0,
-            budget: (MESSAGES_MAX, FOUND_MAX),
-            second: 0,
+            share: SHARE.end,
+            had_peers: false,
         }
     }
 
     /// Takes the links that there are now. Whatever is new on one is announced, and asked for.
-    pub(crate) fn set_places(&mut self, places: &[Place], now_ms: u64, random: Random<'_>) {
+    pub(crate) fn set_places(&mut self, places: &[Place], now: Now<'_>, random: Random<'_>) {
         let mut old = std::mem::take(&mut self.lines);
         for place in places {
             let known = old.iter().position(|line| line.place.link == place.link);
@@ -150,28 +163,31 @@ impl Plan {
                 }
                 line => {
                     // A name that went along to another address would tell who moved.
-                    let Some(label) = random() else { continue };
-                    let first = now_ms + within(&FIRST_MS, random);
+                    // It is not taken back from there either: it ends by its time.
+                    let own = Own::new(place.ip, self.port, now.keys, random);
+                    let Some(own) = own else { continue };
+                    let first = now.ms + within(&FIRST_MS, random);
                     self.lines.push(Line {
                         place: place.clone(),
-                        label,
-                        last_label: line.as_ref().map(|line| line.label),
-                        farewell: line.map(|line| line.label),
+                        own,
+                        last_label: line.map(|line| line.own.label),
+                        farewell: None,
                         left: ANNOUNCEMENTS,
                         announce_at: first,
-                        rename_at: now_ms + within(&NAME_MS, random),
+                        rename_at: now.ms + within(&NAME_MS, random),
                         answer: None,
                         said_at: None,
-                        heard: 0,
+                        heard: Vec::new(),
+                        budget: Budget::default(),
                     });
-                    (self.asked, self.ask_at) = (0, first);
+                    (self.asked, self.asked_at) = (0, first);
                 }
             }
         }
     }
 
-    /// When there is something to do next, ms.
-    pub(crate) fn wake_at(&self) -> u64 {
+    /// When there is something to do next, with so many peers, ms.
+    pub(crate) fn wake_at(&self, peers: usize) -> u64 {
         if self.lines.is_empty() {
             return u64::MAX;
         }
@@ -180,78 +196,86 @@ impl Plan {
             let answers = line.answer.map(|(at, _)| at);
             [Some(line.rename_at), announces, answers].into_iter().flatten()
         });
-        times.fold(self.ask_at, u64::min)
+        times.fold(self.ask_at(peers), u64::min)
     }
 
     /// Does what is due.
     pub(crate) fn due(&mut self, now: Now<'_>, random: Random<'_>) -> Vec<Sending> {
         let mut sendings = Vec::new();
+        self.note_peers(now, random);
         for at in 0..self.lines.len() {
             let Some(line) = self.lines.get_mut(at) else { break };
-            line.rename(now.ms, random);
+            line.rename(self.port, now, random);
             line.settle_answer(now.ms);
             let announces = line.left > 0 && now.ms >= line.announce_at;
             let answers = line.answer.is_some_and(|(at, _)| now.ms >= at);
             let farewell = line.farewell.take();
             if announces {
                 line.left -= 1;
-                line.announce_at = now.ms + SECOND_MS;
             }
             if announces || answers {
                 (line.answer, line.said_at) = (None, Some(now.ms));
+                line.announce_at = line.announce_at.max(now.ms + SECOND_MS);
             }
             let Some(line) = self.lines.get(at) else { break };
-            let gone = farewell.and_then(|label| self.words(line, label, 0, now.keys));
-            let said = (announces || answers)
-                .then(|| self.words(line, line.label, TTL_S, now.keys))
-                .flatten();
+            let gone = farewell.and_then(|own| self.words(line.place.ip, own, 0));
+            let says = announces || answers;
+            let said = says.then(|| self.words(line.place.ip, line.own, TTL_S)).flatten();
             let by = Some(Family::of(line.place.ip));
             let link = line.place.link;
             sendings.extend(gone.into_iter().chain(said).map(|bytes| Sending { link, by, bytes }));
         }
-        if now.ms >= self.ask_at && !self.lines.is_empty() {
-            self.ask_at = now.ms + self.until_asked_again(now.peers, random);
-            self.asked = self.asked.saturating_add(1);
+        if now.ms >= self.ask_at(now.peers) && !self.lines.is_empty() {
+            (self.asked, self.asked_at) = (self.asked.saturating_add(1), now.ms);
+            self.share = within(&SHARE, random);
             let question = Question { name: self.service.clone(), kind: kind::PTR };
             let bytes = Message { questions: vec![question], ..Message::default() }.write();
-            sendings.extend(self.lines.iter().map(|line| {
+            for line in &mut self.lines {
+                // Whoever asks says as well who it is, and nobody can make that needless. Where it
+                // has said nothing yet it is about to, and else has just done so.
+                if line.said_at.is_some_and(|at| at < now.ms) {
+                    line.answer_at(now.ms + within(&ANSWER_MS, random), true);
+                }
                 let (link, bytes) = (line.place.link, bytes.clone());
-                Sending { link, by: None, bytes }
-            }));
+                sendings.push(Sending { link, by: None, bytes });
+            }
         }
         sendings
     }
 
-    /// First often, as those who are there may not have heard it; then all nodes together now and
-    /// then, so that it makes no difference how many there are.
-    fn until_asked_again(&self, peers: usize, random: Random<'_>) -> u64 {
-        if self.asked < EAGER_STEPS && peers == 0 {
-            return SECOND_MS << self.asked;
+    /// Whose peers are all gone asks as one that has just begun.
+    fn note_peers(&mut self, now: Now<'_>, random: Random<'_>) {
+        if now.peers == 0 && self.had_peers && self.asked > 0 {
+            let soonest = self.asked_at.saturating_add(SECOND_MS);
+            let at = now.ms + within(&FIRST_MS, random);
+            (self.asked, self.asked_at) = (0, at.max(soonest));
+        }
+        self.had_peers = now.peers > 0;
+    }
+
+    /// When it asks next. First often, as those who are there may not have heard it; then all nodes
+    /// together now and then, so that it makes no difference how many there are.
+    fn ask_at(&self, peers: usize) -> u64 {
+        let Some(before) = self.asked.checked_sub(1) else { return self.asked_at };
+        if before < EAGER_STEPS && peers == 0 {
+            return self.asked_at.saturating_add(SECOND_MS << before);
         }
         let nodes = u64::try_from(peers).unwrap_or(u64::MAX).saturating_add(1);
         let all = ASK_MS.saturating_mul(nodes).min(ASK_MAX_MS);
-        within(&(all / 2..all + all / 2), random).min(ASK_MAX_MS)
+        self.asked_at.saturating_add((all * self.share / 1000).min(ASK_MAX_MS))
     }
 
     /// Takes back all that is announced: the node ends.
-    pub(crate) fn farewell(&self, keys: &NetworkKeys) -> Vec<Sending> {
+    pub(crate) fn farewell(&self) -> Vec<Sending> {
         let words = |line: &Line| {
             let (link, by) = (line.place.link, Some(Family::of(line.place.ip)));
-            Some(Sending { link, by, bytes: self.words(line, line.label, 0, keys)? })
+            Some(Sending { link, by, bytes: self.words(line.place.ip, line.own, 0)? })
         };
         self.lines.iter().filter_map(words).collect()
     }
 
-    /// All records of a name on a link.
-    fn words(
-        &self,
-        line: &Line,
-        label: [u8; LABEL_BYTES],
-        ttl: u32,
-        keys: &NetworkKeys,
-    ) -> Option<Vec<u8>> {
-        let ip = line.place.ip;
-        let mark = Announced { label, ip, port: self.port }.mark(keys)?;
+    /// All records of a name at an address.
+    fn words(&self, ip: IpAddr, Own { label, mark }: Own, ttl: u32) -> Option<Vec<u8>> {
         let text = hex(&label);
         let instance = Name::new([text.as_str(), "_dsn", "_tcp", "local"]);
         // A name of its own, as that of the host would tell more than is asked.
@@ -272,13 +296,14 @@ impl Plan {
         Some(Message { is_answer: true, questions: Vec::new(), records }.write())
     }
 
-    /// Whether another message may be read in this second.
-    pub(crate) fn may_read(&mut self, now_ms: u64) -> bool {
-        if now_ms / SECOND_MS != self.second {
-            self.second = now_ms / SECOND_MS;
-            self.budget = (MESSAGES_MAX, FOUND_MAX);
-        }
-        self.budget.0 > 0
+    fn line_mut(&mut self, link: u32) -> Option<&mut Line> {
+        self.lines.iter_mut().find(|line| line.place.link == link)
+    }
+
+    /// Whether another message of a link may be read in this second.
+    pub(crate) fn may_read(&mut self, link: u32, now_ms: u64) -> bool {
+        let second = now_ms / SECOND_MS;
+        self.line_mut(link).is_some_and(|line| line.budget.may_read(second))
     }
 
     /// Somebody said something on a link. Gives where members are that were not known to be this
@@ -290,7 +315,8 @@ impl Plan {
         now: Now<'_>,
         random: Random<'_>,
     ) -> Vec<Address> {
-        self.budget.0 = self.budget.0.saturating_sub(1);
+        let Some(line) = self.line_mut(link) else { return Vec::new() };
+        line.budget.note_message();
         match Message::read(bytes) {
             Some(message) if message.is_answer => self.learn(link, &message, now),
             Some(message) => {
@@ -302,55 +328,30 @@ impl Plan {
     }
 
     fn learn(&mut self, link: u32, message: &Message, now: Now<'_>) -> Vec<Address> {
+        let mut members = members(message, &self.service, now.keys);
+        members.retain(|it| !self.lines.iter().any(|line| line.is(it, link, self.port)));
+        let Some(line) = self.line_mut(link) else { return Vec::new() };
         let mut found = Vec::new();
-        for announced in self.members(message, now.keys) {
-            let place = SocketAddr::new(announced.ip, announced.port);
-            if self.lines.iter().any(|line| line.is(&announced, self.port)) {
-                continue;
-            }
-            if let Some(line) = self.lines.iter_mut().find(|line| line.place.link == link) {
-                line.heard = line.heard.saturating_add(1);
-            }
-            let place = match place {
-                SocketAddr::V6(it) if it.ip().is_unicast_link_local() => {
-                    SocketAddrV6::new(*it.ip(), it.port(), 0, link).into()
+        for Announced { ip, port, .. } in members {
+            let place = match ip {
+                IpAddr::V6(ip) if ip.is_unicast_link_local() => {
+                    SocketAddrV6::new(ip, port, 0, link).into()
                 }
-                other => other,
+                ip => SocketAddr::new(ip, port),
             };
-            if self.budget.1 > 0 {
-                self.budget.1 -= 1;
-                found.push(Address::of_caller(place, place.port()));
+            line.note_heard(place);
+            if line.budget.takes(place) {
+                found.push(Address::of_caller(place, port));
             }
         }
         found
     }
 
-    /// The services of a message that holders of the network key announced for just the place that
-    /// they are at. All that belongs to one has to stand in one message.
-    fn members(&self, message: &Message, keys: &NetworkKeys) -> Vec<Announced> {
-        let services = message.records.iter().filter(|it| it.ttl > 0).filter_map(|record| {
-            let Data::Srv(port, host) = &record.data else { return None };
-            let label = record.name.label_before(&self.service)?;
-            let label = unhex(std::str::from_utf8(label).ok()?)?;
-            Some((&record.name, label.try_into().ok()?, *port, host))
-        });
-        let find = |(name, label, port, host): (&Name, _, u16, &Name)| {
-            let mark = message.of(name).find_map(|record| mark_of(&record.data))?;
-            let ips = message.of(host).filter_map(|record| match record.data {
-                Data::Ip(ip) if is_callable(ip) && port > 0 => Some(ip),
-                _ => None,
-            });
-            // A host may have several addresses; the mark is good for one.
-            let mut places = ips.take(4).map(|ip| Announced { label, ip, port });
-            places.find(|place| place.is_marked(keys, &mark))
-        };
-        services.take(SERVICES_MAX).filter_map(find).collect()
-    }
-
     /// Somebody asks: for all nodes, or for one of our names.
     fn note_question(&mut self, link: u32, message: &Message, now: Now<'_>, random: Random<'_>) {
-        let Some(line) = self.lines.iter_mut().find(|line| line.place.link == link) else { return };
-        let text = hex(&line.label);
+        let lines = &mut self.lines;
+        let Some(line) = lines.iter_mut().find(|line| line.place.link == link) else { return };
+        let text = hex(&line.own.label);
         let instance = Name::new([text.as_str(), "_dsn", "_tcp", "local"]);
         let host = Name::new([text.as_str(), "local"]);
         let asks = |name: &Name, kinds: &[u16]| {
@@ -375,57 +376,60 @@ impl Plan {
         let peers = u64::try_from(now.peers).unwrap_or(u64::MAX);
         let longest = ANSWER_MS.end + peers.saturating_mul(ANSWER_EACH_MS).min(ANSWER_MAX_MS);
         let longest = if is_for_us { ANSWER_MS.end } else { longest };
-        let soonest = line.said_at.map_or(0, |at| at + SECOND_MS);
-        let at = (now.ms + within(&(ANSWER_MS.start..longest), random)).max(soonest);
-        line.answer = match line.answer {
-            Some((other, must)) => Some((other.min(at), must || is_for_us)),
-            None => {
-                line.heard = 0;
-                Some((at, is_for_us))
-            }
-        };
+        line.answer_at(now.ms + within(&(ANSWER_MS.start..longest), random), is_for_us);
     }
-}
-
-/// The mark in the texts of a record, `t=` and 32 hex digits (RFC 6763, section 6.4: case of the
-/// name makes no difference).
-fn mark_of(data: &Data) -> Option<[u8; MARK_BYTES]> {
-    let Data::Txt(texts) = data else { return None };
-    let mut rest = texts.as_slice();
-    while let Some((length, after)) = rest.split_first() {
-        let (text, next) = after.split_at_checked(usize::from(*length))?;
-        if let Some(mark) = text.strip_prefix(b"t=").or(text.strip_prefix(b"T=")) {
-            return unhex(std::str::from_utf8(mark).ok()?)?.try_into().ok();
-        }
-        rest = next;
-    }
-    None
 }
 
 impl Line {
-    /// Whether it is this node that announced that.
-    fn is(&self, announced: &Announced, port: u16) -> bool {
-        self.label == announced.label
+    /// Whether it is this node that announced that, as it was heard on a link. Each link has
+    /// addresses of its own that are of a link.
+    fn is(&self, announced: &Announced, link: u32, port: u16) -> bool {
+        let is_of_link = match announced.ip {
+            IpAddr::V4(ip) => ip.is_link_local(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+        let is_here = !is_of_link || self.place.link == link;
+        self.own.label == announced.label
             || self.last_label == Some(announced.label)
-            || self.place.ip == announced.ip && port == announced.port
+            || self.place.ip == announced.ip && port == announced.port && is_here
     }
 
     /// Takes another name where it is time.
-    fn rename(&mut self, now_ms: u64, random: Random<'_>) {
-        if now_ms < self.rename_at {
+    fn rename(&mut self, port: u16, now: Now<'_>, random: Random<'_>) {
+        if now.ms < self.rename_at {
             return;
         }
-        self.rename_at = now_ms + within(&NAME_MS, random);
+        self.rename_at = now.ms + within(&NAME_MS, random);
         // Where there is no randomness the old name has to do.
-        let Some(label) = random() else { return };
-        let old = std::mem::replace(&mut self.label, label);
-        (self.last_label, self.farewell) = (Some(old), Some(old));
-        (self.left, self.announce_at) = (ANNOUNCEMENTS, now_ms);
+        let Some(own) = Own::new(self.place.ip, port, now.keys, random) else { return };
+        let old = std::mem::replace(&mut self.own, own);
+        (self.last_label, self.farewell) = (Some(old.label), Some(old));
+        (self.left, self.announce_at) = (ANNOUNCEMENTS, now.ms);
+    }
+
+    /// Answers then, or sooner where another answer is due; if it must, whoever else answers.
+    fn answer_at(&mut self, at: u64, must: bool) {
+        let soonest = self.said_at.map_or(0, |at| at + SECOND_MS);
+        let at = at.max(soonest);
+        self.answer = match self.answer {
+            Some((other, musts)) => Some((other.min(at), must || musts)),
+            None => {
+                self.heard.clear();
+                Some((at, must))
+            }
+        };
+    }
+
+    /// A member was heard. Many messages of one are one.
+    fn note_heard(&mut self, place: SocketAddr) {
+        if self.heard.len() < ENOUGH && !self.heard.contains(&place) {
+            self.heard.push(place);
+        }
     }
 
     /// Where enough others have answered, this one says nothing.
     fn settle_answer(&mut self, now_ms: u64) {
-        self.answer.take_if(|(at, must)| now_ms >= *at && !*must && self.heard >= ENOUGH);
+        self.answer.take_if(|(at, must)| now_ms >= *at && !*must && self.heard.len() >= ENOUGH);
     }
 }
 
@@ -442,8 +446,8 @@ pub(super) fn fuzz(bytes: &[u8]) {
         Some([number; LABEL_BYTES])
     };
     let mut plan = Plan::new(8000);
-    plan.set_places(&[place], 0, &mut random);
     let now = Now { ms: 1, peers: 0, keys: &keys };
+    plan.set_places(&[place], now, &mut random);
     let found = plan.hear(1, bytes, now, &mut random);
     // Nobody but a holder of the key can make a mark, and the fuzzer is none.
     assert!(found.is_empty(), "{found:?}");

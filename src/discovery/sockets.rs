@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::sockopt::set_ip_multicast_if_with_ifindex;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
@@ -59,7 +60,13 @@ impl Line {
                 socket.set_multicast_all_v4(false)?;
                 socket
                     .join_multicast_v4_n(&GROUP_V4, &InterfaceIndexOrAddress::Index(place.link))?;
-                socket.set_multicast_if_v4(&from)?;
+                // By its number: two links may have one address.
+                set_ip_multicast_if_with_ifindex(
+                    &socket,
+                    &Ipv4Addr::UNSPECIFIED,
+                    &from,
+                    place.link,
+                )?;
                 socket.set_multicast_ttl_v4(HOPS)?;
                 socket.set_multicast_loop_v4(true)?;
             }

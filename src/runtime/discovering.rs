@@ -35,7 +35,7 @@ impl Discovering {
         at: SocketAddr,
         driver: &Arc<Driver>,
     ) -> Result<Self, StartError> {
-        let start = || Discovery::start(&config.listen, at, driver).map_err(StartError::NoThread);
+        let start = || Discovery::start(at, driver).map_err(StartError::NoThread);
         Ok(Self { _runs: config.discover.then(start).transpose()? })
     }
 

@@ -39,6 +39,7 @@ impl Node {
         for node_id in changed(old.as_ref(), self.settings.allow.as_ref()) {
             self.conflicts.drop_about(&node_id);
         }
+        self.found.hope_again();
         if !gone.is_empty() {
             self.want_saved(Urgency::Now, &mut actions);
         }

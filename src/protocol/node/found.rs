@@ -10,7 +10,9 @@ use super::{Action, Class, Job, Node, Now, Outcome, TRIES, Target};
 use crate::protocol::address::Address;
 use crate::protocol::identity::NodeId;
 use crate::protocol::pace::WAIT_MAX_MS;
+use crate::protocol::peer::Peer;
 use crate::protocol::report::PeerStatus;
+use crate::protocol::wire::HelloAnswer;
 
 /// Most addresses that wait to be tried: more than anybody needs to get into a network, as all
 /// others are heard of there.
@@ -25,21 +27,45 @@ const IN_VAIN_MS: u64 = 10 * 60 * 1000;
 /// The same while nobody else is there at all, ms.
 const IN_VAIN_ALONE_MS: u64 = 30_000;
 /// How long an address that led to a node which is known is not asked again while that is alive,
-/// ms. Nodes may announce another address than the one that they are known by.
+/// ms.
 const MET_MS: u64 = 4 * 60 * 60 * 1000;
+/// The same while that node is reached at another address, ms: it may have both, or somebody else
+/// may have this one by now.
+const ELSEWHERE_MS: u64 = 10 * 60 * 1000;
+/// How long an address is not tried again, whatever became of who answered there, ms.
+const AGAIN_MS: u64 = 30_000;
 /// For each peer that is alive a try waits this much longer at most, ms: by then one of them was
 /// quicker, and told all others. So a newcomer is not called by a thousand nodes.
 const SPREAD_EACH_MS: u64 = 50;
 /// Longest such time, ms.
 const SPREAD_MAX_MS: u64 = 60_000;
 
+/// Who is at an address.
+#[derive(Debug)]
+enum Who {
+    Nobody,
+    /// Somebody who is not let in.
+    Stranger,
+    /// A peer, or this node itself.
+    Member(NodeId),
+}
+
 /// How an address turned out.
 #[derive(Debug)]
 struct Settled {
-    /// Who answered there.
-    node_id: Option<NodeId>,
-    /// How long that counts, ms.
+    who: Who,
+    /// Since when that is known, ms. How long it counts depends on what became of those who are
+    /// known, …
+    at: u64,
+    /// … but not for longer than that, ms.
     until: u64,
+}
+
+impl Settled {
+    fn new(who: Who, now: Now) -> Self {
+        let counts_ms = if matches!(who, Who::Member(_)) { MET_MS } else { IN_VAIN_MS };
+        Self { who, at: now.mono_ms, until: now.mono_ms + counts_ms }
+    }
 }
 
 /// What was found on the local network.
@@ -63,6 +89,11 @@ impl Found {
         let at_once = self.waiting.iter().filter(|seed| seed.flight.is_some()).count();
         let times = self.waiting.iter().filter_map(Seed::wake_at).filter(|at| *at > now.mono_ms);
         times.min().filter(|_| at_once < AT_ONCE_MAX)
+    }
+
+    /// Others may be let in now: whom that may be is asked again.
+    pub(super) fn hope_again(&mut self) {
+        self.settled.retain(|_, settled| !matches!(settled.who, Who::Stranger));
     }
 
     #[cfg(test)]
@@ -117,19 +148,42 @@ impl Node {
 
     /// Whether it is known who is there, or that nobody is.
     fn leads_nowhere_new(&self, address: &Address, now: Now) -> bool {
-        let may_be_there =
-            |status: PeerStatus| matches!(status, PeerStatus::Alive | PeerStatus::Suspect);
         if let Some(settled) = self.found.settled.get(address)
             && now.mono_ms < settled.until
         {
-            let status = settled.node_id.as_ref().map(|node_id| self.status_of(node_id));
-            return status.is_none_or(|status| status.is_some_and(may_be_there));
+            let age = now.mono_ms.saturating_sub(settled.at);
+            return age < self.counts_ms(&settled.who, address);
         }
-        let lives_there = |peer: &crate::protocol::peer::Peer| {
-            may_be_there(peer.status)
-                && [peer.place.proved(), peer.place.address()].contains(&Some(address))
-        };
+        let lives_there = |peer: &Peer| may_be_there(peer.status) && is_at(peer, address);
         self.peers.iter().any(|(_, peer)| lives_there(peer))
+    }
+
+    /// How long it counts who was met at an address, as things are now, ms.
+    fn counts_ms(&self, who: &Who, address: &Address) -> u64 {
+        let node_id = match who {
+            Who::Nobody if self.alive() == 0 => return IN_VAIN_ALONE_MS,
+            Who::Nobody | Who::Stranger => return IN_VAIN_MS,
+            Who::Member(node_id) if self.is_me(node_id) => return MET_MS,
+            Who::Member(node_id) => node_id,
+        };
+        let Some(peer) = self.peers.get(node_id) else { return AGAIN_MS };
+        let is_elsewhere = peer.place.proved().is_some() && !is_at(peer, address);
+        match peer.status {
+            // It has turns of its own.
+            _ if peer.link.refused => MET_MS,
+            status if !may_be_there(status) => AGAIN_MS,
+            _ if is_elsewhere => ELSEWHERE_MS,
+            _ => MET_MS,
+        }
+    }
+
+    /// Whether that run of that node is one of the peers: else it is not allowed, or has another
+    /// key than is known of it.
+    fn lets_in(&self, answer: &HelloAnswer) -> bool {
+        self.peers.get(&answer.node_id).is_some_and(|peer| {
+            peer.direct_key() == Some(answer.public_key)
+                && peer.link.incarnation == Some(answer.incarnation)
+        })
     }
 
     pub(super) fn try_found(&mut self, now: Now, actions: &mut Vec<Action>) {
@@ -169,14 +223,12 @@ impl Node {
         let Some(outcome) = outcome.take() else { return false };
         let mut seed = self.found.waiting.swap_remove(at);
         seed.flight = None;
-        let in_vain_ms = if self.alive() == 0 { IN_VAIN_ALONE_MS } else { IN_VAIN_MS };
-        let mut settled = Settled { node_id: None, until: now.mono_ms + in_vain_ms };
-        match other_key_next(outcome, &mut seed.network_key) {
+        let who = match other_key_next(outcome, &mut seed.network_key) {
             Outcome::Introduced(answer) => {
                 let answer = answer.message();
-                settled.node_id = Some(answer.node_id.clone());
-                settled.until = now.mono_ms + MET_MS;
                 self.meet_at_seed(address, answer, now, actions);
+                let is_let_in = self.is_me(&answer.node_id) || self.lets_in(answer);
+                if is_let_in { Who::Member(answer.node_id.clone()) } else { Who::Stranger }
             }
             Outcome::Failed(_) if seed.tries < TRIES => {
                 let wait = self.wait(now);
@@ -184,9 +236,18 @@ impl Node {
                 self.found.waiting.push(seed);
                 return true;
             }
-            _ => {}
-        }
-        self.found.settle(address.clone(), settled);
+            _ => Who::Nobody,
+        };
+        self.found.settle(address.clone(), Settled::new(who, now));
         true
     }
+}
+
+fn may_be_there(status: PeerStatus) -> bool {
+    matches!(status, PeerStatus::Alive | PeerStatus::Suspect)
+}
+
+/// Whether it answered there, or says that it does.
+fn is_at(peer: &Peer, address: &Address) -> bool {
+    [peer.place.proved(), peer.place.address()].contains(&Some(address))
 }

@@ -280,6 +280,7 @@ impl Node {
         self.bury(node_id, "it was forgotten here", now, &mut actions);
         self.graves.forget(node_id.clone(), address, now.mono_ms);
         self.conflicts.drop_about(node_id);
+        self.found.hope_again();
         self.want_saved(Urgency::Now, &mut actions);
         Ok(actions)
     }

@@ -156,3 +156,122 @@ fn who_finds_nobody_says_how_it_looked() {
     without.lives(4 * TICK_MS, &[]);
     assert!(without.degraded()[0].contains("--discover"), "{:?}", without.degraded());
 }
+
+/// What was in vain while others were there is hoped for by one who has lost them.
+#[test]
+fn who_has_lost_all_others_hopes_again() {
+    let mut us = us();
+    let mut other = Other::new("other", 2);
+    us.is_connected_with(&mut other);
+    us.hears_of("10.0.0.8:8000");
+    assert!(us.lives(40_000, &[&other]) > 0);
+    us.lives(90_000, &[]);
+    assert_eq!(us.node.alive(), 0);
+    us.hears_of("10.0.0.8:8000");
+    assert!(us.lives(40_000, &[]) > 0);
+}
+
+/// Who answers and is not let in has no more to say the next time.
+#[test]
+fn who_is_not_let_in_is_not_called_at_each_word() {
+    let mut other = Other::new("other", 2);
+    let twin = Other::new("other", 4);
+    let allowed = |allow: &[&Other]| {
+        let list = Some(allow.iter().map(|it| (it.id.clone(), it.key)).collect());
+        Us::with(
+            |settings| (settings.discovers, settings.alone, settings.allow) = (true, false, list),
+            Vec::new(),
+        )
+    };
+    let mut strict = allowed(&[&Other::new("third", 3)]);
+    let mut pinned = us();
+    pinned.is_connected_with(&mut other);
+    for (us, there) in [(&mut strict, &other), (&mut pinned, &twin)] {
+        let mut calls = 0;
+        for _ in 0..60 {
+            us.hears_of("10.0.0.77:8000");
+            calls += us.lives_with(there, "10.0.0.77:8000", 1_000);
+        }
+        assert_eq!(calls, 1, "{}", there.key.fingerprint());
+        for _ in 0..700 {
+            us.hears_of("10.0.0.77:8000");
+            calls += us.lives_with(there, "10.0.0.77:8000", 1_000);
+        }
+        assert_eq!(calls, 2, "now and then it is asked");
+    }
+    // Another list may have it.
+    let list = [(other.id.clone(), other.key)].into_iter().collect();
+    strict.node.replace_allow_list(list, strict.now);
+    strict.hears_of("10.0.0.77:8000");
+    assert_eq!(strict.lives_with(&other, "10.0.0.77:8000", 1_000), 1);
+}
+
+/// Who is lost is called where it is announced, but not at each word.
+#[test]
+fn who_is_lost_is_called_now_and_then() {
+    let mut us = us();
+    let other = Other::new("other", 2);
+    us.hears_of(other.place().as_str());
+    assert_eq!(us.lives(5_000, &[&other]), 1);
+    us.lives(600_000, &[]);
+    assert_eq!(us.peer(&other).status, PeerStatus::Lost);
+    let mut calls = 0;
+    for _ in 0..300 {
+        us.hears_of(other.place().as_str());
+        // It introduces itself, and takes nothing that follows.
+        calls += us.lives_half_with(&other, 1_000);
+    }
+    assert!((1..=11).contains(&calls), "{calls}");
+}
+
+/// Addresses change hands: a node that lives elsewhere by now keeps no newcomer from being called.
+#[test]
+fn an_address_of_before_is_tried_again() {
+    let mut us = us();
+    let mut other = Other::new("other", 2);
+    us.hears_of("10.0.0.77:8000");
+    assert_eq!(us.lives_with(&other, "10.0.0.77:8000", 5_000), 1);
+    assert_eq!(us.peer(&other).status, PeerStatus::Alive);
+    // It moved, and calls from there.
+    other.ip = IpAddr::from([10, 0, 0, 2]);
+    us.is_joined_by(&mut other);
+    us.lives(10_000, &[&other]);
+    us.hears_of("10.0.0.77:8000");
+    us.wait(11 * 60 * 1000);
+    us.is_pinged_by(&mut other);
+    let newcomer = Other::new("newcomer", 5);
+    us.hears_of("10.0.0.77:8000");
+    assert_eq!(us.lives_with(&newcomer, "10.0.0.77:8000", 5_000), 1);
+}
+
+impl Us {
+    /// Somebody answers who is found, and nobody who is known.
+    fn lives_half_with(&mut self, other: &Other, ms: u64) -> usize {
+        let (mut calls, until) = (0, self.now.mono_ms + ms);
+        while self.now.mono_ms < until {
+            self.wait(500);
+            let (_, actions) = self.node.on_tick(self.now);
+            self.take_actions(actions);
+            while let Some(job) = self.jobs.pop_front() {
+                let Some(outgoing) = self.node.begin(&job, self.now) else { continue };
+                let is_found = matches!(job.target, Target::Seed(_));
+                let outcome = if is_found {
+                    other.answers(self, &outgoing.request)
+                } else {
+                    Outcome::Failed("it says no more".into())
+                };
+                calls += usize::from(is_found);
+                self.is_answered(&job, outcome);
+            }
+        }
+        calls
+    }
+
+    /// Somebody lives at that place; nobody else answers.
+    fn lives_with(&mut self, other: &Other, place: &str, ms: u64) -> usize {
+        let mut there = other.clone();
+        let (ip, _) = place.rsplit_once(':').unwrap();
+        there.ip = ip.parse().unwrap();
+        self.lives(ms, &[&there])
+    }
+}
