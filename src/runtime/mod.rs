@@ -354,7 +354,7 @@ impl RunningNode {
         let Some(stop) = self.stop.take() else { return };
         self.driver.begin_stop();
         drop(stop);
-        drop(std::mem::take(&mut self.discovery));
+        self.discovery = Discovering::default();
         if let Some(web) = self.driver.detach_web() {
             web.stop();
         }
