@@ -40,6 +40,7 @@ const ANSWER_MS: std::ops::Range<u64> = 20..120;
 const ANSWER_EACH_MS: u64 = 4;
 /// … up to this: else a thousand would have answered before the eighth was heard.
 const ANSWER_MAX_MS: u64 = 3000;
+
 /// What is to be sent, on which link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sending {
@@ -129,6 +130,14 @@ pub(crate) struct Now<'a> {
     pub(crate) peers: usize,
     /// The network keys.
     pub(crate) keys: &'a NetworkKeys,
+}
+
+/// The name of an instance and that of its host, which is one of its own: the real one would tell
+/// more than is asked.
+fn names(label: &[u8; LABEL_BYTES]) -> (Name, Name) {
+    let text = hex(label);
+    let instance = Name::new([text.as_str(), "_dsn", "_tcp", "local"]);
+    (instance, Name::new([text.as_str(), "local"]))
 }
 
 fn within(range: &std::ops::Range<u64>, random: Random<'_>) -> u64 {
@@ -276,10 +285,7 @@ impl Plan {
 
     /// All records of a name at an address.
     fn words(&self, ip: IpAddr, Own { label, mark }: Own, ttl: u32) -> Option<Vec<u8>> {
-        let text = hex(&label);
-        let instance = Name::new([text.as_str(), "_dsn", "_tcp", "local"]);
-        // A name of its own, as that of the host would tell more than is asked.
-        let host = Name::new([text.as_str(), "local"]);
+        let (instance, host) = names(&label);
         let mark = format!("t={}", hex(&mark));
         let mut texts = vec![u8::try_from(mark.len()).ok()?];
         texts.extend_from_slice(mark.as_bytes());
@@ -351,9 +357,7 @@ impl Plan {
     fn note_question(&mut self, link: u32, message: &Message, now: Now<'_>, random: Random<'_>) {
         let lines = &mut self.lines;
         let Some(line) = lines.iter_mut().find(|line| line.place.link == link) else { return };
-        let text = hex(&line.own.label);
-        let instance = Name::new([text.as_str(), "_dsn", "_tcp", "local"]);
-        let host = Name::new([text.as_str(), "local"]);
+        let (instance, host) = names(&line.own.label);
         let asks = |name: &Name, kinds: &[u16]| {
             let is = |question: &Question| {
                 question.name == *name

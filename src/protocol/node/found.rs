@@ -143,7 +143,7 @@ impl Node {
 
     /// How many peers are alive.
     pub fn alive(&self) -> usize {
-        self.peers.iter().filter(|(_, peer)| peer.status == PeerStatus::Alive).count()
+        self.peer_counts().alive
     }
 
     /// Whether it is known who is there, or that nobody is.

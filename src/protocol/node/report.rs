@@ -66,7 +66,7 @@ impl Node {
         }
     }
 
-    fn peer_counts(&self) -> PeerCounts {
+    pub(super) fn peer_counts(&self) -> PeerCounts {
         let mut counts = PeerCounts::default();
         for (_, peer) in self.peers.iter() {
             *match peer.status {
