@@ -61,8 +61,12 @@ impl Caller {
         (0..count).map(&mut next).collect()
     }
 
-    /// Posts them one after the other. How many were taken is to be asked of the node after it.
-    pub(crate) fn post_call(self, updates: Vec<Envelope>) -> Call {
+    /// Posts them one after the other, over a connection of which the node knows that it is this
+    /// member's, as it does of nodes that it can call back: else all callers count as strangers of
+    /// one host, who share a worker. How many were taken is to be asked of the node after it.
+    pub(crate) fn post_call(mut self, updates: Vec<Envelope>) -> Call {
+        let ping = self.member.ping();
+        self.exchange(&ping);
         let address = self.member.target.to_string();
         let mut updates = updates.into_iter();
         Box::new(move || {
