@@ -311,6 +311,12 @@ impl Peer {
         self.status == PeerStatus::Alive && doubt.is_none() && accused.is_none()
     }
 
+    /// Whether it was called in vain more than once, so that the next call may be the only one for
+    /// long.
+    pub fn is_given_up(&self) -> bool {
+        self.status == PeerStatus::Lost || self.contact.fruitless() > 1
+    }
+
     /// Whether an accusation still comes to something.
     pub fn is_suspectable(&self) -> bool {
         matches!(self.status, PeerStatus::Alive | PeerStatus::Suspect)

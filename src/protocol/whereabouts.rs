@@ -76,6 +76,11 @@ impl Whereabouts {
         self.hints.iter().any(|hint| hint.is_new)
     }
 
+    /// Whether it may be somewhere else, where it was not tried.
+    pub fn has_new_hint_beside(&self, address: &Address) -> bool {
+        self.hints.iter().any(|hint| hint.is_new && hint.address != *address)
+    }
+
     /// The other hints come first from now on.
     pub fn pass_over(&mut self, address: &Address) {
         if let Some(at) = self.hints.iter().position(|hint| hint.address == *address)

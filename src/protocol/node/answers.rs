@@ -283,6 +283,8 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(ended.node_id) {
             peer.exchange.came_to_nothing(wait, WAIT_MAX_MS);
             peer.owed.peers = false;
+            // Where a list was the first that was asked for.
+            peer.owed.ping |= peer.round_trip_us.is_none();
         }
     }
 
@@ -319,7 +321,12 @@ impl Node {
             }
             Call::Tell(_) => true,
         };
-        if ended.tries < TRIES && !was_in_vain && was_reached {
+        let is_first = matches!(call, Call::Hello { .. }) && !was_reached;
+        if ended.tries < TRIES
+            && !was_in_vain
+            && (was_reached || is_first && self.grant_again(node_id, &ended.address))
+            && let Some(peer) = self.peers.get_mut(node_id)
+        {
             let at = now.mono_ms + RETRY_DELAY_MS;
             let attempt = peer.attempts.entry(call.kind()).or_default();
             (attempt.tries, attempt.at) = (ended.tries, at);

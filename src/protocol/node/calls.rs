@@ -4,15 +4,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::asking::may_be_told;
-use super::{Action, Job, Node, Now, OWED_DATA_MAX, Outgoing, TRY_LIMIT_MS, Target, place_text};
+use super::{
+    Action, Job, Node, Now, OWED_DATA_MAX, Outgoing, RETRY_DELAY_MS, TRIES, TRY_LIMIT_MS, Target,
+    place_text,
+};
 use crate::protocol::DATA_BYTES_MAX;
+use crate::protocol::doubt::Times;
 use crate::protocol::flight::{Call, CallKind, Class, Ticket};
 use crate::protocol::head::Version;
 use crate::protocol::identity::NodeId;
 use crate::protocol::peer::{OwedData, Peer};
 use crate::protocol::report::{PeerStatus, Refused};
 use crate::protocol::wire::{
-    Data, Header, Hello, HelloProof, Peers, Ping, Pull, RECORDS_MAX, Request, Wish,
+    Data, Header, Hello, HelloProof, PULLED_MAX, Peers, Ping, Pull, Request, Wish,
 };
 
 /// Most bytes of DATA that wait to be sent to all peers together.
@@ -241,7 +245,11 @@ impl Node {
         flight.began = now.mono_ms;
         // What is small is answered at once; while it is waited for nothing else goes there.
         let is_short = !asked_by_people && is_small(&request);
-        let limit_ms = if is_short { times.answer.min(TRY_LIMIT_MS) } else { TRY_LIMIT_MS };
+        let limit_ms = match due {
+            CallKind::Hello => hello_limit_ms(&times, tries, peer.is_given_up()),
+            _ if is_short => times.answer.min(TRY_LIMIT_MS),
+            _ => TRY_LIMIT_MS,
+        };
         Some(Outgoing { address, signer, limit_ms, network_key, request })
     }
 
@@ -329,7 +337,7 @@ impl Node {
     fn make_pull(&mut self, node_id: &NodeId, now: Now) -> Option<(Call, Request)> {
         let header = self.header(node_id, now)?;
         let peer = self.peers.get(node_id)?;
-        let wishes: Vec<NodeId> = self.wishes_to(peer, now).take(RECORDS_MAX).cloned().collect();
+        let wishes: Vec<NodeId> = self.wishes_to(peer, now).take(PULLED_MAX).cloned().collect();
         let wish = |node_id: &NodeId| {
             let held = self.record_of(node_id);
             let version = held.map_or_else(Version::default, |held| held.version());
@@ -367,6 +375,16 @@ impl Node {
 /// Whether records of others are due to the peer, which it can't ask for.
 pub(super) fn gives_others(peer: &Peer) -> bool {
     !peer.owed.send.is_empty() && peer.upkeep < UPKEEP_MAX
+}
+
+/// How long the answer to a HELLO is waited for, ms, after so many tries: one that got lost is
+/// noticed soon. A slow host on a slow link has the whole time at the third one, and so has whoever
+/// was called in vain before.
+pub(super) fn hello_limit_ms(times: &Times, tries: u32, is_given_up: bool) -> u64 {
+    if is_given_up || tries + 1 >= TRIES {
+        return TRY_LIMIT_MS;
+    }
+    (times.answer * 3 / 2).clamp(RETRY_DELAY_MS, TRY_LIMIT_MS)
 }
 
 /// Whether a request is a PING, or an UPDATE that brings little.

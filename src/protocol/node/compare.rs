@@ -34,7 +34,8 @@ impl Node {
     pub(super) fn note_view(&mut self, node_id: &NodeId, theirs: ViewHash, now: Now) -> bool {
         let are_equal = theirs == self.view.hash();
         // Where many start at once, what differs first is what this node lacks.
-        let percent = if self.is_new() { 0 } else { GRACE_PERCENT };
+        let is_new = self.is_new();
+        let percent = if is_new { 0 } else { GRACE_PERCENT };
         let grace_ms = self.settings.tick_ms * percent / 100;
         // In a large network what one list led to mostly makes the next one needless.
         let last = self.listed_at.filter(|_| !self.is_mesh());
@@ -46,6 +47,10 @@ impl Node {
             peer.owed.peers = false;
             peer.exchange.succeeded();
         } else {
+            if is_new {
+                // Whoever had nothing for us a moment ago has learnt something since.
+                peer.exchange.hurry(now.mono_ms);
+            }
             let until = *peer.grace_until.get_or_insert(now.mono_ms + grace_ms);
             peer.owed.peers |= now.mono_ms >= until.max(next_list);
         }

@@ -35,7 +35,7 @@ impl Node {
         let send = if gives { std::mem::take(&mut peer.owed.send) } else { BTreeSet::new() };
         let held = peer.link.own.held;
         let mut waiting = std::mem::take(&mut peer.owed.errands);
-        let mut load = Load::default();
+        let mut load = Load::new();
         let me = self.settings.node_id.clone();
         if carries_own && held.is_none() && !waiting.contains_key(&me) {
             let introduction = self.introduction(now).map(|errand| (me.clone(), errand));
@@ -125,7 +125,6 @@ impl Node {
 }
 
 /// What goes in one push: whole records, and partial ones.
-#[derive(Default)]
 struct Load {
     batch: Batch,
     patches: Vec<Arc<Patch>>,
@@ -134,6 +133,10 @@ struct Load {
 }
 
 impl Load {
+    fn new() -> Self {
+        Self { batch: Batch::of(RECORDS_MAX), patches: Vec::new(), suspects: Vec::new() }
+    }
+
     /// Takes the patch, or the record where there is none, if there is room; says whether it did.
     fn take(&mut self, record: &Verified<Record>, patch: Option<Arc<Patch>>) -> bool {
         let count = self.batch.records.len() + self.patches.len();
@@ -165,17 +168,23 @@ impl Load {
 }
 
 /// Records that go together in one message.
-#[derive(Default)]
 pub(super) struct Batch {
     pub(super) records: Vec<Arc<Record>>,
     bytes: usize,
+    /// Most of them.
+    most: usize,
 }
 
 impl Batch {
+    /// An empty one for so many.
+    pub(super) fn of(most: usize) -> Self {
+        Self { records: Vec::new(), bytes: 0, most }
+    }
+
     /// Takes the record if it is the first or the batch has room; says whether it did.
     pub(super) fn take(&mut self, record: &Verified<Record>) -> bool {
         let bytes = record.entries.bytes() + RECORD_OVERHEAD_BYTES;
-        let is_full = self.records.len() == RECORDS_MAX || self.bytes + bytes > BATCH_BYTES_MAX;
+        let is_full = self.records.len() == self.most || self.bytes + bytes > BATCH_BYTES_MAX;
         if !self.records.is_empty() && is_full {
             return false;
         }

@@ -142,7 +142,10 @@ impl Node {
         // Whether it was worth it is seen by what comes next: who takes each HELLO, and then gives
         // no answer to anything, is waited for longer each time.
         peer.contact.hurry(ended.now.mono_ms);
-        peer.owed.ping = true;
+        // Who was asked for nothing yet lacks all that this one holds: its view would say no more.
+        let lacks_all = self.listed_at.is_none();
+        peer.owed.peers |= lacks_all;
+        peer.owed.ping |= !lacks_all;
         self.prove_address(ended, actions);
         self.heard(ended.node_id, ended.now, actions);
     }

@@ -11,8 +11,8 @@ use crate::protocol::report::{CONFLICT_SHOWN_MS, Event, Message};
 use crate::protocol::verdict::Reason;
 use crate::protocol::verified::{Authentic, Verified};
 use crate::protocol::wire::{
-    Answer, Ask, Data, Header, Held, Pong, Pull, Push, Refusal, RefusedRecord, Relay, Suspected,
-    Text, Twin,
+    Answer, Ask, Data, Header, Held, PULLED_MAX, Pong, Pull, Push, Refusal, RefusedRecord, Relay,
+    Suspected, Text, Twin,
 };
 
 use super::load::Batch;
@@ -339,7 +339,7 @@ impl Node {
     }
 
     fn on_pull(&self, pull: &Pull) -> Verdict {
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(PULLED_MAX);
         for wish in &pull.wishes {
             let held = self.record_of(&wish.node_id);
             if let Some(record) = held.filter(|held| held.version() != wish.version)

@@ -1,6 +1,7 @@
 //! Bootstrap addresses: somebody of the network may be there, whoever it is.
 
 use super::answers::other_key_next;
+use super::calls::hello_limit_ms;
 use super::refusals::REFUSED_ADVICE;
 use super::{Action, Class, Job, Node, Now, Outcome, Outgoing, RETRY_DELAY_MS, TRIES, Target};
 use crate::protocol::address::Address;
@@ -129,13 +130,14 @@ impl Node {
 
     pub(super) fn begin_seed(&mut self, address: &Address, flight: u64) -> Option<Outgoing> {
         let request = self.hello(None);
+        let times = self.times();
         let seed = self.seed_mut(address)?;
         if seed.flight != Some(flight) {
             return None;
         }
+        let limit_ms = hello_limit_ms(&times, seed.tries, seed.pace.is_failing());
         seed.tries += 1;
         let (network_key, address) = (seed.network_key, address.clone());
-        let limit_ms = super::TRY_LIMIT_MS;
         Some(Outgoing { address, signer: None, limit_ms, network_key, request })
     }
 

@@ -17,6 +17,8 @@ use crate::protocol::report::PeerStatus;
 const TRIES_MAX: u32 = 32;
 /// How many of them grow back at a tick, in vain or not: less than two a second.
 const TRIES_A_TICK: u32 = 4;
+/// So many of them are left for addresses that were not tried yet.
+const TRIES_AGAIN_MIN: u32 = TRIES_MAX / 2;
 /// How long an address that was tried in vain is not tried for somebody who did not call meanwhile,
 /// ticks.
 const ADDRESS_WAIT_TICKS: u64 = 2;
@@ -108,6 +110,16 @@ impl Node {
                 true
             });
         }
+    }
+
+    /// Lets an address that never answered be tried once more at once, as requests get lost: while
+    /// few of all tries came to nothing, and nobody names another place.
+    pub(super) fn grant_again(&mut self, node_id: &NodeId, address: &Address) -> bool {
+        let Some(peer) = self.peers.get_mut(node_id) else { return false };
+        let is_elsewhere = peer.place.has_new_hint_beside(address);
+        let is_good = self.tries.budget.left() > TRIES_AGAIN_MIN && !is_elsewhere;
+        peer.may_try |= is_good && self.tries.budget.take();
+        is_good
     }
 
     /// An address answered that never did before: the try was not in vain.

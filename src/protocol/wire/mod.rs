@@ -20,6 +20,9 @@ pub const LISTED_MAX: usize = PEERS_MAX + 1;
 /// Most records in one UPDATE or in its answer, and most wishes: the signature of each is checked
 /// by one worker, a few ms each on a board without fast arithmetic.
 pub const RECORDS_MAX: usize = 64;
+/// Most wishes in one pull, and most records in its answer: who starts anew in a large network lacks
+/// all of them, and each request for some waits behind those of all others who do.
+pub const PULLED_MAX: usize = 256;
 /// Most records in one push: as many whole ones as in an answer, and a partial one; or more partial
 /// ones in their place.
 pub const PUSHED_MAX: usize = RECORDS_MAX + 1;
@@ -184,7 +187,7 @@ fn decode_update(payload: &[u8]) -> Result<Decoded<'_, Request>, Reason> {
         Some(&PULL) => {
             let (signed, signature) = split_signature(payload)?;
             let (_form, header, Bounded(wishes)) =
-                decode::<(u8, _, Bounded<Wish, RECORDS_MAX>)>(signed)?;
+                decode::<(u8, _, Bounded<Wish, PULLED_MAX>)>(signed)?;
             check_order(&wishes, |wish| wish.node_id.as_str())?;
             Ok(Decoded { message: Request::Pull(Pull { header, wishes }), signed, signature })
         }
@@ -200,8 +203,8 @@ pub fn decode_answer(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Answer>, 
             let message = Answer::Here(signature);
             return Ok(Decoded { message, signed: payload, signature: [0; SIGNATURE_BYTES] });
         }
-        let Bounded(raw) = decode::<Bounded<RawRecord<'_>, RECORDS_MAX>>(payload)?;
-        let message = Answer::Records(whole_records(raw)?);
+        let Bounded(raw) = decode::<Bounded<RawRecord<'_>, PULLED_MAX>>(payload)?;
+        let message = Answer::Records(whole_records(raw, PULLED_MAX)?);
         return Ok(Decoded { message, signed: payload, signature: [0; SIGNATURE_BYTES] });
     }
     let (signed, signature) = split_signature(payload)?;
@@ -327,8 +330,8 @@ mod tests {
     fn lists_are_bounded() {
         assert_eq!(lists(0..LISTED_MAX), None);
         assert_eq!(lists(0..LISTED_MAX + 1), Some(Reason::Malformed));
-        assert_eq!(wishes(0..RECORDS_MAX), None);
-        assert_eq!(wishes(0..RECORDS_MAX + 1), Some(Reason::Malformed));
+        assert_eq!(wishes(0..PULLED_MAX), None);
+        assert_eq!(wishes(0..PULLED_MAX + 1), Some(Reason::Malformed));
     }
 
     fn tells(change: impl FnOnce(&mut Push)) -> Option<Reason> {

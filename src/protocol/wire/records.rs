@@ -79,15 +79,18 @@ pub(super) fn typed_records(mut all: Vec<RawRecord<'_>>) -> Result<TypedRecords,
     }
     let patches = partial.into_iter().map(|raw| typed_patch(raw).map(Arc::new));
     let patches = patches.collect::<Result<_, _>>()?;
-    Ok((whole_records(all)?, patches))
+    Ok((whole_records(all, RECORDS_MAX)?, patches))
 }
 
-/// Whole records in the order of their ids.
-pub(super) fn whole_records(all: Vec<RawRecord<'_>>) -> Result<Vec<Arc<Record>>, Reason> {
+/// Whole records in the order of their ids, at most so many.
+pub(super) fn whole_records(
+    all: Vec<RawRecord<'_>>,
+    most: usize,
+) -> Result<Vec<Arc<Record>>, Reason> {
     // Before anything is hashed: what breaks a rule costs little.
     check_order(&all, |raw| raw.node_id.as_str())?;
     let is_whole = |raw: &RawRecord<'_>| matches!(raw.content, RawContent::Whole { .. });
-    if all.len() > RECORDS_MAX || !all.iter().all(is_whole) {
+    if all.len() > most || !all.iter().all(is_whole) {
         return Err(Reason::Malformed);
     }
     all.into_iter().map(|raw| typed_record(raw).map(Arc::new)).collect()
@@ -180,7 +183,9 @@ impl Encode for Patch {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Answer, Kind, PUSHED_MAX, Push, Request, decode_answer, decode_request};
+    use super::super::{
+        Answer, Kind, PULLED_MAX, PUSHED_MAX, Push, Request, decode_answer, decode_request,
+    };
     use super::super::{encode_answer, encode_request};
     use super::*;
     use crate::protocol::identity::Incarnation;
@@ -224,8 +229,8 @@ mod tests {
         assert_eq!(refused(&too_many), Some(Reason::Malformed));
         assert_eq!(refused(&payload(many(PUSHED_MAX + 1), Vec::new())), Some(Reason::Malformed));
         let answer = |records| encode_answer(&Answer::Records(records)).unwrap();
-        assert!(decode_answer(Kind::Update, &answer(many(RECORDS_MAX))).is_ok());
-        assert!(decode_answer(Kind::Update, &answer(many(RECORDS_MAX + 1))).is_err());
+        assert!(decode_answer(Kind::Update, &answer(many(PULLED_MAX))).is_ok());
+        assert!(decode_answer(Kind::Update, &answer(many(PULLED_MAX + 1))).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::protocol::DATA_BYTES_MAX;
-use crate::protocol::node::{OWED_DATA_MAX, UPKEEP_MAX};
+use crate::protocol::node::{OWED_DATA_MAX, RETRY_DELAY_MS, TRY_LIMIT_MS, UPKEEP_MAX};
 use crate::protocol::peer::Trust;
 use crate::protocol::report::PeerStatus;
 
@@ -213,6 +213,75 @@ fn tries_of_addresses_that_nobody_answered_at_have_one_budget() {
         tried += usize::from(us.node.peers.get(&name).is_some_and(|peer| peer.may_try));
     }
     assert_eq!(tried, 32);
+}
+
+/// How long each try of an address that never answered is waited for, ms, until it is left alone.
+fn tries_in_vain(us: &mut Us, other: &Other) -> Vec<u64> {
+    let mut actions = Vec::new();
+    us.node.take_hint(&other.id, &other.place(), us.now, &mut actions);
+    us.take_actions(actions);
+    let mut limits = Vec::new();
+    while let Some((job, outgoing)) = us.begins_with(other) {
+        limits.push(outgoing.limit_ms);
+        us.wait(outgoing.limit_ms);
+        us.is_answered(&job, Outcome::Failed("no answer".into()));
+        us.wait(RETRY_DELAY_MS);
+        let (_, actions) = us.node.on_tick(us.now);
+        us.take_actions(actions);
+    }
+    limits
+}
+
+/// Requests get lost: that is noticed soon, and a slow host has its time all the same.
+#[test]
+fn an_address_that_never_answered_is_tried_three_times() {
+    let (mut us, other) = (Us::new(), Other::new("other", 2));
+    assert_eq!(tries_in_vain(&mut us, &other), [1_500, 1_500, TRY_LIMIT_MS]);
+}
+
+/// Whoever names many addresses takes the second tries away, not the first ones.
+#[test]
+fn where_many_addresses_were_tried_in_vain_each_is_tried_once() {
+    let (mut us, other) = (Us::new(), Other::new("other", 2));
+    for number in 0..20 {
+        let place = address(&format!("10.1.0.{number}:8000"));
+        us.node.take_hint(&id(&format!("made{number}")), &place, us.now, &mut Vec::new());
+    }
+    assert_eq!(tries_in_vain(&mut us, &other), [1_500]);
+}
+
+/// It is called once at a time, on whatever link it is now.
+#[test]
+fn who_is_lost_has_the_whole_time_to_answer() {
+    let (mut us, others) = connected(1);
+    let peer = us.node.peers.get_mut(&others[0].id).unwrap();
+    (peer.status, peer.link.connected) = (PeerStatus::Lost, false);
+    us.tick();
+    let (_, outgoing) = us.begins_with(&others[0]).unwrap();
+    assert!(matches!(outgoing.request, Request::Hello(_)));
+    assert_eq!(outgoing.limit_ms, TRY_LIMIT_MS);
+}
+
+/// A PING would only say that views differ.
+#[test]
+fn who_holds_nothing_yet_asks_the_first_one_for_all_at_once() {
+    let (mut us, other) = (Us::new(), Other::new("other", 2));
+    let mut actions = Vec::new();
+    us.node.take_hint(&other.id, &other.place(), us.now, &mut actions);
+    us.take_actions(actions);
+    let (mut lists, mut pings) = (Vec::new(), Vec::new());
+    let mut count = 0;
+    us.answer_all(&other, |request| {
+        count += 1;
+        match request {
+            Request::Peers(_) => lists.push(count),
+            Request::Ping(_) => pings.push(count),
+            _ => {}
+        }
+        None
+    });
+    // What it is answered to a PING all the same: how far away it is.
+    assert!(lists.len() == 1 && pings.len() == 1 && lists < pings, "{lists:?} {pings:?}");
 }
 
 #[test]

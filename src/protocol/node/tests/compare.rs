@@ -4,7 +4,7 @@ use super::*;
 use crate::protocol::head::Fingerprint;
 use crate::protocol::pace::Wait;
 use crate::protocol::report::PeerStatus;
-use crate::protocol::wire::RECORDS_MAX;
+use crate::protocol::wire::{PULLED_MAX, RECORDS_MAX};
 
 /// A view that is not ours.
 const ANOTHER: ViewHash = [9; 16];
@@ -42,6 +42,19 @@ fn views_are_looked_into_only_where_they_still_differ_after_a_grace() {
     assert_eq!(lists_asked(&mut us, other, Some(ANOTHER)), 0);
     us.wait(TICK_MS);
     assert_eq!(lists_asked(&mut us, other, Some(ANOTHER)), 1);
+}
+
+/// Where many start at once each learns something new at any time; later a list that showed nothing
+/// is a reason to wait.
+#[test]
+fn who_has_just_started_asks_again_whenever_views_differ() {
+    for (ticks, lists) in [(2, 1), (3, 0)] {
+        let (mut us, others) = connected(1);
+        assert_eq!(lists_asked(&mut us, &others[0], Some(ANOTHER)), 1);
+        us.node.ticks = ticks;
+        us.wait(TICK_MS / 10);
+        assert_eq!(lists_asked(&mut us, &others[0], Some([8; 16])), lists);
+    }
 }
 
 /// Both sides of a PING see it.
@@ -238,18 +251,18 @@ fn what_one_peer_was_asked_for_no_other_one_is() {
 fn what_is_asked_for_fits_in_one_message() {
     let (mut us, others) = connected(1);
     let other = &others[0];
-    let known = (0..200).map(|number| Other::new(&format!("ghost{number:03}"), 9).known(5, "x"));
+    let known = (0..300).map(|number| Other::new(&format!("ghost{number:03}"), 9).known(5, "x"));
     let answer = PeersAnswer { buckets: BucketSet(0), nodes: known.collect() };
     us.node.compare(&other.id, answer, us.now, &mut Vec::new());
     us.tick();
     let mut pulled = 0;
     us.answer_all(other, |request| {
         let Request::Pull(pull) = request else { return None };
-        assert!(pull.wishes.len() <= RECORDS_MAX);
+        assert!(pull.wishes.len() <= PULLED_MAX);
         pulled = pull.wishes.len();
         None
     });
-    assert_eq!(pulled, RECORDS_MAX);
+    assert_eq!(pulled, PULLED_MAX);
 }
 
 /// One that lacks what is held here of others, for so many ticks; how often it is brought some of

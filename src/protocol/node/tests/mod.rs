@@ -329,6 +329,8 @@ impl Us {
     fn is_connected_with(&mut self, other: &mut Other) {
         self.is_joined_by(other);
         self.serve(other);
+        // What meeting takes is over at the next tick.
+        self.node.peers.get_mut(&other.id).unwrap().upkeep = 0;
         assert!(self.peer(other).link.connected && self.peer(other).is_reached());
     }
 
