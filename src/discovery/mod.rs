@@ -11,7 +11,7 @@ mod links;
 mod plan;
 mod sockets;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Error;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -184,8 +184,8 @@ impl Shell {
             }
         }
         // What nobody hears need not be announced.
-        let open: BTreeSet<u32> = self.lines.iter().map(|line| line.link).collect();
-        let places: Vec<Place> = places.into_iter().filter(|it| open.contains(&it.link)).collect();
+        let is_open = |place: &Place| self.lines.iter().any(|line| line.link == place.link);
+        let places: Vec<Place> = places.into_iter().filter(is_open).collect();
         self.with_now(|plan, now, random| plan.set_places(&places, now, random));
         let is_well = self.choice.lacking.is_empty() && self.silent.is_empty();
         self.look_at = now_ms + if is_well { LOOK_MS } else { LOOK_AGAIN_MS };

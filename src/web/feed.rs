@@ -7,6 +7,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use crate::order::{self, Gather};
 use crate::protocol::PEERS_MAX;
 use crate::protocol::fault::{Code, Fault, Notice};
 use crate::protocol::identity::NodeId;
@@ -159,12 +160,12 @@ impl Feed {
             .filter(|(_, node)| node.state.at > known.states)
             .map(|(node_id, node)| (node.state.at, node_id.clone()))
             .collect();
-        states.sort_unstable();
+        order::sort(&mut states);
         let gone = self.gone.iter().filter(|(at, _)| *at > known.peers && !is_whole);
         News {
             is_whole,
             is_status_new: self.status.at > known.peers,
-            peers: self.nodes.iter().filter(is_new).map(|(node_id, _)| node_id.clone()).collect(),
+            peers: self.nodes.iter().filter(is_new).map(|(node_id, _)| node_id.clone()).gathered(),
             gone: gone.map(|(_, node_id)| node_id.clone()).collect(),
             states: states.into(),
             cursor: Cursor { peers: self.last, ..known },

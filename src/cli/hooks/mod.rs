@@ -21,6 +21,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use super::args::{OnArgs, Options};
 use super::signals::has_terminal;
 use super::{Fault, log as lines, print};
+use dsn::order::Gather;
 use plan::{After, Limits, News, NoRoom, Plan, State};
 use run::{Ended, Recipe, Run};
 use source::{Answer, Came, Source};
@@ -277,9 +278,9 @@ impl Hooks<'_> {
         let peers = print::list(peers);
         let name = |peer: &Json| print::text(peer, "node_id").to_owned();
         let is_held = |peer: &&Json| peer.get("timestamp").and_then(Json::as_u64) > Some(0);
-        self.held = peers.iter().filter(is_held).map(name).collect();
+        self.held = peers.iter().filter(is_held).map(name).gathered();
         self.held.insert(self.own.clone());
-        self.known = peers.iter().map(name).collect();
+        self.known = peers.iter().map(name).gathered();
         self.absent.retain(|node, _| !self.known.contains(node));
         if let Some(named) = self.named.take()
             && named != self.own

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Action, Node, Now};
+use crate::order::Gather;
 use crate::protocol::changes::Changes;
 use crate::protocol::doubt::Accuser;
 use crate::protocol::errand::{Errand, Errands};
@@ -86,7 +87,7 @@ impl Node {
             return None;
         }
         let all = Stretch::around(&self.settings.node_id);
-        let stretches = rings_for(&self.own).iter().map(|ring| (*ring, all.clone())).collect();
+        let stretches = rings_for(&self.own).iter().map(|ring| (*ring, all.clone())).gathered();
         self.hedge_at = self.hedge_at.min(now.mono_ms + HEDGE_MS);
         Some(Errand { stretches, base: None, hedge_at: now.mono_ms + HEDGE_MS })
     }
@@ -169,7 +170,7 @@ impl Node {
             |node_id: &&NodeId| self.peers.get(node_id).is_some_and(|it| is_healthy(it, now));
         let Some(head) = nodes.iter().find(is_healthy).or(nodes.first()) else { return };
         let passes_on = nodes.len() > 1 || way.is_root;
-        let stretches = passes_on.then_some((way.ring, part)).into_iter().collect();
+        let stretches = passes_on.then_some((way.ring, part)).into_iter().gathered();
         let hedge_at = now.mono_ms + HEDGE_MS;
         let errand = Errand { stretches, base: way.base, hedge_at };
         self.give_errand(head, way.owner, errand, actions);
@@ -288,7 +289,7 @@ impl Node {
             .iter()
             .filter(|record| record.reason == Reason::LacksBase.code())
             .map(|record| &record.node_id)
-            .collect();
+            .gathered();
         for (owner, mut errand) in errands {
             let is_refused = refusal.records.is_empty()
                 || refusal.records.iter().any(|record| record.node_id == owner);

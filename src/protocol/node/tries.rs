@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::{Node, Now};
+use crate::order;
 use crate::protocol::address::Address;
 use crate::protocol::identity::NodeId;
 use crate::protocol::pace::Budget;
@@ -93,7 +94,7 @@ impl Node {
         }
         let mut turns: Vec<Vec<(Option<u64>, NodeId)>> = hosts.into_values().collect();
         for waiting in &mut turns {
-            waiting.sort_unstable();
+            order::sort(waiting);
         }
         self.random.shuffle(&mut turns);
         // A try that is granted here begins later, and its address is known as tried until then.
