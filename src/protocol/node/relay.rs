@@ -3,10 +3,10 @@
 //! anywhere: each cuts by its own table. Whatever one ring lets fall the other one brings, and what
 //! both let fall is found by views that differ.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{Action, Node, Now};
-use crate::order::Gather;
+use crate::order::{Gather, ListMap};
 use crate::protocol::changes::Changes;
 use crate::protocol::doubt::Accuser;
 use crate::protocol::errand::{Errand, Errands};
@@ -72,7 +72,7 @@ impl Node {
         let all = Stretch::around(&self.settings.node_id);
         for ring in Ring::ALL {
             if let Some(peer) = self.peers.get_mut(accused) {
-                peer.passed.insert((ring, true));
+                peer.passed.insert((ring, true), ());
             }
             let way = Way { owner: accused, ring, base: None, is_root: true };
             self.hand_out(&way, &all, now, actions);
@@ -129,7 +129,7 @@ impl Node {
         let is_good = is_here && !is_needless;
         let Some(peer) = self.peers.get_mut(&relay.owner).filter(|_| is_good) else { return };
         let is_accused = peer.is_accused();
-        if peer.record.is_none() || !peer.passed.insert((relay.ring, is_accused)) {
+        if peer.record.is_none() || peer.passed.insert((relay.ring, is_accused), ()).is_some() {
             return;
         }
         let base = peer.changes.as_ref().and_then(|(changes, _)| changes.last_base());
@@ -231,7 +231,7 @@ impl Node {
         head: &NodeId,
         owner: &NodeId,
         base: Option<Fingerprint>,
-        stretches: BTreeMap<Ring, Stretch>,
+        stretches: ListMap<Ring, Stretch>,
         now: Now,
         actions: &mut Vec<Action>,
     ) {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::{Node, Now};
-use crate::order;
+use crate::order::{self, ListMap};
 use crate::protocol::address::Address;
 use crate::protocol::identity::NodeId;
 use crate::protocol::pace::Budget;
@@ -27,12 +27,12 @@ const ADDRESS_WAIT_TICKS: u64 = 2;
 pub(super) struct Tries {
     budget: Budget,
     /// When addresses were tried last, ms; those of the last few ticks.
-    tried_at: BTreeMap<Address, u64>,
+    tried_at: ListMap<Address, u64>,
 }
 
 impl Default for Tries {
     fn default() -> Self {
-        Self { budget: Budget::new(TRIES_MAX), tried_at: BTreeMap::new() }
+        Self { budget: Budget::new(TRIES_MAX), tried_at: ListMap::new() }
     }
 }
 
