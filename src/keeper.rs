@@ -8,7 +8,7 @@ use crossbeam_channel::{Sender, bounded};
 use crate::config::SyncRule;
 use crate::journal::{Commit, Disk, Journal};
 use crate::protocol::crypto::CryptoFault;
-use crate::protocol::entries::{Change, Key};
+use crate::protocol::entries::{Change, Key, change_of};
 use crate::protocol::head::Home;
 use crate::protocol::lease::{Leases, Ttl};
 use crate::protocol::node::{DiskWishes, Republish, Urgency};
@@ -215,7 +215,7 @@ impl<D: Disk> Keeper<D> {
     fn expired(&self, sets: &[SetJob], now_ms: u64) -> Change {
         let is_set = |key: &Key| sets.iter().any(|set| set.change.contains_key(key));
         let keys = self.leases.overdue(now_ms).filter(|key| !is_set(key));
-        keys.map(|key| (key.clone(), None)).collect()
+        change_of(keys.map(|key| (key.clone(), None)).collect())
     }
 
     /// Asks the node what it wants. It says each wish once, so the peers are noted here, whoever

@@ -194,9 +194,10 @@ fn paths_are_resolved() {
 /// Dependencies point one way (docs/architecture.md).
 #[test]
 fn modules_use_only_what_they_may() {
-    let arrows: [(&str, &[&str]); 19] = [
+    let arrows: [(&str, &[&str]); 20] = [
         ("zone", &[]),
-        ("protocol", &[]),
+        ("order", &[]),
+        ("protocol", &["order"]),
         ("server", &["zone"]),
         ("client", &["zone"]),
         ("durable", &[]),
@@ -222,9 +223,9 @@ fn modules_use_only_what_they_may() {
                 "metrics",
             ],
         ),
-        ("control", &["protocol", "advice", "config", "driver"]),
-        ("discovery", &["protocol", "driver", "server"]),
-        ("web", &["protocol", "config", "control", "driver", "metrics", "server"]),
+        ("control", &["protocol", "advice", "config", "driver", "order"]),
+        ("discovery", &["protocol", "driver", "order", "server"]),
+        ("web", &["protocol", "config", "control", "driver", "metrics", "order", "server"]),
         (
             "runtime",
             &[
@@ -240,6 +241,7 @@ fn modules_use_only_what_they_may() {
                 "events",
                 "journal",
                 "keeper",
+                "order",
                 "server",
                 "web",
             ],
@@ -362,6 +364,57 @@ fn signatures_are_checked_in_one_place() {
         ];
         for (word, places) in rules {
             assert!(is_under(&name, places) || !code.contains(word), "{name} has {word}");
+        }
+    }
+}
+
+/// The standard library's sorts, and maps that are collected, which sorts first, are compiled anew
+/// for each type and closure, 3 to 8 KB each time; `src/order.rs` has what is there once. As far as
+/// a machine can see it.
+#[test]
+fn sorts_and_maps_are_made_in_one_place() {
+    // They are hot, or they are the one place.
+    let may: [(&str, &[&str]); 4] = [
+        ("src/order.rs", &[".sort_by("]),
+        ("src/protocol/entries/mod.rs", &["-> Change"]),
+        ("src/protocol/entries/tree.rs", &[".sort_unstable_by_key(", ".sort_by_key("]),
+        ("src/protocol/rings.rs", &[".sort_unstable_by_key("]),
+    ];
+    let words = [
+        ".sort(",
+        ".sort_by(",
+        ".sort_by_key(",
+        ".sort_by_cached_key(",
+        ".sort_unstable(",
+        ".sort_unstable_by(",
+        ".sort_unstable_by_key(",
+        "BTreeMap::from",
+        "BTreeSet::from",
+        "Change::from",
+        "Map::from",
+    ];
+    let maps = ["BTreeMap<", "BTreeSet<", "Change", "Errands", "Map<"];
+    // What is bound to a name, and what a function gives.
+    let is_map = |text: &str| maps.iter().any(|map| text.trim_start().starts_with(map));
+    for (name, text) in files("src", ".rs") {
+        let is_test = name.contains("/tests/") || name.ends_with("/tests.rs");
+        let code = if is_test { "" } else { without_tests(&text) };
+        let places = may.iter().find(|(file, _)| *file == name).map_or(&[][..], |(_, may)| may);
+        let banned = words.into_iter().filter(|word| !places.contains(word));
+        for word in banned {
+            assert!(!code.contains(word), "{name} has {word}; use crate::order");
+        }
+        let bound = code.split("let ").skip(1).filter_map(|rest| rest.split(';').next());
+        let bound = bound.filter_map(|text| text.split_once(": ").filter(|it| !it.0.contains('=')));
+        let given = code.split("-> ").skip(1).filter_map(|rest| rest.split("\n}\n").next());
+        let given = given.filter_map(|rest| rest.split("\n    }\n").next());
+        let given = given.filter(|_| !places.contains(&"-> Change"));
+        let bound = bound.map(|(_, text)| text).filter(|text| text.contains(".collect()"));
+        for text in bound.chain(given.filter(|text| text.trim_end().ends_with(".collect()"))) {
+            assert!(!is_map(text), "{name} collects into a map; use crate::order: {text}");
+        }
+        for map in maps {
+            assert!(!code.contains(&format!("collect::<{map}")), "{name} collects into {map}");
         }
     }
 }

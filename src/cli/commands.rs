@@ -9,6 +9,7 @@ use std::time::Duration;
 use dsn::advice::{advice, is_wrong_name};
 use dsn::control::{ControlClient, Failure, bytes_to_json};
 use dsn::credentials::{self, CredentialsError};
+use dsn::order::Gather;
 use dsn::protocol::DATA_BYTES_MAX;
 use dsn::protocol::identity::hex;
 use dsn::protocol::lease::Ttl;
@@ -194,7 +195,7 @@ fn entries_of(words: &[OsString]) -> Result<Map<String, Json>, Fault> {
         && !key.as_bytes().contains(&b'=')
     {
         let value = value_of("set", value)?;
-        return Ok(Map::from_iter([(key_of(key.as_bytes())?, bytes_to_json(&value))]));
+        return Ok([(key_of(key.as_bytes())?, bytes_to_json(&value))].into_iter().gathered());
     }
     let mut entries = Map::new();
     for word in words {

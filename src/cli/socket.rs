@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dsn::config::{DATA_FOLDER, SOCKET_NAME};
 use dsn::control::{ControlClient, Failure};
+use dsn::order;
 
 use super::Fault;
 use super::args::Options;
@@ -82,7 +83,7 @@ fn sockets_under(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
     };
     let paths = entries.flatten().map(|entry| entry.path().join(SOCKET_NAME));
     let mut sockets: Vec<PathBuf> = paths.filter(|path| is_there(path)).collect();
-    sockets.sort();
+    order::sort(&mut sockets);
     Ok(sockets)
 }
 

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value as Json, json};
 
+use crate::order::Gather;
 use crate::protocol::entries::{Key, Value};
 use crate::protocol::fault::{Fault, Notice};
 use crate::protocol::identity::NodeId;
@@ -110,8 +111,8 @@ pub(crate) fn state(state: &NodeState, prefix: &str, now_ms: u64) -> Json {
         "status": state.status.as_str(),
         "timestamp": state.timestamp,
         "held_ms": held_ms(state, now_ms),
-        "entries": Json::Object(entries.map(pair).collect()),
-        "expires_ms": Json::Object(expires.collect()),
+        "entries": Json::Object(entries.map(pair).gathered()),
+        "expires_ms": Json::Object(expires.gathered()),
     })
 }
 

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::order;
+
 /// Most interfaces that are used; the rest is told.
 pub(crate) const LINKS_MAX: usize = 16;
 
@@ -105,7 +107,8 @@ pub(crate) fn choose(links: &BTreeMap<u32, Link>, serving: Serving) -> Choice {
         choice.lacking.push(format!("{} takes no multicast", without.join(", ")));
     }
     // A host of containers has hundreds that have nothing but a link-local address.
-    choice.places.sort_by_key(|place| rank(place.ip) == OF_THE_LINK);
+    let is_last = |place: &Place| rank(place.ip) == OF_THE_LINK;
+    order::sort_by(&mut choice.places, |one, other| is_last(one).cmp(&is_last(other)));
     let more = choice.places.split_off(choice.places.len().min(LINKS_MAX));
     let missed = more.iter().filter(|place| rank(place.ip) < OF_THE_LINK).count();
     if missed > 0 {

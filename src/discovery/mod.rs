@@ -11,7 +11,6 @@ mod links;
 mod plan;
 mod sockets;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::Error;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,6 +22,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::driver::Driver;
+use crate::order::ListMap;
 use crate::protocol::crypto::LABEL_BYTES;
 use crate::protocol::fault::{Code, Fault};
 
@@ -64,7 +64,7 @@ impl Discovery {
             lines: Vec::new(),
             watcher: None,
             look_at: 0,
-            silent: BTreeMap::new(),
+            silent: ListMap::new(),
             choice: Choice::default(),
             told: None,
             peers: 0,
@@ -114,7 +114,7 @@ struct Shell {
     /// When it is to be looked which links there are, ms.
     look_at: u64,
     /// On which links nothing can be said or heard, and why.
-    silent: BTreeMap<(u32, Family), String>,
+    silent: ListMap<(u32, Family), String>,
     choice: Choice,
     /// What the node was told to be wrong.
     told: Option<Fault>,
@@ -184,8 +184,8 @@ impl Shell {
             }
         }
         // What nobody hears need not be announced.
-        let open: BTreeSet<u32> = self.lines.iter().map(|line| line.link).collect();
-        let places: Vec<Place> = places.into_iter().filter(|it| open.contains(&it.link)).collect();
+        let is_open = |place: &Place| self.lines.iter().any(|line| line.link == place.link);
+        let places: Vec<Place> = places.into_iter().filter(is_open).collect();
         self.with_now(|plan, now, random| plan.set_places(&places, now, random));
         let is_well = self.choice.lacking.is_empty() && self.silent.is_empty();
         self.look_at = now_ms + if is_well { LOOK_MS } else { LOOK_AGAIN_MS };

@@ -9,7 +9,7 @@ use crossbeam_channel::{RecvTimeoutError, SendTimeoutError, bounded};
 use super::{Driver, Pushes};
 use crate::events::Subscription;
 use crate::keeper::SetJob;
-use crate::protocol::entries::{Change, Key, Value};
+use crate::protocol::entries::{Change, Key, Value, change_of};
 use crate::protocol::fault::{Code, Fault, Notice};
 use crate::protocol::flight::Ticket;
 use crate::protocol::identity::NodeId;
@@ -162,12 +162,12 @@ impl Driver {
 
     /// Sets a key of the own state; returns the timestamp of the version when it is durable.
     pub fn set(&self, key: Key, value: Value) -> Result<u64, Refused> {
-        self.change(Change::from([(key, Some(value))]))
+        self.change(change_of(vec![(key, Some(value))]))
     }
 
     /// Removes a key of the own state.
     pub fn unset(&self, key: Key) -> Result<u64, Refused> {
-        self.change(Change::from([(key, None)]))
+        self.change(change_of(vec![(key, None)]))
     }
 
     /// Sets and removes several keys in one version; returns its timestamp when it is durable.

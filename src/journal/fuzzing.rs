@@ -3,7 +3,7 @@
 use super::frame::{self, FRAMES_AT, FileId};
 use super::replay::{Condition, Replay, replay};
 use crate::protocol::TIMESTAMP_MAX;
-use crate::protocol::entries::{Change, Entries, Key, Value, check_limits};
+use crate::protocol::entries::{Entries, Key, Value, change_of, check_limits};
 use crate::protocol::lease::Terms;
 
 const FILE: FileId = FileId([7; 16]);
@@ -57,7 +57,7 @@ fn check(bytes: &[u8]) {
 /// Nothing in a value becomes state, whichever byte of the head around it is lost.
 fn as_value(bytes: &[u8]) {
     let (Ok(key), Ok(value)) = (Key::new("k"), Value::new(bytes)) else { return };
-    let change = Change::from([(key, Some(value))]);
+    let change = change_of(vec![(key, Some(value))]);
     let mut file = frame::encode_file(FILE, (&Entries::new(), &Terms::new()), 1, false);
     let start = file.len();
     let mut added = Vec::new();

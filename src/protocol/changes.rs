@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::entries::{Change, entry_bytes};
+use super::entries::{Change, change_of, entry_bytes};
 use super::head::{Fingerprint, Home};
 use super::record::{Patch, Record};
 
@@ -62,8 +62,8 @@ impl Changes {
     /// Takes the step from one version to the next.
     pub(super) fn note(&mut self, old: &Record, new: &Record) {
         let differences = old.entries.differences(&new.entries);
-        let change: Change =
-            differences.into_iter().map(|difference| (difference.key, difference.new)).collect();
+        let pairs = differences.into_iter().map(|difference| (difference.key, difference.new));
+        let change = change_of(pairs.collect());
         self.bytes += change_bytes(&change);
         let (base, home) = (old.fingerprint, old.head.home.clone());
         self.steps.push_back(Step { base, home, change });
@@ -88,7 +88,7 @@ impl Changes {
         let from = self.steps.iter().position(|step| step.base == base)?;
         let home = self.steps.get(from)?.home.clone();
         let steps = self.steps.iter().skip(from).flat_map(|step| &step.change);
-        let change: Change = steps.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let change = change_of(steps.map(|(key, value)| (key.clone(), value.clone())).collect());
         if change_bytes(&change) + PATCH_SAVES_BYTES >= own.entries.bytes() {
             return None;
         }

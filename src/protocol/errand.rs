@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::head::Fingerprint;
 use super::identity::NodeId;
 use super::rings::{Ring, Stretch};
+use crate::order::ListMap;
 
 /// What a peer is to be brought, by the owners of the versions; the newest is sent, however often
 /// it was to be.
@@ -14,7 +15,7 @@ pub type Errands = BTreeMap<NodeId, Errand>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Errand {
     /// To whom it passes it on; nothing where it is for the peer alone.
-    pub stretches: BTreeMap<Ring, Stretch>,
+    pub stretches: ListMap<Ring, Stretch>,
     /// The version that most likely is the newest there; nothing where it gets the whole record.
     pub base: Option<Fingerprint>,
     /// When others are asked in its place, ms.

@@ -21,6 +21,7 @@ use super::report::PeerStatus;
 use super::rings::Ring;
 use super::verified::Verified;
 use super::whereabouts::Whereabouts;
+use crate::order::ListMap;
 
 /// How a public key came to be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +79,7 @@ pub struct Peer {
     /// Since when its entries are held here, ms.
     pub record_since: Option<u64>,
     /// In which rings that version was passed on by us, and in which that it is accused.
-    pub passed: BTreeSet<(Ring, bool)>,
+    pub passed: ListMap<(Ring, bool), ()>,
     /// What patches that are passed on are made of, and since when, ms; only where one was of late.
     pub changes: Option<(Box<Changes>, u64)>,
     /// What was dropped of it and may not come back.
@@ -102,9 +103,9 @@ pub struct Peer {
     /// The request in flight to it, or queued to be: at most one.
     pub flight: Option<Flight>,
     /// Calls that are to be made again, by their kind: another kind in between changes nothing.
-    pub attempts: BTreeMap<CallKind, Attempt>,
+    pub attempts: ListMap<CallKind, Attempt>,
     /// Kinds of calls of which the last one got no answer.
-    pub unanswered: BTreeSet<CallKind>,
+    pub unanswered: ListMap<CallKind, ()>,
     /// How reaching it goes.
     pub contact: Pace,
     /// How bringing it the own record goes.
@@ -220,7 +221,7 @@ impl Peer {
             place: Whereabouts::default(),
             record: None,
             record_since: None,
-            passed: BTreeSet::new(),
+            passed: ListMap::new(),
             changes: None,
             floor: Floor::default(),
             status: PeerStatus::Suspect,
@@ -232,8 +233,8 @@ impl Peer {
             removals: 0,
             link: Link::default(),
             flight: None,
-            attempts: BTreeMap::new(),
-            unanswered: BTreeSet::new(),
+            attempts: ListMap::new(),
+            unanswered: ListMap::new(),
             contact: Pace::default(),
             push: Pace::default(),
             again: Pace::default(),
@@ -351,8 +352,7 @@ impl Peer {
         self.address_to_try().is_some_and(|to_try| self.place.proved() == Some(to_try))
     }
 
-    /// Drops attempts that were due long ago: what they were for is owed no more, and the next such
-    /// call is another one.
+    /// Drops attempts that were due long ago: the next such call is another one.
     pub fn drop_old_attempts(&mut self, now_ms: u64) {
         self.attempts.retain(|_, attempt| now_ms.saturating_sub(attempt.at) < ATTEMPT_MS);
     }
@@ -360,7 +360,7 @@ impl Peer {
     /// Whether it did not answer lately whatever it was asked; who only leaves some calls without
     /// an answer was there.
     pub fn was_away(&self) -> bool {
-        self.unanswered.contains(&CallKind::Hello) || self.unanswered.contains(&CallKind::Ping)
+        [CallKind::Hello, CallKind::Ping].iter().any(|it| self.unanswered.contains_key(it))
     }
 
     /// With whom such a call waits for a sender: what did not answer lately never holds up the
@@ -370,7 +370,7 @@ impl Peer {
             Class::Unproved
         } else if self.status == PeerStatus::Alive
             && self.watch.doubt.is_none()
-            && !self.unanswered.contains(&kind)
+            && !self.unanswered.contains_key(&kind)
         {
             Class::Healthy
         } else {

@@ -9,6 +9,7 @@ use super::peer::{Peer, Trust};
 use super::report::PeerStatus;
 use super::rings::position;
 use super::{PEERS_MAX, RETENTION_MS};
+use crate::order::Gather;
 
 /// How long a node that was never reached has to be known and heard until it goes after those that
 /// only passed by, ms.
@@ -91,7 +92,7 @@ impl PeerTable {
     pub fn wake_all(&mut self) {
         if self.resting() > 0 {
             self.peers.values_mut().for_each(|peer| peer.is_awake = true);
-            self.awake = self.peers.keys().cloned().collect();
+            self.awake = self.peers.keys().cloned().gathered();
         }
     }
 
@@ -190,7 +191,7 @@ impl PeerTable {
 
     /// All addresses of which that is true.
     pub fn taken(&self) -> BTreeSet<Address> {
-        self.peers.values().flat_map(taken_by).cloned().collect()
+        self.peers.values().flat_map(taken_by).cloned().gathered()
     }
 }
 

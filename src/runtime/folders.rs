@@ -11,6 +11,7 @@ use crate::advice::{advice, whole_path};
 use crate::config::Config;
 use crate::credentials::{self, CredentialsError, NODE_KEY, Presence};
 use crate::journal;
+use crate::order::Gather;
 use crate::protocol::address::Address;
 use crate::protocol::crypto::{NetworkKeys, PrivateKey};
 use crate::protocol::fault::{Code, Fault};
@@ -198,7 +199,7 @@ pub(super) fn look_for_old_names(config: &Config) -> Option<Fault> {
     let data = config.data.iter().map(|data| (data.as_path(), journal::FILE_NAME));
     let places = data.chain([(config.credentials.as_path(), NODE_KEY)]);
     let names: BTreeSet<String> =
-        places.flat_map(|(folder, file)| nodes_in(folder, file)).collect();
+        places.flat_map(|(folder, file)| nodes_in(folder, file)).gathered();
     if names.is_empty() || names.contains(config.node_id.as_str()) {
         return None;
     }

@@ -2,11 +2,12 @@
 //!
 //! Whatever can change has a number: that of its last change. Numbers only grow within a run.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use crate::order::{self, Gather, ListMap};
 use crate::protocol::PEERS_MAX;
 use crate::protocol::fault::{Code, Fault, Notice};
 use crate::protocol::identity::NodeId;
@@ -70,7 +71,7 @@ pub(super) struct Feed {
     /// The number of the last change.
     last: u64,
     status: Mark,
-    nodes: BTreeMap<NodeId, Tracked>,
+    nodes: ListMap<NodeId, Tracked>,
     /// Nodes that are gone, and since when, the latest last.
     gone: VecDeque<(u64, NodeId)>,
     /// When the last of them was dropped here.
@@ -99,7 +100,7 @@ impl Feed {
             run,
             last: 0,
             status: Mark::default(),
-            nodes: BTreeMap::new(),
+            nodes: ListMap::new(),
             gone: VecDeque::new(),
             dropped_at: 0,
         }
@@ -117,9 +118,8 @@ impl Feed {
     ) {
         let last = &mut self.last;
         self.status.set(value_of_status(status, status_ms), last);
-        let own = self.nodes.entry(status.node_id.clone()).or_default();
         let value = hash(|it| (status.timestamp, lease_changes, PeerStatus::Alive).hash(it));
-        own.state.set(value, last);
+        self.nodes.change(&status.node_id, |own| own.state.set(value, last));
         let is_gone = |node_id: &NodeId| {
             let found = peers.binary_search_by(|peer| peer.node_id.cmp(node_id));
             found.is_err() && *node_id != status.node_id
@@ -133,15 +133,13 @@ impl Feed {
             self.dropped_at = self.gone.pop_front().map_or(0, |(at, _)| at);
         }
         for peer in peers {
-            let node = match self.nodes.get_mut(&peer.node_id) {
-                Some(node) => node,
-                None => self.nodes.entry(peer.node_id.clone()).or_default(),
-            };
-            node.peer.set(value_of_peer(peer, peers_ms), last);
-            // Where no state is held there is none to show, and that is no news.
-            if peer.timestamp > 0 || node.state.at > 0 {
-                node.state.set(hash(|it| (peer.timestamp, peer.status).hash(it)), last);
-            }
+            self.nodes.change(&peer.node_id, |node| {
+                node.peer.set(value_of_peer(peer, peers_ms), last);
+                // Where no state is held there is none to show, and that is no news.
+                if peer.timestamp > 0 || node.state.at > 0 {
+                    node.state.set(hash(|it| (peer.timestamp, peer.status).hash(it)), last);
+                }
+            });
         }
     }
 
@@ -159,12 +157,12 @@ impl Feed {
             .filter(|(_, node)| node.state.at > known.states)
             .map(|(node_id, node)| (node.state.at, node_id.clone()))
             .collect();
-        states.sort_unstable();
+        order::sort(&mut states);
         let gone = self.gone.iter().filter(|(at, _)| *at > known.peers && !is_whole);
         News {
             is_whole,
             is_status_new: self.status.at > known.peers,
-            peers: self.nodes.iter().filter(is_new).map(|(node_id, _)| node_id.clone()).collect(),
+            peers: self.nodes.iter().filter(is_new).map(|(node_id, _)| node_id.clone()).gathered(),
             gone: gone.map(|(_, node_id)| node_id.clone()).collect(),
             states: states.into(),
             cursor: Cursor { peers: self.last, ..known },

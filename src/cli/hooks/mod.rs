@@ -6,7 +6,7 @@ mod plan;
 mod run;
 mod source;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{Error, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -21,6 +21,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use super::args::{OnArgs, Options};
 use super::signals::has_terminal;
 use super::{Fault, log as lines, print};
+use dsn::order::{Gather, ListMap};
 use plan::{After, Limits, News, NoRoom, Plan, State};
 use run::{Ended, Recipe, Run};
 use source::{Answer, Came, Source};
@@ -74,7 +75,7 @@ pub(super) fn run(flags: OnArgs, options: &Options) -> Result<(), Fault> {
         run_began: None,
         held: BTreeSet::new(),
         known: BTreeSet::new(),
-        absent: BTreeMap::new(),
+        absent: ListMap::new(),
         lacking: false,
         anew_at: None,
         anew_wait: ANEW_MIN,
@@ -157,7 +158,7 @@ struct Hooks<'a> {
     /// All that it knew of then; and those that keys are remembered of and that it did not know of,
     /// with when that was seen first.
     known: BTreeSet<String>,
-    absent: BTreeMap<String, Instant>,
+    absent: ListMap<String, Instant>,
     /// Keys are remembered of nodes whose states were not held.
     lacking: bool,
     anew_at: Option<Instant>,
@@ -277,9 +278,9 @@ impl Hooks<'_> {
         let peers = print::list(peers);
         let name = |peer: &Json| print::text(peer, "node_id").to_owned();
         let is_held = |peer: &&Json| peer.get("timestamp").and_then(Json::as_u64) > Some(0);
-        self.held = peers.iter().filter(is_held).map(name).collect();
+        self.held = peers.iter().filter(is_held).map(name).gathered();
         self.held.insert(self.own.clone());
-        self.known = peers.iter().map(name).collect();
+        self.known = peers.iter().map(name).gathered();
         self.absent.retain(|node, _| !self.known.contains(node));
         if let Some(named) = self.named.take()
             && named != self.own
@@ -299,7 +300,10 @@ impl Hooks<'_> {
                 let Self { held, known, absent, .. } = self;
                 // One that is not known for so long was forgotten, and its keys are gone.
                 let mut is_forgotten = |node: &str| {
-                    let since = *absent.entry(node.to_owned()).or_insert(now);
+                    let since = absent.get(node).copied().unwrap_or_else(|| {
+                        absent.insert(node.to_owned(), now);
+                        now
+                    });
                     now.saturating_duration_since(since) >= ANEW_MAX
                 };
                 let is_held = |node: &str| {

@@ -1,6 +1,5 @@
 //! What is shown, pure: what the node said and what was pressed come in, lines come out.
 
-use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 use serde_json::Value as Json;
@@ -10,6 +9,7 @@ use super::super::print::{
     self, ago, escape, escaped, fault_name, list, number, text, text_or_dash,
 };
 use super::keys::Key;
+use dsn::order;
 
 /// Most changes that are kept to be shown.
 const CHANGES_MAX: usize = 200;
@@ -223,18 +223,21 @@ impl View {
         let others = list(&said.peers).iter().map(row);
         let is_shown = |row: &Row| row.cells.iter().any(|cell| self.has_text(cell));
         let mut rows: Vec<Row> = own.into_iter().chain(others).filter(is_shown).collect();
-        rows.sort_by(|one, other| one.node.cmp(&other.node));
-        match self.sort {
-            Sort::Name => {}
-            Sort::Status => rows.sort_by_key(|row| match row.status.as_str() {
+        let rank = |row: &Row| match self.sort {
+            Sort::Name => 0,
+            Sort::Status => match row.status.as_str() {
                 "lost" => 0,
                 "suspect" => 1,
                 "left" => 2,
                 _ => 3,
-            }),
-            Sort::Heard => rows.sort_by_key(|row| Reverse(row.heard.unwrap_or(u64::MAX))),
-            Sort::Keys => rows.sort_by_key(|row| Reverse(row.keys)),
-        }
+            },
+            // The most comes first.
+            Sort::Heard => u64::MAX - row.heard.unwrap_or(u64::MAX),
+            Sort::Keys => u64::MAX - row.keys,
+        };
+        order::sort_by(&mut rows, |one, other| {
+            rank(one).cmp(&rank(other)).then_with(|| one.node.cmp(&other.node))
+        });
         if self.is_turned {
             rows.reverse();
         }

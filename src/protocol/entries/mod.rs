@@ -169,6 +169,12 @@ impl std::error::Error for InvalidEntry {}
 /// What an owner does to its own state in one step: values to set, keys to remove (`None`).
 pub type Change = BTreeMap<Key, Option<Value>>;
 
+/// A change of these pairs; of several with one key the last one counts. Of a list, so that what
+/// makes a map out of sorted pairs is there once: it is on the way of each UPDATE.
+pub fn change_of(pairs: Vec<(Key, Option<Value>)>) -> Change {
+    pairs.into_iter().collect()
+}
+
 /// Says whether entries are few and small enough to be a node's state.
 pub fn check_limits(entries: &Entries) -> Result<(), InvalidEntry> {
     check_totals(entries.len(), entries.bytes())

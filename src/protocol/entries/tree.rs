@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{Key, Value, digest};
+use crate::order;
 use crate::protocol::ENTRY_OVERHEAD_BYTES;
 use crate::protocol::hash::Hash;
 
@@ -96,10 +97,15 @@ impl Entries {
         &self,
         changes: impl IntoIterator<Item = (&'a Key, Option<&'a Value>)>,
     ) -> Self {
-        let mut all: Vec<KeyChange<'a>> = changes
-            .into_iter()
-            .map(|(key, value)| KeyChange { bucket: digest::bucket_of(key.as_str()), key, value })
-            .collect();
+        let change = |(key, value): (&'a Key, _)| KeyChange {
+            bucket: digest::bucket_of(key.as_str()),
+            key,
+            value,
+        };
+        self.with_all(changes.into_iter().map(change).collect())
+    }
+
+    fn with_all(&self, mut all: Vec<KeyChange<'_>>) -> Self {
         // Of several changes of one key the last one counts: after this it comes first.
         all.reverse();
         all.sort_by_key(|change| (change.bucket, change.key));
@@ -128,7 +134,7 @@ impl Entries {
                 }
             }
         }
-        all.sort_unstable_by(|left, right| left.key.cmp(&right.key));
+        order::sort_by(&mut all, |left, right| left.key.cmp(&right.key));
         all
     }
 
@@ -205,11 +211,18 @@ fn weight(entries: &[(Key, Value)]) -> (usize, usize) {
 /// The entries of a bucket after changes, which are in the order of their keys.
 fn changed(old: &[(Key, Value)], changes: &[KeyChange<'_>]) -> Box<[(Key, Value)]> {
     let mut entries = Vec::with_capacity(old.len() + changes.len());
-    let is_kept = |key: &Key| changes.binary_search_by(|change| change.key.cmp(key)).is_err();
-    entries.extend(old.iter().filter(|(key, _)| is_kept(key)).cloned());
-    let set = changes.iter().filter_map(|change| Some((change.key.clone(), change.value?.clone())));
-    entries.extend(set);
-    entries.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+    let set = |change: &KeyChange<'_>| Some((change.key.clone(), change.value?.clone()));
+    let mut changes = changes.iter().peekable();
+    for entry in old {
+        while let Some(change) = changes.next_if(|change| *change.key < entry.0) {
+            entries.extend(set(change));
+        }
+        match changes.next_if(|change| *change.key == entry.0) {
+            Some(change) => entries.extend(set(change)),
+            None => entries.push(entry.clone()),
+        }
+    }
+    entries.extend(changes.filter_map(set));
     entries.into()
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Action, Node, Now, Urgency};
+use crate::order::Gather;
 use crate::protocol::identity::{NodeId, PublicKey};
 
 /// Nodes that may be in the network, with their keys.
@@ -57,5 +58,5 @@ fn changed(old: Option<&AllowList>, new: Option<&AllowList>) -> BTreeSet<NodeId>
         list.and_then(|list| list.get(node_id)).copied()
     };
     let named = old.into_iter().chain(new).flat_map(BTreeMap::keys);
-    named.filter(|node_id| of(old, node_id) != of(new, node_id)).cloned().collect()
+    named.filter(|node_id| of(old, node_id) != of(new, node_id)).cloned().gathered()
 }

@@ -69,7 +69,7 @@ impl Node {
         }
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         match outcome {
-            Outcome::Failed(_) => peer.unanswered.insert(call.kind()),
+            Outcome::Failed(_) => peer.unanswered.insert(call.kind(), ()),
             _ => peer.unanswered.remove(&call.kind()),
         };
         let errands = match &mut call {
@@ -328,8 +328,7 @@ impl Node {
             && let Some(peer) = self.peers.get_mut(node_id)
         {
             let at = now.mono_ms + RETRY_DELAY_MS;
-            let attempt = peer.attempts.entry(call.kind()).or_default();
-            (attempt.tries, attempt.at) = (ended.tries, at);
+            peer.attempts.change(&call.kind(), |it| (it.tries, it.at) = (ended.tries, at));
             actions.push(Action::WakeAt(at));
             return self.note_failed(ended, call, actions);
         }

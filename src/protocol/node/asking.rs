@@ -4,7 +4,7 @@
 use super::answers::Ended;
 use super::{Action, Node, Now, RETRY_DELAY_MS, TRIES};
 use crate::protocol::doubt::{Asked, Favour, Tell};
-use crate::protocol::flight::{Call, CallKind};
+use crate::protocol::flight::{Attempt, Call, CallKind};
 use crate::protocol::identity::{NodeId, PublicKey};
 use crate::protocol::peer::Peer;
 use crate::protocol::report::PeerStatus;
@@ -201,8 +201,7 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(ended.node_id) {
             if again {
                 let at = ended.now.mono_ms + RETRY_DELAY_MS;
-                let attempt = peer.attempts.entry(CallKind::Tell).or_default();
-                (attempt.tries, attempt.at) = (ended.tries, at);
+                peer.attempts.change(&CallKind::Tell, |it| (it.tries, it.at) = (ended.tries, at));
                 actions.push(Action::WakeAt(at));
             } else {
                 peer.attempts.remove(&CallKind::Tell);
@@ -220,14 +219,15 @@ impl Node {
         actions: &mut Vec<Action>,
     ) {
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
-        let attempt = peer.attempts.entry(CallKind::Tell).or_default();
-        let had_chance = std::mem::replace(&mut attempt.had_second_chance, true);
+        let had_chance = peer.attempts.get(&CallKind::Tell).is_some_and(|it| it.had_second_chance);
         let again = reason == Reason::WrongSession && !had_chance;
         if !again {
             peer.attempts.remove(&CallKind::Tell);
             return self.tell_failed(ended, tell, false, actions);
         }
-        (attempt.tries, attempt.at) = (ended.tries, ended.now.mono_ms);
+        let attempt =
+            Attempt { tries: ended.tries, at: ended.now.mono_ms, had_second_chance: true };
+        peer.attempts.insert(CallKind::Tell, attempt);
         // HELLO comes when it may: who refuses each of these is not called the sooner for it.
         peer.link.connected = false;
         peer.owed.tell.asks.extend(tell.asks.iter().cloned());

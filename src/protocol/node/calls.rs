@@ -8,6 +8,7 @@ use super::{
     Action, Job, Node, Now, OWED_DATA_MAX, Outgoing, RETRY_DELAY_MS, TRIES, TRY_LIMIT_MS, Target,
     place_text,
 };
+use crate::order::Gather;
 use crate::protocol::DATA_BYTES_MAX;
 use crate::protocol::doubt::Times;
 use crate::protocol::flight::{Call, CallKind, Class, Ticket};
@@ -329,7 +330,7 @@ impl Node {
     fn wishes_to<'a>(&'a self, peer: &'a Peer, now: Now) -> impl Iterator<Item = &'a NodeId> {
         let others = self.peers.awake();
         let asked: BTreeSet<&NodeId> =
-            others.flat_map(|(_, other)| other.asked_for(now.mono_ms)).collect();
+            others.flat_map(|(_, other)| other.asked_for(now.mono_ms)).gathered();
         peer.owed.want.keys().filter(move |node_id| !asked.contains(node_id))
     }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::{Action, Node, Now, place_text};
+use crate::order::{self, Gather};
 use crate::protocol::address::Address;
 use crate::protocol::fault::{Code, Fault};
 use crate::protocol::head::{Fingerprint, Version};
@@ -104,7 +105,7 @@ impl Node {
         let buckets = self.view.differing(&peers.buckets);
         let all = self.peers.iter().map(|(node_id, _)| node_id).chain([&self.settings.node_id]);
         let mut listed: Vec<&NodeId> = all.filter(|node_id| buckets.has(node_id)).collect();
-        listed.sort_unstable();
+        order::sort(&mut listed);
         let known = |node_id: &NodeId| {
             let (rank, version) = self.listed_of(node_id);
             let address = self.address_for(&peers.header.from, node_id);
@@ -145,7 +146,7 @@ impl Node {
             .iter()
             .filter(|known| self.wants(&known.node_id, known.rank, known.version))
             .map(|known| (known.node_id.clone(), known.version.fingerprint))
-            .collect();
+            .gathered();
         let lacking = self.lacking(node_id, &answer);
         let wait = self.wait(now);
         let mut follows = !wanted.is_empty();
@@ -196,13 +197,13 @@ impl Node {
     /// The others of which the peer lacks what is held here, by its own word, and what that is.
     fn lacking(&self, node_id: &NodeId, answer: &PeersAnswer) -> BTreeMap<NodeId, Fingerprint> {
         let theirs: BTreeMap<&NodeId, &KnownNode> =
-            answer.nodes.iter().map(|known| (&known.node_id, known)).collect();
+            answer.nodes.iter().map(|known| (&known.node_id, known)).gathered();
         let lacks = |(other, peer): (&NodeId, &Peer)| {
             let held = peer.record.as_ref().filter(|_| answer.buckets.has(other))?;
             let lacks = lacks(held, theirs.get(other).copied());
             lacks.then(|| (other.clone(), held.fingerprint))
         };
-        self.peers.iter().filter(|(other, _)| *other != node_id).filter_map(lacks).collect()
+        self.peers.iter().filter(|(other, _)| *other != node_id).filter_map(lacks).gathered()
     }
 
     /// Which version of our own record the peer says that it holds, where it is not the present
@@ -293,7 +294,7 @@ impl Peer {
             Some(at) => ticks_since(at.max(lacks_since)) < CALLS_AGAIN_TICKS,
         };
         if !can_call && self.give.is_due(wait.now_ms) {
-            self.owed.send = lacking.into_keys().collect();
+            self.owed.send = lacking.into_keys().gathered();
         }
     }
 }

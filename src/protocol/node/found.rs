@@ -2,11 +2,10 @@
 //! those from other nodes. Each is tried a few times and then let go; whoever is there announces
 //! itself again.
 
-use std::collections::BTreeMap;
-
 use super::answers::other_key_next;
 use super::seeds::Seed;
 use super::{Action, Class, Job, Node, Now, Outcome, TRIES, Target};
+use crate::order::ListMap;
 use crate::protocol::address::Address;
 use crate::protocol::identity::NodeId;
 use crate::protocol::pace::WAIT_MAX_MS;
@@ -72,7 +71,7 @@ impl Settled {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     waiting: Vec<Seed>,
-    settled: BTreeMap<Address, Settled>,
+    settled: ListMap<Address, Settled>,
 }
 
 impl Found {

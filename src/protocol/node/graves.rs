@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::order;
 use crate::protocol::address::Address;
 use crate::protocol::floor::Floor;
 use crate::protocol::identity::NodeId;
@@ -126,7 +127,7 @@ impl Graves {
         let is_proved = |grave: &Grave| grave.pin.is_some_and(|pin| pin.trust == Trust::Direct);
         let proved = self.all.values().filter(|grave| is_proved(grave));
         let mut numbers: Vec<u64> = proved.map(|grave| grave.number).collect();
-        numbers.sort_unstable();
+        order::sort(&mut numbers);
         let last = numbers.get(KEPT_MAX - 1).copied().unwrap_or(u64::MAX);
         self.all.retain(|_, grave| {
             grave.forgotten_at.is_some() || is_proved(grave) && grave.number <= last

@@ -4,10 +4,10 @@
 //! key, and a number that only rises: so it is one of now, and whatever is wrong with it is wrong
 //! now.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::{Action, Node, Now, Reply, Urgency, Verdict, give_up_doubtful, place_text};
+use crate::order::ListMap;
 use crate::protocol::address::Address;
 use crate::protocol::fault::{Code, Fault};
 use crate::protocol::identity::{Incarnation, NodeId, PublicKey, Session};
@@ -29,7 +29,7 @@ pub(super) const TWIN_ADVICE: &str =
 /// a one does not raise a conflict that is over.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    numbers: BTreeMap<(NodeId, PublicKey), u64>,
+    numbers: ListMap<(NodeId, PublicKey), u64>,
     generation: u64,
 }
 

@@ -1,8 +1,9 @@
 //! DATA that was accepted and waits for somebody to receive it. Each sender has a share.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::Node;
+use crate::order::ListMap;
 use crate::protocol::identity::NodeId;
 use crate::protocol::report::{Load, Message};
 use crate::protocol::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX};
@@ -19,7 +20,7 @@ const SMALL_BYTES: usize = RESERVED_BYTES / RESERVED_MESSAGES;
 pub(super) struct Inbox {
     messages: VecDeque<Message>,
     all: Load,
-    of: BTreeMap<NodeId, Load>,
+    of: ListMap<NodeId, Load>,
 }
 
 impl Inbox {
@@ -56,11 +57,12 @@ impl Inbox {
     }
 
     fn count(&mut self, message: &Message) {
-        let of = self.of.entry(message.from.clone()).or_default();
-        for load in [of, &mut self.all] {
+        let count = |load: &mut Load| {
             load.count += 1;
             load.bytes += message.data.len();
-        }
+        };
+        self.of.change(&message.from, count);
+        count(&mut self.all);
     }
 
     /// The oldest message, or the oldest of one sender.
@@ -70,12 +72,13 @@ impl Inbox {
             Some(from) => self.messages.iter().position(|message| message.from == *from)?,
         };
         let message = self.messages.remove(at)?;
-        let of = self.of.entry(message.from.clone()).or_default();
-        for load in [&mut *of, &mut self.all] {
+        let discount = |load: &mut Load| {
             load.count = load.count.saturating_sub(1);
             load.bytes = load.bytes.saturating_sub(message.data.len());
-        }
-        if of.count == 0 {
+            load.count
+        };
+        discount(&mut self.all);
+        if self.of.change(&message.from, discount) == 0 {
             self.of.remove(&message.from);
         }
         Some(message)

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{Action, Node, Now};
+use crate::order::Gather;
 use crate::protocol::hash::Sha256;
 use crate::protocol::head::Fingerprint;
 use crate::protocol::identity::NodeId;
@@ -124,7 +125,7 @@ impl Node {
         let there_behind =
             |place: u64| self.peers.behind(place).filter(|(_, _, peer)| is_there(peer));
         let mut near: BTreeSet<NodeId> =
-            there_behind(own).take(SUCCESSORS).map(|(_, node_id, _)| node_id.clone()).collect();
+            there_behind(own).take(SUCCESSORS).map(|(_, node_id, _)| node_id.clone()).gathered();
         let next = there_behind(own).next().map_or(0, |(place, ..)| place.wrapping_sub(own));
         for distance in (0..u64::BITS).rev().map(|power| 1_u64 << power) {
             if distance <= next {
@@ -196,7 +197,7 @@ impl Node {
         actions: &mut Vec<Action>,
     ) {
         let lost = nodes.iter().filter(|known| known.is_lost);
-        self.said_lost = lost.map(|known| known.node_id.clone()).collect();
+        self.said_lost = lost.map(|known| known.node_id.clone()).gathered();
         let is_mesh = self.is_mesh();
         let is_disputed = |known: &&KnownNode| {
             let peer = self.peers.get(&known.node_id);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Node, Now};
+use crate::order;
 use crate::protocol::errand::Errands;
 use crate::protocol::flight::Call;
 use crate::protocol::head::Fingerprint;
@@ -161,8 +162,8 @@ impl Load {
     fn sorted(&mut self) -> (Vec<Arc<Record>>, Vec<Arc<Patch>>) {
         let mut records = std::mem::take(&mut self.batch.records);
         let mut patches = std::mem::take(&mut self.patches);
-        records.sort_unstable_by(|left, right| left.head.node_id.cmp(&right.head.node_id));
-        patches.sort_unstable_by(|left, right| left.node_id.cmp(&right.node_id));
+        order::sort_by(&mut records, |left, right| left.head.node_id.cmp(&right.head.node_id));
+        order::sort_by(&mut patches, |left, right| left.node_id.cmp(&right.node_id));
         (records, patches)
     }
 }

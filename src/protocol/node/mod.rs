@@ -47,6 +47,7 @@ use super::report::Refused;
 use super::verified::Verified;
 use super::view::View;
 use super::whereabouts::Whereabouts;
+use crate::order::Gather;
 
 pub use super::flight::Class;
 pub use actions::{
@@ -153,7 +154,7 @@ impl Node {
         now: Now,
     ) -> Self {
         // An address that is named twice is one target.
-        let named: BTreeSet<&Address> = settings.seeds.iter().collect();
+        let named: BTreeSet<&Address> = settings.seeds.iter().gathered();
         let seeds = named.into_iter().map(|address| Seed::new(address.clone())).collect();
         let mut view = View::default();
         view.note(&settings.node_id, Some(own.fingerprint));

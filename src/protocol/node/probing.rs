@@ -172,21 +172,18 @@ impl Node {
                 && !(is_small && peer.silence(now.mono_ms) < enough)
         };
         let places = self.peers.awake().filter(|(_, peer)| callable(peer));
-        let mut ring: Vec<(u64, &NodeId, (bool, u64))> = places
-            .map(|(node_id, peer)| {
-                let differs = is_new && peer.differs(now.mono_ms);
-                let urgency = (differs, peer.silence(now.mono_ms));
-                (peer.ring.wrapping_sub(own), node_id, urgency)
-            })
-            .collect();
-        ring.sort_unstable();
+        let ring = places.map(|(node_id, peer)| {
+            let differs = is_new && peer.differs(now.mono_ms);
+            let urgency = (differs, peer.silence(now.mono_ms));
+            (urgency, peer.ring.wrapping_sub(own), node_id)
+        });
         let chosen = if to_successor {
-            ring.first()
+            ring.min_by_key(|(_, place, node_id)| (*place, *node_id))
         } else {
             // Those that links are kept with, be it all or a few.
-            ring.iter().max_by_key(|(_, _, urgency)| *urgency)
+            ring.max()
         };
-        chosen.map(|(_, node_id, _)| (*node_id).clone())
+        chosen.map(|(_, _, node_id)| node_id.clone())
     }
 
     /// Calls without an answer so far, and peers that can't be called and are silent.

@@ -3,7 +3,7 @@
 use super::answers::Ended;
 use super::{Action, Node, give_up_doubtful};
 use crate::protocol::fault::{Code, Fault};
-use crate::protocol::flight::{Call, Ticket};
+use crate::protocol::flight::{Attempt, Call, Ticket};
 use crate::protocol::head::Fingerprint;
 use crate::protocol::identity::Session;
 use crate::protocol::peer::NUMBER_MAX;
@@ -96,11 +96,12 @@ impl Node {
         number: u64,
     ) -> bool {
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return false };
-        let attempt = peer.attempts.entry(call.kind()).or_default();
-        if number > NUMBER_MAX || std::mem::replace(&mut attempt.had_second_chance, true) {
+        let had_chance = |it: &mut Attempt| std::mem::replace(&mut it.had_second_chance, true);
+        if number > NUMBER_MAX || peer.attempts.change(&call.kind(), had_chance) {
             return false;
         }
-        (attempt.tries, attempt.at) = (ended.tries, ended.now.mono_ms);
+        peer.attempts
+            .change(&call.kind(), |it| (it.tries, it.at) = (ended.tries, ended.now.mono_ms));
         match call {
             Call::Ping { .. } => peer.owed.ping = true,
             Call::Peers => peer.owed.peers = true,

@@ -3,9 +3,10 @@
 //! anywhere: each cuts by its own table. Whatever one ring lets fall the other one brings, and what
 //! both let fall is found by views that differ.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{Action, Node, Now};
+use crate::order::{Gather, ListMap};
 use crate::protocol::changes::Changes;
 use crate::protocol::doubt::Accuser;
 use crate::protocol::errand::{Errand, Errands};
@@ -71,7 +72,7 @@ impl Node {
         let all = Stretch::around(&self.settings.node_id);
         for ring in Ring::ALL {
             if let Some(peer) = self.peers.get_mut(accused) {
-                peer.passed.insert((ring, true));
+                peer.passed.insert((ring, true), ());
             }
             let way = Way { owner: accused, ring, base: None, is_root: true };
             self.hand_out(&way, &all, now, actions);
@@ -86,7 +87,7 @@ impl Node {
             return None;
         }
         let all = Stretch::around(&self.settings.node_id);
-        let stretches = rings_for(&self.own).iter().map(|ring| (*ring, all.clone())).collect();
+        let stretches = rings_for(&self.own).iter().map(|ring| (*ring, all.clone())).gathered();
         self.hedge_at = self.hedge_at.min(now.mono_ms + HEDGE_MS);
         Some(Errand { stretches, base: None, hedge_at: now.mono_ms + HEDGE_MS })
     }
@@ -128,7 +129,7 @@ impl Node {
         let is_good = is_here && !is_needless;
         let Some(peer) = self.peers.get_mut(&relay.owner).filter(|_| is_good) else { return };
         let is_accused = peer.is_accused();
-        if peer.record.is_none() || !peer.passed.insert((relay.ring, is_accused)) {
+        if peer.record.is_none() || peer.passed.insert((relay.ring, is_accused), ()).is_some() {
             return;
         }
         let base = peer.changes.as_ref().and_then(|(changes, _)| changes.last_base());
@@ -169,7 +170,7 @@ impl Node {
             |node_id: &&NodeId| self.peers.get(node_id).is_some_and(|it| is_healthy(it, now));
         let Some(head) = nodes.iter().find(is_healthy).or(nodes.first()) else { return };
         let passes_on = nodes.len() > 1 || way.is_root;
-        let stretches = passes_on.then_some((way.ring, part)).into_iter().collect();
+        let stretches = passes_on.then_some((way.ring, part)).into_iter().gathered();
         let hedge_at = now.mono_ms + HEDGE_MS;
         let errand = Errand { stretches, base: way.base, hedge_at };
         self.give_errand(head, way.owner, errand, actions);
@@ -230,7 +231,7 @@ impl Node {
         head: &NodeId,
         owner: &NodeId,
         base: Option<Fingerprint>,
-        stretches: BTreeMap<Ring, Stretch>,
+        stretches: ListMap<Ring, Stretch>,
         now: Now,
         actions: &mut Vec<Action>,
     ) {
@@ -288,7 +289,7 @@ impl Node {
             .iter()
             .filter(|record| record.reason == Reason::LacksBase.code())
             .map(|record| &record.node_id)
-            .collect();
+            .gathered();
         for (owner, mut errand) in errands {
             let is_refused = refusal.records.is_empty()
                 || refusal.records.iter().any(|record| record.node_id == owner);

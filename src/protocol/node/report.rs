@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::conflicts::{Conflict, Reporter};
 use super::{Node, Now, place_text};
+use crate::order;
 use crate::protocol::PROTOCOL_VERSION;
 use crate::protocol::doubt::Accuser;
 use crate::protocol::fault::{Code, Fault, Notice};
@@ -346,7 +347,7 @@ fn suspected_by(peer: &Peer) -> Option<String> {
         Accuser::Own => {
             let tried = accused.asked.iter().filter(|asked| asked.is_taken);
             let mut names: Vec<&str> = tried.map(|asked| asked.helper.as_str()).collect();
-            names.sort_unstable();
+            order::sort(&mut names);
             names.dedup();
             Some(format!("{} tried it in vain, too", names.join(", ")))
         }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::{Node, Now};
+use crate::order::{self, ListMap};
 use crate::protocol::address::Address;
 use crate::protocol::identity::NodeId;
 use crate::protocol::pace::Budget;
@@ -28,12 +29,12 @@ const ADDRESS_WAIT_TICKS: u64 = 2;
 pub(super) struct Tries {
     budget: Budget,
     /// When addresses were tried last, ms; those of the last few ticks.
-    tried_at: BTreeMap<Address, u64>,
+    tried_at: ListMap<Address, u64>,
 }
 
 impl Default for Tries {
     fn default() -> Self {
-        Self { budget: Budget::new(TRIES_MAX), tried_at: BTreeMap::new() }
+        Self { budget: Budget::new(TRIES_MAX), tried_at: ListMap::new() }
     }
 }
 
@@ -95,7 +96,7 @@ impl Node {
         }
         let mut turns: Vec<Vec<(Option<u64>, NodeId)>> = hosts.into_values().collect();
         for waiting in &mut turns {
-            waiting.sort_unstable();
+            order::sort(waiting);
         }
         self.random.shuffle(&mut turns);
         // A try that is granted here begins later, and its address is known as tried until then.

@@ -9,7 +9,10 @@ use bincode::error::{DecodeError, EncodeError};
 
 use super::codec::length;
 use super::{RECORDS_MAX, check_order};
-use crate::protocol::entries::{Change, Entries, InvalidEntry, Key, Value, check_limits};
+use crate::order::Gather;
+use crate::protocol::entries::{
+    Change, Entries, InvalidEntry, Key, Value, change_of, check_limits,
+};
 use crate::protocol::head::{Fingerprint, Head, Home};
 use crate::protocol::identity::{NodeId, PublicKey};
 use crate::protocol::record::{Draft, Patch, Record, Signature};
@@ -73,7 +76,7 @@ pub(super) fn typed_records(mut all: Vec<RawRecord<'_>>) -> Result<TypedRecords,
     let wholes = all.iter().take_while(|raw| is_whole(raw)).count();
     let partial = all.split_off(wholes);
     check_order(&partial, |raw| raw.node_id.as_str())?;
-    let names: BTreeSet<&NodeId> = all.iter().map(|raw| &raw.node_id).collect();
+    let names: BTreeSet<&NodeId> = all.iter().map(|raw| &raw.node_id).gathered();
     if partial.iter().any(|raw| names.contains(&raw.node_id)) {
         return Err(Reason::Malformed);
     }
@@ -140,11 +143,13 @@ fn typed_entries(entries: &[(&str, &[u8])]) -> Result<Entries, Reason> {
 
 fn typed_change(changes: &[(&str, Option<&[u8]>)]) -> Result<Change, Reason> {
     check_order(changes, |(key, _)| key)?;
-    let typed = |(key, value): &(&str, Option<&[u8]>)| {
-        Ok((Key::new(key)?, value.map(Value::new).transpose()?))
-    };
-    let change = changes.iter().map(typed).collect::<Result<Change, _>>();
-    change.map_err(|_: InvalidEntry| Reason::LimitExceeded)
+    let limit = |_: InvalidEntry| Reason::LimitExceeded;
+    let mut typed = Vec::with_capacity(changes.len());
+    for (key, value) in changes {
+        let value = value.map(Value::new).transpose().map_err(limit)?;
+        typed.push((Key::new(key).map_err(limit)?, value));
+    }
+    Ok(change_of(typed))
 }
 
 impl Encode for Record {
