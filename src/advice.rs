@@ -99,7 +99,7 @@ fn refused(why: &Error, path: &Path) -> String {
     };
     format!(
         "Give user {user} the right to it: {} belongs to user {} and has mode {:04o}",
-        place.display(),
+        whole(&place).display(),
         found.uid(),
         found.mode() & 0o7777
     )
@@ -131,6 +131,14 @@ fn no_folder(path: &Path) -> &Path {
 /// The folder that an empty path stands for has a name.
 fn shown(path: &Path) -> &Path {
     if path.as_os_str().is_empty() { Path::new(".") } else { path }
+}
+
+/// A path from the root: `.` names no folder to who reads it in a log.
+fn whole(path: &Path) -> PathBuf {
+    if path != Path::new(".") {
+        return path.to_owned();
+    }
+    std::env::current_dir().unwrap_or_else(|_| path.to_owned())
 }
 
 /// The same about a thread that the system did not give.

@@ -1,16 +1,21 @@
 //! What is made of a message that was heard: who in it is a member, and how much of that one link
 //! may cause within a second. Pure.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::dns::{Data, Message, Name};
 use super::links::is_callable;
 use crate::protocol::crypto::{Announced, LABEL_BYTES, MARK_BYTES, NetworkKeys};
 use crate::protocol::identity::unhex;
+use crate::protocol::report::Heard;
 
-/// Most messages that are read of one link within a second: a flood on one keeps nothing from the
-/// others. The rest is dropped by the kernel.
-pub(super) const MESSAGES_MAX: u32 = 256;
+/// Most messages that are read of one link within a second. The rest is dropped by the kernel. To
+/// read one costs microseconds; so a flood of one sender keeps nothing from the others.
+pub(super) const READ_MAX: u32 = 4096;
+/// Most of them that are looked at, which may cost hashes.
+pub(super) const MESSAGES_MAX: usize = 256;
+/// Most senders that are told apart within a second; all others are one.
+pub(super) const SENDERS_MAX: usize = 64;
 /// Most addresses of one link that are passed on within a second. The same one again is none.
 pub(super) const FOUND_MAX: usize = 32;
 /// Most services of one message of which it is looked whether they are members. What a program of
@@ -22,42 +27,111 @@ pub(super) const ADDRESSES_MAX: usize = 16;
 /// of the message, as one of a second could be used up by strangers.
 const HASHES_MAX: usize = 64;
 
-/// What one link may still cause within this second.
-#[derive(Debug, Default)]
-pub(super) struct Budget {
-    second: u64,
-    messages: u32,
-    /// What was passed on: who repeats one announcement uses up nothing of what others need.
-    found: Vec<SocketAddr>,
+/// Who said something: the address that it came from. Of IPv6 senders speak from that of the link
+/// (RFC 6724, section 5, rule 2); as a host can have any number of others, those are one sender.
+pub(super) fn sender(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) if !ip.is_unicast_link_local() => Ipv6Addr::UNSPECIFIED.into(),
+        ip => ip,
+    }
 }
 
-impl Budget {
+/// Whether somebody who has so much of what is limited may have more: up to half of what is left.
+/// So however many others want all they can get, something is left for who comes next.
+fn is_fair(has: usize, left: usize) -> bool {
+    has.saturating_mul(2) < left
+}
+
+/// What one link may still cause within this second, and what it has caused so far.
+#[derive(Debug, Default)]
+pub(super) struct Intake {
+    second: u64,
+    read: u32,
+    messages: usize,
+    /// Of which of the senders how many of these are.
+    senders: Vec<(IpAddr, usize)>,
+    /// Of all other senders.
+    of_others: usize,
+    /// What was passed on, and who said it: who repeats one announcement uses up nothing of what
+    /// others need.
+    found: Vec<(IpAddr, SocketAddr)>,
+    counts: Heard,
+}
+
+impl Intake {
     /// Whether another message may be read.
     pub(super) fn may_read(&mut self, second: u64) -> bool {
         if second != self.second {
-            *self = Self { second, ..Self::default() };
+            *self = Self { second, counts: self.counts, ..Self::default() };
         }
-        self.messages < MESSAGES_MAX
+        self.read < READ_MAX
     }
 
-    pub(super) fn note_message(&mut self) {
-        self.messages = self.messages.saturating_add(1);
+    /// A message was read. Says whether it is to be looked at.
+    pub(super) fn takes_message(&mut self, from: IpAddr) -> bool {
+        self.read = self.read.saturating_add(1);
+        if self.read == READ_MAX {
+            self.counts.full_seconds += 1;
+        }
+        if self.senders.len() < SENDERS_MAX && !self.senders.iter().any(|(it, _)| *it == from) {
+            self.senders.push((from, 0));
+        }
+        let sender = self.senders.iter_mut().find(|(it, _)| *it == from);
+        let has = sender.map_or(&mut self.of_others, |(_, has)| has);
+        if !is_fair(*has, MESSAGES_MAX.saturating_sub(self.messages)) {
+            self.counts.dropped += 1;
+            return false;
+        }
+        *has += 1;
+        self.messages += 1;
+        self.counts.messages += 1;
+        true
     }
 
-    /// Whether an address is to be passed on.
-    pub(super) fn takes(&mut self, place: SocketAddr) -> bool {
-        let takes = self.found.len() < FOUND_MAX && !self.found.contains(&place);
+    pub(super) fn note_unreadable(&mut self) {
+        self.counts.unreadable += 1;
+    }
+
+    pub(super) fn note_strangers(&mut self, count: u64) {
+        self.counts.strangers += count;
+    }
+
+    /// A member was heard. Says whether its address is to be passed on.
+    pub(super) fn takes_member(&mut self, from: IpAddr, place: SocketAddr, now_ms: u64) -> bool {
+        self.counts.members += 1;
+        self.counts.member_at = Some(now_ms);
+        let is_again = |found: &(IpAddr, SocketAddr)| *found == (from, place);
+        if self.found.iter().any(is_again) {
+            return false;
+        }
+        let has = self.found.iter().filter(|(it, _)| *it == from).count();
+        let takes = is_fair(has, FOUND_MAX.saturating_sub(self.found.len()));
         if takes {
-            self.found.push(place);
+            self.found.push((from, place));
+        } else {
+            self.counts.passed_over += 1;
         }
         takes
     }
+
+    /// What was heard so far.
+    pub(super) fn counts(&self) -> Heard {
+        self.counts
+    }
 }
 
-/// The services of a message that holders of the network key announced for just the place that they
-/// are at. All that belongs to one has to stand in one message.
-pub(super) fn members(message: &Message, service: &Name, keys: &NetworkKeys) -> Vec<Announced> {
-    let (mut names, mut members) = (Vec::new(), Vec::new());
+/// What a message says of services of ours.
+#[derive(Debug, Default)]
+pub(super) struct Services {
+    /// Those that holders of the network key announced for just the place that they are at.
+    pub(super) members: Vec<Announced>,
+    /// How many others there are that have a mark.
+    pub(super) strangers: u64,
+}
+
+/// Who is a member in a message. All that belongs to one has to stand in one message.
+pub(super) fn services(message: &Message, service: &Name, keys: &NetworkKeys) -> Services {
+    let (mut names, mut all) = (Vec::new(), Services::default());
     let mut hashes = HASHES_MAX;
     for record in message.records.iter().filter(|it| it.ttl > 0) {
         let Data::Srv(port, host) = &record.data else { continue };
@@ -81,9 +155,12 @@ pub(super) fn members(message: &Message, service: &Name, keys: &NetworkKeys) -> 
         };
         let ips = addresses(message, host).into_iter();
         let mut places = ips.map(|ip| Announced { label, ip, port: *port });
-        members.extend(places.find(|place| is_member(place)));
+        match places.find(|place| is_member(place)) {
+            Some(place) => all.members.push(place),
+            None => all.strangers += 1,
+        }
     }
-    members
+    all
 }
 
 fn label_of(name: &Name, service: &Name) -> Option<[u8; LABEL_BYTES]> {

@@ -22,11 +22,11 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::driver::Driver;
+use crate::driver::{Discovering, Driver};
 use crate::protocol::crypto::LABEL_BYTES;
 use crate::protocol::fault::{Code, Fault};
 
-use heard::MESSAGES_MAX;
+use heard::sender;
 use links::{Choice, Place, Serving};
 use plan::{Family, Now, Plan, Sending};
 use sockets::{Line, Room};
@@ -40,7 +40,7 @@ const LOOK_AGAIN_MS: u64 = 5_000;
 /// Longest sleep, ms: who has lost all others asks for them soon.
 const SLEEP_MAX_MS: u64 = 10_000;
 /// Most messages that are read of one socket before the others have their turn.
-const READ_AT_ONCE: u32 = MESSAGES_MAX / 8;
+const READ_AT_ONCE: u32 = 32;
 /// Stack of the thread, bytes.
 const STACK_BYTES: usize = 256 * 1024;
 
@@ -57,6 +57,8 @@ impl Discovery {
     /// Starts to announce the node that listens there, and to look for others.
     pub fn start(at: SocketAddr, driver: &Arc<Driver>) -> Result<Self, Error> {
         let (stop, stopped) = UnixStream::pair()?;
+        // It is on, though no interface was looked at yet.
+        driver.note_discovery(Some(Discovering::default()));
         let mut shell = Shell {
             driver: Arc::clone(driver),
             serving: serving(at),
@@ -116,8 +118,8 @@ struct Shell {
     /// On which links nothing can be said or heard, and why.
     silent: BTreeMap<(u32, Family), String>,
     choice: Choice,
-    /// What the node was told to be wrong.
-    told: Option<Fault>,
+    /// What the node was told.
+    told: Option<Discovering>,
     /// How many peers were alive a moment ago.
     peers: usize,
 }
@@ -227,7 +229,7 @@ impl Shell {
         }
     }
 
-    /// Tells the node what is wrong, where that is news.
+    /// Tells the node what was heard and what is wrong, where that is news.
     fn tell(&mut self) {
         let lacking = self.choice.lacking.iter().chain(self.silent.values());
         let lacking: Vec<&str> = lacking.map(String::as_str).collect();
@@ -235,9 +237,10 @@ impl Shell {
             let text = format!("others can't be found everywhere: {}", lacking.join("; "));
             Fault::new(Code::Discovery, text, HINT)
         });
-        if fault != self.told {
-            self.told.clone_from(&fault);
-            self.driver.note_discovery(fault);
+        let now = Some(Discovering { interfaces: self.plan.interfaces(), fault });
+        if now != self.told {
+            self.told.clone_from(&now);
+            self.driver.note_discovery(now);
         }
     }
 
@@ -284,10 +287,10 @@ impl Shell {
                 if !self.plan.may_read(link, self.driver.now_ms()) {
                     break;
                 }
-                let Some(bytes) = line.read(room) else { break };
-                let found = self.with_now(|plan, now, random| plan.hear(link, bytes, now, random));
+                let Some(said) = line.read(room) else { break };
+                let found = self.with_now(|plan, now, random| plan.hear(said, now, random));
                 for address in found {
-                    self.driver.note_found(address);
+                    self.driver.note_found(address, sender(said.from));
                 }
             }
         }

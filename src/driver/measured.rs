@@ -21,6 +21,7 @@ impl Driver {
         let node = inner.node.measures();
         let (listeners, events_dropped) = (inner.hub.listeners(), inner.hub.dropped());
         let changes_received = inner.changes_received;
+        let discovery = inner.discovered();
         drop(inner);
         let journal = self.journal.as_ref().map(|tally| {
             let (syncs, time) = tally.syncs();
@@ -44,6 +45,7 @@ impl Driver {
             journal,
             port: port.unwrap_or_default(),
             queues: self.queue_lengths(),
+            discovery,
             listeners,
             events_dropped,
             log_lines_dropped,

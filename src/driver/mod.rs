@@ -41,6 +41,7 @@ use crate::protocol::{PEERS_MAX, SEEDS_MAX};
 use crate::server::Server;
 use crate::steps::Nonce;
 
+pub use discovered::Discovering;
 pub use keys::KeyChange;
 use leases::KnownLeases;
 use lines::Lines;
@@ -152,7 +153,7 @@ struct Inner {
     wait_settled: usize,
     state_fault: Option<String>,
     peers_fault: Option<String>,
-    discovery_fault: Option<Fault>,
+    discovering: Option<Discovering>,
     leases: KnownLeases,
     is_stopping: bool,
 }
@@ -187,7 +188,7 @@ impl Driver {
             waiting: HashMap::new(),
             state_fault: None,
             peers_fault: None,
-            discovery_fault: None,
+            discovering: None,
             leases: KnownLeases::default(),
             is_stopping: false,
             node,

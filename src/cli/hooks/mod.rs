@@ -46,11 +46,15 @@ pub(super) fn run(flags: OnArgs, options: &Options) -> Result<(), Fault> {
     lines::start()?;
     let program = flags.command.first().map(Path::new).unwrap_or(Path::new(""));
     if let Err(why) = find(program) {
-        return Err(Fault::Usage(format!(
-            "the command {} can't be run: {why}. What stands behind -- is run as it is, without a shell; for one: \
-             -- sh -c '…'",
-            program.display()
-        )));
+        let step = match why.kind() {
+            ErrorKind::PermissionDenied => {
+                format!("Make it a program: chmod +x {}", program.display())
+            }
+            _ => "What stands behind -- is run as it is, without a shell; for one: -- sh -c '…'"
+                .into(),
+        };
+        let name = program.display();
+        return Err(Fault::Usage(format!("the command {name} can't be run: {why}. {step}")));
     }
     let signals =
         Signals::new().map_err(|why| Fault::No(format!("signals can't be handled: {why}")))?;

@@ -7,13 +7,15 @@ use std::collections::BTreeSet;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::protocol::report::Heard;
 
 fn keys(number: u8) -> NetworkKeys {
     NetworkKeys::new(&[Zeroizing::new([number; 32])]).unwrap()
 }
 
 fn place(link: u32, ip: &str) -> Place {
-    Place { link, name: format!("eth{link}"), ip: ip.parse().unwrap(), v4: None, v6: false }
+    let name = format!("eth{link}").into();
+    Place { link, name, ip: ip.parse().unwrap(), v4: None, v6: false }
 }
 
 /// A node on the local network, its clock and its chance.
@@ -50,11 +52,26 @@ impl Host {
         self.hear_on(1, bytes, ms)
     }
 
+    /// Nodes say what they say from where they are.
     fn hear_on(&mut self, link: u32, bytes: &[u8], ms: u64) -> Vec<String> {
+        let ips = Message::read(bytes).into_iter().flat_map(|message| message.records);
+        let ip = ips.rev().find_map(|record| match record.data {
+            Data::Ip(ip) => Some(ip),
+            _ => None,
+        });
+        let from = ip.unwrap_or([10, 0, 0, 250].into());
+        self.hear_from(Said { link, from, bytes }, ms)
+    }
+
+    fn hear_from(&mut self, said: Said<'_>, ms: u64) -> Vec<String> {
         let (random, now) = (&mut self.random, Now { ms, peers: self.peers, keys: &self.keys });
-        assert!(self.plan.may_read(link, ms), "there is a budget");
-        let found = self.plan.hear(link, bytes, now, &mut || Some(random.u128(..).to_le_bytes()));
+        assert!(self.plan.may_read(said.link, ms), "there is a budget");
+        let found = self.plan.hear(said, now, &mut || Some(random.u128(..).to_le_bytes()));
         found.iter().map(Address::to_string).collect()
+    }
+
+    fn heard(&self) -> Heard {
+        self.plan.interfaces()[0].heard
     }
 
     fn wake_at(&self) -> u64 {
