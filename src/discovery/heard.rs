@@ -197,3 +197,30 @@ fn mark_of(data: &Data) -> Option<[u8; MARK_BYTES]> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_senders_are_told_apart_and_the_rest_is_one() {
+        let mut intake = Intake::default();
+        assert!(intake.may_read(1));
+        for number in 0..u32::try_from(4 * SENDERS_MAX).unwrap() {
+            intake.takes_message(IpAddr::from(number.to_be_bytes()));
+        }
+        assert_eq!(intake.senders.len(), SENDERS_MAX);
+        assert!(intake.senders.iter().all(|(_, has)| *has == 1));
+        let rest = (MESSAGES_MAX - SENDERS_MAX) / 3;
+        assert!(intake.of_others.abs_diff(rest) <= 1, "{}", intake.of_others);
+        assert!(intake.takes_message(IpAddr::from([0; 4])), "who is known has more");
+    }
+
+    #[test]
+    fn of_ipv6_those_of_the_link_are_senders() {
+        let of = |ip: &str| sender(ip.parse().unwrap());
+        assert_ne!(of("fe80::1"), of("fe80::2"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::2"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+    }
+}

@@ -316,7 +316,7 @@ fn kind_name(kind: Kind) -> &'static str {
 mod tests {
     use super::*;
     use crate::protocol::identity::NodeId;
-    use crate::protocol::report::Load;
+    use crate::protocol::report::{FoundCounts, Interface, Load};
 
     fn measured() -> Measured {
         let counts = Counts::default();
@@ -327,6 +327,10 @@ mod tests {
         counts.note_failure(Kind::Update);
         counts.note_spread(3);
         let down = vec![(NodeId::new("garden").unwrap(), PeerStatus::Lost)];
+        let heard = Heard { messages: 9, unreadable: 2, member_at: Some(500), ..Heard::default() };
+        let name = "e\"0".into();
+        let eth0 = Interface { name, address: [10, 0, 0, 1].into(), heard };
+        let found = FoundCounts { met: 4, ..FoundCounts::default() };
         let node =
             NodeMeasures { down, own: Load { count: 2, bytes: 9 }, ..NodeMeasures::default() };
         Measured {
@@ -338,6 +342,8 @@ mod tests {
             counts: counts.snapshot(),
             journal: Some(Journal::default()),
             queues: vec![("changes", 3)],
+            uptime_s: 2.0,
+            discovery: Some(Discovered { interfaces: vec![eth0], found }),
             ..Measured::default()
         }
     }
@@ -363,6 +369,11 @@ mod tests {
             r#"dsn_change_spread_seconds_count{node="kitchen"} 1"#,
             r#"dsn_queue_length{node="kitchen",queue="changes"} 3"#,
             "# TYPE dsn_journal_syncs_total counter",
+            r#"dsn_discovery_on{node="kitchen"} 1"#,
+            r#"dsn_discovery_interface{node="kitchen",interface="e\"0",address="10.0.0.1"} 1"#,
+            r#"dsn_discovery_heard_seconds{node="kitchen",interface="e\"0"} 1.5"#,
+            r#"dsn_discovery_messages_total{node="kitchen",interface="e\"0",what="read"} 7"#,
+            r#"dsn_discovery_addresses_total{node="kitchen",result="met"} 4"#,
         ] {
             assert!(lines.iter().any(|it| it == line), "{line}\n{}", lines.join("\n"));
         }
@@ -387,9 +398,12 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_a_disk_tells_of_none() {
+    fn what_is_not_there_is_not_told_of() {
         let memory = Measured { journal: None, ..measured() };
         assert!(!memory.to_string().contains("dsn_journal"));
+        let off = Measured { discovery: None, ..measured() }.to_string();
+        assert!(off.contains("dsn_discovery_on{node=\"kitchen\"} 0"), "{off}");
+        assert_eq!(off.matches("dsn_discovery").count(), 3, "help, type and that");
     }
 
     #[test]
