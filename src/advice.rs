@@ -53,6 +53,7 @@ fn step(why: &Error, path: &Path) -> String {
         ErrorKind::ResourceBusy => {
             format!("Something holds {}: a mount, or another program", path.display())
         }
+        ErrorKind::InvalidData => "That file is no text in UTF-8: save it as one".into(),
         ErrorKind::StaleNetworkFileHandle => "Mount that network disk again".into(),
         _ => by_number(why, path),
     }
@@ -195,6 +196,10 @@ mod tests {
             assert!(said.contains(word) && said.ends_with(", or use --data DIR"), "{said}");
             assert_eq!(said.contains("right to"), errno == Errno::ACCESS, "{said}");
         }
+        std::fs::write(&file, [0xff, 0xfe, b'a', 0]).unwrap();
+        let why = std::fs::read_to_string(&file).unwrap_err();
+        let said = advice(&why, &file, "").to_string();
+        assert!(said.contains("no text in UTF-8") && !said.contains("disk"), "{said}");
         let missing = folder.path().join("none/of/these");
         let why = std::fs::read(&missing).unwrap_err();
         let said = advice(&why, &missing, "").to_string();

@@ -390,7 +390,8 @@ name = lambda *labels: b"".join(bytes([len(it)]) + it for it in labels) + b"\0"
 def record(owner, kind, data):
     return owner + struct.pack(">HHIH", kind, 1, 120, len(data)) + data
 def service(label, mark, host, times):
-    instance, target = name(label.encode(), b"_dsn", b"_tcp", b"local"), name(label.encode(), b"local")
+    label = label.encode()
+    instance, target = name(label, b"_dsn", b"_tcp", b"local"), name(label, b"local")
     srv = record(instance, 33, struct.pack(">HHH", 0, 0, 8000) + target)
     txt = record(instance, 16, bytes([len(mark)]) + mark.encode())
     return srv * times + txt + record(target, 1, socket.inet_aton(host))

@@ -159,7 +159,7 @@ fn discovery(discovery: &Json) -> Vec<String> {
     let counted = |json: &Json, names: &[(&str, &str)]| -> String {
         let some = names.iter().map(|(name, what)| (number(json, name), what));
         some.filter(|(count, _)| *count > 0)
-            .map(|(count, what)| format!("; {count} {what}"))
+            .map(|(count, what)| format!("; {what}: {count}"))
             .collect()
     };
     let interface = |it: &Json| {
@@ -170,8 +170,8 @@ fn discovery(discovery: &Json) -> Vec<String> {
         let odd = counted(
             it,
             &[
-                ("strangers", "announcements with another network key"),
-                ("passed_over", "of members passed over"),
+                ("strangers", "announced with another network key"),
+                ("passed_over", "members passed over"),
                 ("dropped", "messages dropped"),
                 ("full_seconds", "seconds not read to the end"),
             ],
@@ -186,13 +186,13 @@ fn discovery(discovery: &Json) -> Vec<String> {
     let rest = counted(
         discovery,
         &[
-            ("waiting", "addresses wait to be called"),
+            ("waiting", "waiting to be called"),
             ("refused", "not let in"),
-            ("nobody", "addresses with nobody"),
+            ("nobody", "nobody there"),
             ("dropped", "addresses dropped"),
         ],
     );
-    lines.push(format!("nodes met by it: {}{rest}", number(discovery, "met")));
+    lines.push(format!("new nodes called: {}{rest}", number(discovery, "met")));
     lines
 }
 
@@ -425,7 +425,7 @@ mod tests {
     fn discovery_is_off_or_tells_what_it_does() {
         assert_eq!(discovery(&Json::Null), ["off"]);
         let none = json!({ "interfaces": [], "met": 0 });
-        assert_eq!(discovery(&none), ["on, and no interface to look on", "nodes met by it: 0"]);
+        assert_eq!(discovery(&none), ["on, and no interface to look on", "new nodes called: 0"]);
         let some = json!({
             "interfaces": [
                 { "name": "eth0", "address": "10.0.0.1", "member_ms_ago": 4_200, "members": 9, "dropped": 3 },
@@ -434,13 +434,13 @@ mod tests {
             "met": 2, "waiting": 1, "nobody": 0,
         });
         let lines = [
-            "eth0 10.0.0.1: a member heard 4.2 s ago; 3 messages dropped",
-            "w\\u{1b}0 fe80::1: no member heard so far; 2 announcements with another network key",
-            "nodes met by it: 2; 1 addresses wait to be called",
+            "eth0 10.0.0.1: a member heard 4.2 s ago; messages dropped: 3",
+            "w\\u{1b}0 fe80::1: no member heard so far; announced with another network key: 2",
+            "new nodes called: 2; waiting to be called: 1",
         ];
         assert_eq!(discovery(&some), lines);
         assert!(
-            status(&json!({ "discovery": some })).contains("\n             nodes met by it: 2")
+            status(&json!({ "discovery": some })).contains("\n             new nodes called: 2")
         );
     }
 

@@ -325,7 +325,7 @@ function drawAbout() {
 function discovery(it) {
   if (!it) return "";
   const links = it.interfaces.map((link) => `${link.name} (${link.address})`);
-  return ` · discovery on ${links.join(", ") || "no interface"}, ${plural(it.met, "node")} met by it`;
+  return ` · discovery on ${links.join(", ") || "no interface"}, new nodes called: ${it.met}`;
 }
 
 function drawNoticeAges() {

@@ -148,8 +148,8 @@ impl Found {
         of_the_most.get(random.usize(0..of_the_most.len())).copied()
     }
 
-    /// Which one is tried next: one of whoever has the fewest under way, and then of whoever told of
-    /// the fewest.
+    /// Which one is tried next: one of whoever has the fewest under way, and then of whoever
+    /// told of the fewest.
     fn next_due(&self, now: Now) -> Option<&Address> {
         let due = self.waiting.iter().filter(|it| it.seed.is_due(now));
         let load = |it: &&Waiting| {
