@@ -9,9 +9,16 @@ use crate::protocol::crypto::{Announced, LABEL_BYTES, MARK_BYTES, NetworkKeys};
 use crate::protocol::identity::unhex;
 use crate::protocol::report::Heard;
 
+/// Shortest time between two announcements on one link, and between first questions, ms (RFC 6762,
+/// sections 5.2 and 6); and how long a budget is for.
+pub(super) const SECOND_MS: u64 = 1000;
 /// Most messages that are read of one link within a second. The rest is dropped by the kernel. To
 /// read one costs microseconds; so a flood of one sender keeps nothing from the others.
 pub(super) const READ_MAX: u32 = 4096;
+/// How long a link rests after a turn in a second in which something was dropped, ms: to wake up for
+/// each message of a flood costs several times what it costs to read it. What the kernel holds of
+/// one link is more than comes meanwhile.
+const REST_MS: u64 = 10;
 /// Most of them that are looked at, which may cost hashes.
 pub(super) const MESSAGES_MAX: usize = 256;
 /// Most senders that are told apart within a second; all others are one.
@@ -26,6 +33,17 @@ pub(super) const ADDRESSES_MAX: usize = 16;
 /// Most hashes that one message may cost: each address is one for each network key. It is a budget
 /// of the message, as one of a second could be used up by strangers.
 const HASHES_MAX: usize = 64;
+
+/// What was heard.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Said<'a> {
+    /// The number of the link.
+    pub(crate) link: u32,
+    /// The address that it came from.
+    pub(crate) from: IpAddr,
+    /// The message.
+    pub(crate) bytes: &'a [u8],
+}
 
 /// Who said something: the address that it came from. Of IPv6 senders speak from that of the link
 /// (RFC 6724, section 5, rule 2); as a host can have any number of others, those are one sender.
@@ -47,6 +65,10 @@ fn is_fair(has: usize, left: usize) -> bool {
 pub(super) struct Intake {
     second: u64,
     read: u32,
+    /// Whether one of these was dropped.
+    is_flooded: bool,
+    /// Until when none is read, ms.
+    rests_until: u64,
     messages: usize,
     /// Of which of the senders how many of these are.
     senders: Vec<(IpAddr, usize)>,
@@ -59,12 +81,20 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    /// Whether another message may be read.
-    pub(super) fn may_read(&mut self, second: u64) -> bool {
+    /// When another message may be read, ms.
+    pub(super) fn reads_at(&mut self, now_ms: u64) -> u64 {
+        let second = now_ms / SECOND_MS;
         if second != self.second {
             *self = Self { second, counts: self.counts, ..Self::default() };
         }
-        self.read < READ_MAX
+        if self.read < READ_MAX { self.rests_until } else { (second + 1) * SECOND_MS }
+    }
+
+    /// All that waited was read, or as much as is read in one turn.
+    pub(super) fn end_turn(&mut self, now_ms: u64) {
+        if self.is_flooded {
+            self.rests_until = now_ms + REST_MS;
+        }
     }
 
     /// A message was read. Says whether it is to be looked at.
@@ -80,6 +110,7 @@ impl Intake {
         let has = sender.map_or(&mut self.of_others, |(_, has)| has);
         if !is_fair(*has, MESSAGES_MAX.saturating_sub(self.messages)) {
             self.counts.dropped += 1;
+            self.is_flooded = true;
             return false;
         }
         *has += 1;
@@ -205,7 +236,7 @@ mod tests {
     #[test]
     fn so_many_senders_are_told_apart_and_the_rest_is_one() {
         let mut intake = Intake::default();
-        assert!(intake.may_read(1));
+        assert!(intake.reads_at(1_000) <= 1_000);
         for number in 0..u32::try_from(4 * SENDERS_MAX).unwrap() {
             intake.takes_message(IpAddr::from(number.to_be_bytes()));
         }
@@ -214,6 +245,23 @@ mod tests {
         let rest = (MESSAGES_MAX - SENDERS_MAX) / 3;
         assert!(intake.of_others.abs_diff(rest) <= 1, "{}", intake.of_others);
         assert!(intake.takes_message(IpAddr::from([0; 4])), "who is known has more");
+    }
+
+    #[test]
+    fn a_link_rests_between_turns_where_it_is_flooded() {
+        let mut intake = Intake::default();
+        let from = IpAddr::from([10, 0, 0, 66]);
+        intake.takes_message(from);
+        intake.end_turn(1_100);
+        assert!(intake.reads_at(1_100) <= 1_100, "nothing was dropped");
+        while intake.takes_message(from) {}
+        intake.end_turn(1_200);
+        assert_eq!(intake.reads_at(1_200), 1_200 + REST_MS);
+        assert!(intake.reads_at(2_000) <= 2_000, "another second");
+        for _ in 0..READ_MAX {
+            intake.takes_message(from);
+        }
+        assert_eq!(intake.reads_at(2_100), 3_000);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::driver::{Discovering, Driver};
 use crate::protocol::crypto::LABEL_BYTES;
 use crate::protocol::fault::{Code, Fault};
 
-use heard::sender;
+use heard::{READ_MAX, sender};
 use links::{Choice, Place, Serving};
 use plan::{Family, Now, Plan, Sending};
 use sockets::{Line, Room};
@@ -39,8 +39,9 @@ const LOOK_MS: u64 = 60_000;
 const LOOK_AGAIN_MS: u64 = 5_000;
 /// Longest sleep, ms: who has lost all others asks for them soon.
 const SLEEP_MAX_MS: u64 = 10_000;
-/// Most messages that are read of one socket before the others have their turn.
-const READ_AT_ONCE: u32 = 32;
+/// Most messages that are read of one socket before the others have their turn. A flood is read in
+/// less than a hundred turns a second.
+const READ_AT_ONCE: u32 = READ_MAX / 64;
 /// Stack of the thread, bytes.
 const STACK_BYTES: usize = 256 * 1024;
 
@@ -248,12 +249,13 @@ impl Shell {
     fn wait(&mut self, stopped: &UnixStream) -> Option<Vec<usize>> {
         let now_ms = self.driver.now_ms();
         let mut until = self.look_at.min(self.plan.wake_at(self.peers));
-        let lines = self.lines.iter().enumerate();
-        let heard = lines.filter(|(_, line)| self.plan.may_read(line.link, now_ms));
-        let heard: Vec<(usize, &Line)> = heard.collect();
-        if heard.len() < self.lines.len() {
-            // The next second.
-            until = until.min(now_ms + 1000 - now_ms % 1000);
+        let mut heard: Vec<(usize, &Line)> = Vec::new();
+        for (at, line) in self.lines.iter().enumerate() {
+            match self.plan.reads_at(line.link, now_ms) {
+                Some(later) if later > now_ms => until = until.min(later),
+                Some(_) => heard.push((at, line)),
+                None => {}
+            }
         }
         let sleep = Duration::from_millis(until.saturating_sub(now_ms).min(SLEEP_MAX_MS));
         let mut fds = vec![PollFd::new(stopped, PollFlags::IN)];
@@ -281,18 +283,18 @@ impl Shell {
 
     fn read_all(&mut self, readable: &[usize], room: &mut Room) {
         for at in readable {
+            let Some(link) = self.lines.get(*at).map(|line| line.link) else { continue };
             for _ in 0..READ_AT_ONCE {
-                let Some(line) = self.lines.get(*at) else { break };
-                let link = line.link;
-                if !self.plan.may_read(link, self.driver.now_ms()) {
-                    break;
-                }
-                let Some(said) = line.read(room) else { break };
+                let now_ms = self.driver.now_ms();
+                let may_read = self.plan.reads_at(link, now_ms).is_some_and(|at| at <= now_ms);
+                let line = self.lines.get(*at).filter(|_| may_read);
+                let Some(said) = line.and_then(|line| line.read(room)) else { break };
                 let found = self.with_now(|plan, now, random| plan.hear(said, now, random));
                 for address in found {
                     self.driver.note_found(address, sender(said.from));
                 }
             }
+            self.plan.end_turn(link, self.driver.now_ms());
         }
     }
 }

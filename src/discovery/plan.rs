@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 
 use super::dns::{Data, Message, Name, Question, Record, kind};
-use super::heard::{Intake, sender, services};
+use super::heard::{Intake, SECOND_MS, Said, sender, services};
 use super::links::Place;
 use crate::protocol::address::Address;
 use crate::protocol::crypto::{Announced, LABEL_BYTES, MARK_BYTES, NetworkKeys};
@@ -19,9 +19,6 @@ const TTL_S: u32 = 120;
 const NAME_MS: std::ops::Range<u64> = 10 * 60 * 1000..20 * 60 * 1000;
 /// How often a new name is announced, a second after each other (RFC 6762, section 8.3).
 const ANNOUNCEMENTS: u8 = 2;
-/// Shortest time between two announcements on one link, and between first questions, ms (RFC 6762,
-/// sections 5.2 and 6).
-const SECOND_MS: u64 = 1000;
 /// How long the first word waits, ms, as all hosts of a room may have got power at once.
 const FIRST_MS: std::ops::Range<u64> = 20..120;
 /// In how many steps the time between questions doubles, from a second.
@@ -121,17 +118,6 @@ pub(crate) struct Plan {
     /// is depends on how many others there are then.
     share: u64,
     had_peers: bool,
-}
-
-/// What was heard.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Said<'a> {
-    /// The number of the link.
-    pub(crate) link: u32,
-    /// The address that it came from.
-    pub(crate) from: IpAddr,
-    /// The message.
-    pub(crate) bytes: &'a [u8],
 }
 
 /// What is of use of the state of the node.
@@ -319,10 +305,14 @@ impl Plan {
         self.lines.iter_mut().find(|line| line.place.link == link)
     }
 
-    /// Whether another message of a link may be read in this second.
-    pub(crate) fn may_read(&mut self, link: u32, now_ms: u64) -> bool {
-        let second = now_ms / SECOND_MS;
-        self.line_mut(link).is_some_and(|line| line.intake.may_read(second))
+    /// When another message of a link may be read, ms; nothing where there is no such link.
+    pub(crate) fn reads_at(&mut self, link: u32, now_ms: u64) -> Option<u64> {
+        self.line_mut(link).map(|line| line.intake.reads_at(now_ms))
+    }
+
+    /// Others have their turn now.
+    pub(crate) fn end_turn(&mut self, link: u32, now_ms: u64) {
+        self.line_mut(link).into_iter().for_each(|line| line.intake.end_turn(now_ms));
     }
 
     /// Somebody said something on a link. Gives where members are that were not known to be this

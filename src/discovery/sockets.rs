@@ -12,8 +12,9 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
 use super::dns::MESSAGE_BYTES_MAX;
+use super::heard::Said;
 use super::links::{self, Link, Place, RTM_GETADDR, RTM_GETLINK};
-use super::plan::{Family, Said};
+use super::plan::Family;
 
 const GROUP_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xFF02, 0, 0, 0, 0, 0, 0, 0xFB);

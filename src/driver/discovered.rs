@@ -5,27 +5,9 @@ use std::sync::Arc;
 
 use ring::rand::SecureRandom;
 
-use super::{Driver, Inner};
+use super::{Discovering, Driver};
 use crate::protocol::address::Address;
 use crate::protocol::crypto::NetworkKeys;
-use crate::protocol::fault::Fault;
-use crate::protocol::report::{Discovered, Interface};
-
-/// What is known of looking for others.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Discovering {
-    /// Where they can be heard.
-    pub interfaces: Vec<Interface>,
-    /// Why they can't be found everywhere.
-    pub fault: Option<Fault>,
-}
-
-impl Inner {
-    pub(super) fn discovered(&self) -> Option<Discovered> {
-        let interfaces = self.discovering.as_ref()?.interfaces.clone();
-        Some(Discovered { interfaces, found: self.node.found_counts() })
-    }
-}
 
 impl Driver {
     /// Somebody who holds the network key says that it listens there.

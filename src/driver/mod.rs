@@ -41,10 +41,10 @@ use crate::protocol::{PEERS_MAX, SEEDS_MAX};
 use crate::server::Server;
 use crate::steps::Nonce;
 
-pub use discovered::Discovering;
 pub use keys::KeyChange;
 use leases::KnownLeases;
 use lines::Lines;
+pub use measured::Discovering;
 pub use pushes::Pushes;
 use told::Told;
 

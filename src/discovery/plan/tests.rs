@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use zeroize::Zeroizing;
 
+use super::super::heard::SECOND_MS;
 use super::*;
 use crate::protocol::report::Heard;
 
@@ -64,10 +65,14 @@ impl Host {
     }
 
     fn hear_from(&mut self, said: Said<'_>, ms: u64) -> Vec<String> {
+        assert!(self.may_read(said.link, ms), "there is a budget");
         let (random, now) = (&mut self.random, Now { ms, peers: self.peers, keys: &self.keys });
-        assert!(self.plan.may_read(said.link, ms), "there is a budget");
         let found = self.plan.hear(said, now, &mut || Some(random.u128(..).to_le_bytes()));
         found.iter().map(Address::to_string).collect()
+    }
+
+    fn may_read(&mut self, link: u32, ms: u64) -> bool {
+        self.plan.reads_at(link, ms).is_some_and(|at| at <= ms)
     }
 
     fn heard(&self) -> Heard {
@@ -448,7 +453,7 @@ fn busy(nodes: usize, minutes: u64) -> (f64, usize) {
             }
             for (at, host) in hosts.iter_mut().enumerate().filter(|(at, _)| *at != from) {
                 times.remove(&(host.wake_at(), at));
-                if host.plan.may_read(1, ms) {
+                if host.may_read(1, ms) {
                     host.hear(&sending.bytes, ms);
                 }
                 times.insert((host.wake_at(), at));

@@ -107,7 +107,7 @@ fn a_second_has_a_budget() {
     b.set_places(&[place(1, "10.0.0.2"), place(7, "10.1.0.2")], 0);
     let found: usize = (0..READ_MAX).map(|_| b.hear(&word, 5_100).len()).sum();
     assert_eq!(found, 1, "what is said again says nothing new");
-    assert!(!b.plan.may_read(1, 5_999) && b.plan.may_read(1, 6_000));
+    assert!(!b.may_read(1, 5_999) && b.may_read(1, 6_000));
     let heard = b.heard();
     assert_eq!(heard.messages + heard.dropped, u64::from(READ_MAX));
     assert!(heard.messages <= MESSAGES_MAX as u64 && heard.full_seconds == 1, "{heard:?}");
@@ -117,9 +117,9 @@ fn a_second_has_a_budget() {
     assert_eq!(found(&mut b, 10..90, 6_100), FOUND_MAX);
     assert_eq!(found(&mut b, 10..90, 7_100), FOUND_MAX);
     assert_eq!(b.heard().passed_over, 2 * (80 - FOUND_MAX as u64));
-    assert!(b.plan.may_read(7, 7_100), "the other link has a budget of its own");
+    assert!(b.may_read(7, 7_100), "the other link has a budget of its own");
     assert_eq!(b.hear_on(7, &word, 7_100), ["10.0.0.1:8000"]);
-    assert!(!b.plan.may_read(3, 7_100), "there is no such link");
+    assert!(!b.may_read(3, 7_100), "there is no such link");
 }
 
 /// Whatever senders there are: nobody has so much that a newcomer has nothing.
@@ -135,14 +135,14 @@ fn who_floods_a_link_or_repeats_many_members_keeps_nobody_from_being_found() {
             for word in &words {
                 for from in 0..senders {
                     let from = IpAddr::from([10, 0, 9, from]);
-                    if b.plan.may_read(1, ms) {
+                    if b.may_read(1, ms) {
                         found += b.hear_from(Said { link: 1, from, bytes: word }, ms).len();
                     }
                 }
             }
             assert!((FOUND_MAX / 4..FOUND_MAX).contains(&found), "{found}");
             if senders < 20 {
-                assert!(b.plan.may_read(1, ms + 1), "all of it is read");
+                assert!(b.may_read(1, ms + 1), "all of it is read");
                 assert_eq!(b.hear(&newcomer, ms + 1), ["10.0.0.1:8000"], "{senders}");
                 // Nor does it help to say it before it does.
                 assert!(b.hear_from(repeated(&words[0]), ms + 2).len() <= 1);
