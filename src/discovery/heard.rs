@@ -15,9 +15,9 @@ pub(super) const SECOND_MS: u64 = 1000;
 /// Most messages that are read of one link within a second. The rest is dropped by the kernel. To
 /// read one costs microseconds; so a flood of one sender keeps nothing from the others.
 pub(super) const READ_MAX: u32 = 4096;
-/// How long a link rests after a turn in a second in which something was dropped, ms: to wake up for
-/// each message of a flood costs several times what it costs to read it. What the kernel holds of
-/// one link is more than comes meanwhile.
+/// How long a link rests after a turn in a second in which something was dropped, ms: to wake up
+/// for each message of a flood costs several times what it costs to read it. What the kernel holds
+/// of one link is more than comes meanwhile.
 const REST_MS: u64 = 10;
 /// Most of them that are looked at, which may cost hashes.
 pub(super) const MESSAGES_MAX: usize = 256;

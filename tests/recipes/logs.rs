@@ -203,8 +203,8 @@ fn gives_all_as_csv(place: &Place4Nodes, kitchen: &Process) {
     assert_eq!(csv("1").last().unwrap()[2..], ["'-2+3", "'@SUM(1+1)", "text", "1"]);
 }
 
-/// Of a node that has no key any more, or is known no more, nothing comes at the start; of one whose
-/// state is not here nobody can say.
+/// Of a node that has no key any more, or is known no more, nothing comes at the start; of one
+/// whose state is not here nobody can say.
 #[test]
 fn what_went_with_a_node_while_the_log_was_off_is_logged() {
     if !have(&[("sqlite3", "sqlite3")]) {
