@@ -53,6 +53,7 @@ fn step(why: &Error, path: &Path) -> String {
         ErrorKind::ResourceBusy => {
             format!("Something holds {}: a mount, or another program", path.display())
         }
+        ErrorKind::InvalidData => "That file is no text in UTF-8: save it as one".into(),
         ErrorKind::StaleNetworkFileHandle => "Mount that network disk again".into(),
         _ => by_number(why, path),
     }
@@ -99,7 +100,7 @@ fn refused(why: &Error, path: &Path) -> String {
     };
     format!(
         "Give user {user} the right to it: {} belongs to user {} and has mode {:04o}",
-        place.display(),
+        whole(&place).display(),
         found.uid(),
         found.mode() & 0o7777
     )
@@ -131,6 +132,14 @@ fn no_folder(path: &Path) -> &Path {
 /// The folder that an empty path stands for has a name.
 fn shown(path: &Path) -> &Path {
     if path.as_os_str().is_empty() { Path::new(".") } else { path }
+}
+
+/// A path from the root: `.` names no folder to who reads it in a log.
+fn whole(path: &Path) -> PathBuf {
+    if path != Path::new(".") {
+        return path.to_owned();
+    }
+    std::env::current_dir().unwrap_or_else(|_| path.to_owned())
 }
 
 /// The same about a thread that the system did not give.
@@ -187,6 +196,10 @@ mod tests {
             assert!(said.contains(word) && said.ends_with(", or use --data DIR"), "{said}");
             assert_eq!(said.contains("right to"), errno == Errno::ACCESS, "{said}");
         }
+        std::fs::write(&file, [0xff, 0xfe, b'a', 0]).unwrap();
+        let why = std::fs::read_to_string(&file).unwrap_err();
+        let said = advice(&why, &file, "").to_string();
+        assert!(said.contains("no text in UTF-8") && !said.contains("disk"), "{said}");
         let missing = folder.path().join("none/of/these");
         let why = std::fs::read(&missing).unwrap_err();
         let said = advice(&why, &missing, "").to_string();

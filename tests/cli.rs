@@ -57,6 +57,36 @@ fn wrong_usage_is_2_and_says_what_is_wrong() {
     }
 }
 
+/// A variable that is not set in a script: nobody should wait for what can't be.
+#[test]
+fn a_key_that_can_not_be_is_wrong_usage() {
+    let place = Place4Nodes::new();
+    let node = place.spawn_at("a", "127.0.0.1:0", &[]);
+    let long = "x".repeat(257);
+    for key in ["", "a=b", &long] {
+        for arguments in [&["get", "a"][..], &["get", "--all"], &["wait", "key", "a"]] {
+            let said = node.ask(&[arguments, &[key]].concat());
+            assert_eq!((said.code, said.out.as_str()), (2, ""), "{arguments:?} {key:?}");
+            assert!(said.err.contains("key"), "{}", said.err);
+        }
+    }
+    let said = node.ask(&["metrics", "--output", ""]);
+    assert_eq!(said.code, 2);
+    assert!(said.err.contains("\"\" is no name of a file"), "{}", said.err);
+}
+
+#[test]
+fn help_that_nobody_got_is_no_success() {
+    for arguments in [&["--help"][..], &["--version"], &["get", "--help"]] {
+        let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let said: Said = dsn().args(arguments).stdout(full()).output().unwrap().into();
+        assert_eq!(said.code, 1, "{arguments:?}");
+        assert!(said.err.contains("can't be written"), "{}", said.err);
+        // Wrong usage stays that.
+        assert_eq!(dsn().arg("nonsense").stderr(full()).output().unwrap().status.code(), Some(2));
+    }
+}
+
 #[test]
 fn without_a_node_it_is_3_and_says_how_to_start_one() {
     let place = Place4Nodes::new();

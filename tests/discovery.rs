@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use dsn::protocol::crypto::{Announced, NetworkKeys};
 use dsn::protocol::identity::hex;
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::support::avahi::{self, Avahi};
@@ -71,6 +72,34 @@ fn nodes_without_a_bootstrap_address_meet() {
     eventually("its state is everywhere", || nodes[2].ask(&["get", "n0", "k"]).out == "v");
     assert!(threads(&nodes[0]).iter().any(|name| name == "dsn-discovery"));
     assert_eq!(fault(&nodes[0], "discovery"), None);
+    tells_what_it_does(&nodes, &network);
+}
+
+/// What `status`, `metrics` and the page say of it.
+fn tells_what_it_does(nodes: &[Process], network: &Network) {
+    let of = |node: &Process| node.json(&["status"])["discovery"].clone();
+    // Each was met by somebody who had heard of it, or had heard of somebody itself.
+    let met = || nodes.iter().map(|node| of(node)["met"].as_u64().unwrap()).sum::<u64>();
+    eventually("it is counted who was met", || met() >= 2);
+    for (number, node) in nodes.iter().enumerate() {
+        eventually("a member was heard", || of(node)["interfaces"][0]["member_ms_ago"].is_u64());
+        let place = network.address(number, 0);
+        let ip = place.split(':').next().unwrap();
+        let interface = of(node)["interfaces"][0].clone();
+        assert_eq!((&interface["name"], &interface["address"]), (&"eth0".into(), &ip.into()));
+        let text = node.told(&["status"]);
+        assert!(text.contains(&format!("discovery    eth0 {ip}: a member heard ")), "{text}");
+        let label = format!("address=\"{ip}\"");
+        assert_eq!(count(node, "dsn_discovery_interface", &["interface=\"eth0\"", &label]), 1.0);
+        assert_eq!(count(node, "dsn_discovery_on", &[]), 1.0);
+        assert!(count(node, "dsn_discovery_announcements_total", &["of=\"members\""]) >= 1.0);
+        assert!(count(node, "dsn_discovery_heard_seconds", &["eth0"]) < 300.0);
+    }
+    network.set_link(0, 0, false);
+    eventually("an interface that is gone is none", || of(&nodes[0])["interfaces"] == json!([]));
+    assert_eq!(count(&nodes[0], "dsn_discovery_interface", &[]), 0.0);
+    let text = nodes[0].told(&["status"]);
+    assert!(text.contains("discovery    on, and no interface to look on"), "{text}");
 }
 
 #[test]
@@ -88,6 +117,8 @@ fn two_networks_on_one_link_leave_each_other_alone() {
     // Each has heard all others by then, and asked for all again.
     for node in &nodes {
         eventually("a second tick", || count(node, "dsn_uptime_seconds", &[]) > 5.0);
+        let strangers = || count(node, "dsn_discovery_announcements_total", &["of=\"strangers\""]);
+        eventually("it tells of the others", || strangers() >= 2.0);
         assert_eq!(fault(node, "other-network-key"), None);
         let all = count(node, "dsn_received_requests_total", &[]);
         let good = ["200", "204"].map(|status| {
@@ -219,6 +250,9 @@ fn what_can_not_be_is_refused_and_what_is_off_costs_nothing() {
     assert!(text.contains("keygen") && text.contains("Copy the file"), "{text}");
     let node = place.spawn_at("b", "127.0.0.1:0", &[]);
     assert!(!threads(&node).iter().any(|name| name.contains("discovery")));
+    assert!(node.json(&["status"])["discovery"].is_null());
+    assert!(node.told(&["status"]).contains("discovery    off"));
+    assert_eq!(count(&node, "dsn_discovery", &[]), 0.0, "dsn_discovery_on, and nothing else");
     let sockets = std::fs::read_dir(format!("/proc/{}/fd", node.child.id())).unwrap();
     let inodes: Vec<String> = sockets
         .filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok())
@@ -343,25 +377,32 @@ while time.monotonic() < end:
 print(sent)
 "#;
 
-/// Repeats an announcement of before, sixteen times in each message, until it is told to end.
+/// Repeats announcements of before, sixteen in each message (one of them sixteen times), until it
+/// is told to end.
 const REPEATER: &str = r#"
 import select, socket, struct, sys
-address, label, mark, host = sys.argv[1:]
+address, marks = sys.argv[1], [sys.argv[at:at + 3] for at in range(2, len(sys.argv), 3)]
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 s.bind(("", 5353))
 s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
 name = lambda *labels: b"".join(bytes([len(it)]) + it for it in labels) + b"\0"
-instance, target = name(label.encode(), b"_dsn", b"_tcp", b"local"), name(b"old", b"local")
 def record(owner, kind, data):
     return owner + struct.pack(">HHIH", kind, 1, 120, len(data)) + data
-srv = record(instance, 33, struct.pack(">HHH", 0, 0, 8000) + target)
-txt = record(instance, 16, bytes([len(mark)]) + mark.encode())
-said = struct.pack(">HHHHHH", 0, 0x8400, 0, 18, 0, 0) + srv * 16 + txt
-said += record(target, 1, socket.inet_aton(host))
+def service(label, mark, host, times):
+    label = label.encode()
+    instance, target = name(label, b"_dsn", b"_tcp", b"local"), name(label, b"local")
+    srv = record(instance, 33, struct.pack(">HHH", 0, 0, 8000) + target)
+    txt = record(instance, 16, bytes([len(mark)]) + mark.encode())
+    return srv * times + txt + record(target, 1, socket.inet_aton(host))
+def message(marks):
+    times = 16 if len(marks) == 1 else 1
+    body = b"".join(service(*mark, times) for mark in marks)
+    return struct.pack(">HHHHHH", 0, 0x8400, 0, len(marks) * (times + 2), 0, 0) + body
+all = [message(marks[at:at + 16]) for at in range(0, len(marks), 16)]
 sent = 0
-while not select.select([sys.stdin], [], [], 0.006)[0]:
-    s.sendto(said, ("224.0.0.251", 5353))
+while not select.select([sys.stdin], [], [], 0.006 / len(all))[0]:
+    s.sendto(all[sent % len(all)], ("224.0.0.251", 5353))
     sent += 1
     if sent == 200:
         print("repeats", flush=True)
@@ -370,11 +411,26 @@ while not select.select([sys.stdin], [], [], 0.006)[0]:
 /// One recorded announcement, whatever is done with it, keeps nobody from being found.
 #[test]
 fn one_announcement_of_before_silences_nobody() {
+    meet_while_somebody_repeats(99..100);
+}
+
+/// Nor do a hundred, of places where nobody answers: more than a second lets through, more than may
+/// wait, and more than are enough to answer a question.
+#[test]
+fn a_hundred_announcements_of_before_silence_nobody() {
+    meet_while_somebody_repeats(100..200);
+}
+
+fn meet_while_somebody_repeats(hosts: std::ops::Range<u8>) {
     let Some((network, place)) = one_network(3, 0) else { return };
-    let (label, text) = mark(*NETWORK_KEY, 7, "10.77.1.99:8000");
     let own = network.address(2, 0);
     let mut command = network.command(2, "python3");
-    command.args(["-c", REPEATER, own.split(':').next().unwrap(), &label, &text, "10.77.1.99"]);
+    command.args(["-c", REPEATER, own.split(':').next().unwrap()]);
+    for host in hosts {
+        let ip = format!("10.77.1.{host}");
+        let (label, text) = mark(*NETWORK_KEY, host, &format!("{ip}:8000"));
+        command.args([label, text, ip]);
+    }
     let mut repeater = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = std::io::BufReader::new(repeater.stdout.take().unwrap());
     let mut line = String::new();
@@ -398,7 +454,10 @@ fn a_flood_costs_no_memory_and_no_peer() {
     command.args(["-c", SHOUTER, address.split(':').next().unwrap(), seconds]);
     let shouter = command.stdout(Stdio::piped()).spawn();
     let shouter = shouter.unwrap();
-    // In the middle of it all works.
+    // In the middle of it all works, and it is told.
+    eventually("what was dropped is counted", || {
+        count(&nodes[0], "dsn_discovery_messages_total", &["what=\"dropped\""]) > 1_000.0
+    });
     nodes[0].told(&["set", "k=v"]);
     eventually("changes travel", || nodes[1].ask(&["get", "n0", "k"]).out == "v");
     let sent = String::from_utf8(shouter.wait_with_output().unwrap().stdout).unwrap();

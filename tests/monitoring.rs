@@ -139,6 +139,15 @@ fn names_in(text: &str) -> BTreeSet<String> {
     starts.map(name).map(bare).collect()
 }
 
+/// What a node tells that has heard a member on one interface.
+fn of_discovery() -> String {
+    use dsn::protocol::report::{Discovered, FoundCounts, Heard, Interface};
+    let heard = Heard { member_at: Some(1), ..Heard::default() };
+    let eth0 = Interface { name: "eth0".into(), address: [10, 0, 0, 1].into(), heard };
+    let discovery = Discovered { interfaces: vec![eth0], found: FoundCounts::default() };
+    dsn::metrics::Measured { discovery: Some(discovery), ..Default::default() }.to_string()
+}
+
 #[test]
 fn documents_alerts_and_dashboard_know_each_name_and_no_other() {
     let place = Place4Nodes::new();
@@ -146,8 +155,9 @@ fn documents_alerts_and_dashboard_know_each_name_and_no_other() {
     let text = kitchen.told(&["metrics"]);
     let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     let mut told: BTreeSet<String> = families.map(str::to_owned).collect();
-    // It is there while somebody is down.
+    // It is there while somebody is down; and these, where a node looks on the local network.
     told.insert("dsn_peer_down".to_owned());
+    told.extend(names_in(&of_discovery()).into_iter().filter(|it| it.contains("_discovery_")));
     assert_eq!(names_in(&read(&docs().with_extension("md"))), told, "docs/monitoring.md");
     let dashboard = read(&docs().join("dashboard.json"));
     let parsed: serde_json::Value = serde_json::from_str(&dashboard).unwrap();

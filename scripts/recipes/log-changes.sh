@@ -7,9 +7,10 @@
 # The table changes has id, time (UTC), node, key, form, value. The form says what the value is: text, base64 (bytes
 # that are no text), json (a text in quotes, as there is a NUL in it), or gone (the key was removed, and there is none).
 # Started again it logs what differs from what it logged last, and nothing twice. Of changes that came close together
-# dsn shows the last.
+# dsn shows the last. What went with the last key of a node, or with a node that was forgotten, is logged two looks
+# after the start: by then the node that is asked has the states of the others.
 #
-# LOG_MB is how many MB of changes are kept [100], about; the oldest go. CSV_SAFE=1 puts a ' before each node, key
+# LOG_LOOK is how many seconds lie between two looks [60]. LOG_MB is how many MB of changes are kept [100], about; the oldest go. CSV_SAFE=1 puts a ' before each node, key
 # and value that a spreadsheet would take for a formula (= + - @ tab): they come from other hosts.
 #
 # Needs sqlite3 3.38 or newer (Debian: sqlite3). Exit codes: 0 done, or ended by a signal, 1 it could not be done,
@@ -23,7 +24,7 @@ case ${1-} in -h | --help)
     ;;
 esac
 
-dsn=${DSN_BIN:-dsn} megabytes=${LOG_MB:-100}
+dsn=${DSN_BIN:-dsn} megabytes=${LOG_MB:-100} pause=${LOG_LOOK:-60}
 
 say() { printf 'log-changes.sh: %s\n' "$*" >&2; }
 fail() { say "$1"; exit 1; }
@@ -43,6 +44,7 @@ esac
 # Else sqlite3 takes some names for options, or for a database in memory.
 case $database in /*) ;; *) database=./$database ;; esac
 case $megabytes in '' | 0* | *[!0-9]* | ???????*) usage "LOG_MB=$megabytes is not a number of MB" ;; esac
+case $pause in '' | 0* | *[!0-9]* | ??????*) usage "LOG_LOOK=$pause is not a number of seconds" ;; esac
 [ -z "$file" ] || [ ! -e "$file" ] || [ -f "$file" ] || usage "$file is no file, and is not replaced"
 command -v sqlite3 >/dev/null || usage "there is no sqlite3: apt-get install sqlite3"
 
@@ -87,7 +89,8 @@ fi
 command -v "$dsn" >/dev/null || usage "there is no $dsn: install it, or name it with DSN_BIN"
 umask 077
 # What comes in goes through the view; its trigger is all that is known of events. `latest` is what was logged last
-# of each key. `total` counts the bytes that were ever logged, so the oldest rows beyond the bound are found at once.
+# of each key; seen: 1 it is there, 0 it is not known yet, 2 it was not among what there was, 3 a look found it gone.
+# `total` counts the bytes that were ever logged, so the oldest rows beyond the bound are found at once.
 sqlite3 -init /dev/null -batch -bail "$database" >/dev/null <<SQL || fail "$database can't be made ready"
 .timeout 10000
 PRAGMA journal_mode = WAL;
@@ -96,6 +99,8 @@ CREATE TABLE IF NOT EXISTS changes (id INTEGER PRIMARY KEY AUTOINCREMENT, time T
     key TEXT NOT NULL, form TEXT NOT NULL, value TEXT, total INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS latest (node TEXT NOT NULL, key TEXT NOT NULL, form TEXT NOT NULL, value TEXT NOT NULL,
     seen INTEGER NOT NULL, PRIMARY KEY (node, key)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS missing ON latest (seen) WHERE seen > 1;
+UPDATE latest SET seen = 0;
 DROP VIEW IF EXISTS events;
 CREATE VIEW events AS SELECT '' AS event, '' AS time, '' AS node, '' AS key, '' AS form, '' AS value;
 CREATE TRIGGER on_event INSTEAD OF INSERT ON events BEGIN
@@ -114,6 +119,7 @@ CREATE TRIGGER on_event INSTEAD OF INSERT ON events BEGIN
         WHERE new.event = 'watching' AND seen = 0 AND node IN (SELECT node FROM latest WHERE seen = 1);
     DELETE FROM latest
         WHERE new.event = 'watching' AND seen = 0 AND node IN (SELECT node FROM latest WHERE seen = 1);
+    UPDATE latest SET seen = 2 WHERE new.event = 'watching' AND seen = 0;
 END;
 DROP TRIGGER IF EXISTS on_change;
 CREATE TRIGGER on_change AFTER INSERT ON changes BEGIN
@@ -148,12 +154,45 @@ statements() {
     fi
 }
 
+sql() { sqlite3 -init /dev/null -batch -bail "$database"; }
+# What is missing is gone where the node that is asked holds the state of its owner (which has a timestamp then), or knows
+# no such owner. It is logged a look later: what is on its way here meanwhile is seen by then.
+look() {
+    missing=$(printf '.timeout 10000\nSELECT EXISTS (SELECT 1 FROM latest WHERE seen > 1);\n' | sql) || return
+    [ "$missing" = 1 ] || return 0
+    # Where the node does not answer, nothing is known.
+    peers=$("$dsn" --json peers --all 2>/dev/null | sed "s/'/''/g") || return 0
+    [ -n "$peers" ] || return 0
+    sql <<SQL
+.timeout 10000
+BEGIN IMMEDIATE;
+INSERT INTO changes (time, node, key, form, total)
+    SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), node, key, 'gone', 0 FROM latest WHERE seen = 3;
+DELETE FROM latest WHERE seen = 3;
+UPDATE latest SET seen = 3 WHERE seen = 2 AND node NOT IN (SELECT json_extract(value, '\$.node_id')
+    FROM json_each('$peers') WHERE json_extract(value, '\$.timestamp') = 0);
+COMMIT;
+SQL
+}
+look_again() {
+    rest=''
+    trap - EXIT
+    trap '[ -z "$rest" ] || kill "$rest" 2>/dev/null; exit 0' TERM
+    while :; do
+        sleep "$pause" &
+        rest=$!
+        wait "$rest" || :
+        look || say "$database was not looked through"
+    done
+}
+
 folder=$(mktemp -d)
-watcher=''
+watcher='' looker=''
 finish() {
     code=$?
     trap - EXIT
     [ -z "$watcher" ] || kill "$watcher" 2>/dev/null || :
+    [ -z "$looker" ] || kill "$looker" 2>/dev/null || :
     # What was read is written before this ends.
     wait
     rm -rf "$folder"
@@ -162,19 +201,22 @@ finish() {
 trap finish EXIT
 trap 'exit 0' INT TERM
 mkfifo "$folder/events" "$folder/statements"
+look_again &
+looker=$!
 while :; do
     "$dsn" --json watch --initial --reconnect >"$folder/events" &
     watcher=$!
     # No pipe: some shells wait for all of one, and this has to hear of the last part at once.
     statements <"$folder/events" >"$folder/statements" &
+    reader=$!
     sqlite3 -init /dev/null -batch -bail "$database" <"$folder/statements" &
     writer=$! code=0
     wait "$writer" || code=$?
     if [ "$code" = 9 ]; then
         say "events came faster than they were written: what is there is read anew"
         kill "$watcher" 2>/dev/null || :
-        # All of them: who still reads would take what the next one writes.
-        wait
+        # Both: who still reads would take what the next one writes.
+        wait "$watcher" "$reader" 2>/dev/null || :
         continue
     fi
     [ "$code" = 0 ] || fail "$database was not written"

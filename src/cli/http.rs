@@ -22,6 +22,10 @@ pub(super) enum Port {
 }
 
 impl Port {
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::Text(text) if text.trim().is_empty())
+    }
+
     pub(super) fn text(self) -> String {
         match self {
             Self::Number(port) => port.to_string(),

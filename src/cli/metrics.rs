@@ -17,7 +17,7 @@ const MODE: u32 = 0o644;
 /// each time, and the next one is soon.
 pub(super) fn write(path: &Path, text: &str) -> Result<(), Fault> {
     let beside = name_beside(path).ok_or_else(|| {
-        Fault::Usage(format!("{} is no name of a file; use --output FILE.prom", path.display()))
+        Fault::Usage(format!("{path:?} is no name of a file; use --output FILE.prom"))
     })?;
     let is_other = fs::symlink_metadata(path).is_ok_and(|found| !found.is_file());
     if is_other {

@@ -43,8 +43,11 @@ pub(crate) fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(fault) => {
             // Help goes to stdout with 0, wrong usage to stderr with 2.
-            let _ = fault.print();
-            return ExitCode::from(if fault.use_stderr() { 2 } else { 0 });
+            let printed = fault.print().map_err(Fault::from);
+            if fault.use_stderr() {
+                return ExitCode::from(2);
+            }
+            return printed.map_or_else(end_with, |()| ExitCode::SUCCESS);
         }
     };
     let options = arguments.options();
@@ -66,15 +69,17 @@ pub(crate) fn main() -> ExitCode {
     };
     let code = match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(fault) => {
-            if let Some(text) = fault.text() {
-                tell(text);
-            }
-            ExitCode::from(fault.exit_code())
-        }
+        Err(fault) => end_with(fault),
     };
     log::finish();
     code
+}
+
+fn end_with(fault: Fault) -> ExitCode {
+    if let Some(text) = fault.text() {
+        tell(text);
+    }
+    ExitCode::from(fault.exit_code())
 }
 
 /// Says something to whoever typed the command. Others may have put in a word of theirs.

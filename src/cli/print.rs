@@ -131,6 +131,9 @@ pub(super) fn status(status: &Json) -> String {
     line("public key", text(status, "public_key"));
     line("fingerprint", text(status, "fingerprint"));
     line("network key", text(status, "network_key"));
+    for (at, what) in discovery(status.get("discovery").unwrap_or(&Json::Null)).iter().enumerate() {
+        line(if at == 0 { "discovery" } else { "" }, what);
+    }
     let degraded = list(status.get("degraded").unwrap_or(&Json::Null));
     if degraded.is_empty() {
         line("degraded", "no");
@@ -145,6 +148,52 @@ pub(super) fn status(status: &Json) -> String {
         line("", &escape(text(notice, "hint")));
     }
     out
+}
+
+/// What finding others on the local network does: a line for each interface, and what came of it.
+/// Of what is limited or strange only what there was is named.
+fn discovery(discovery: &Json) -> Vec<String> {
+    if discovery.is_null() {
+        return vec!["off".into()];
+    }
+    let counted = |json: &Json, names: &[(&str, &str)]| -> String {
+        let some = names.iter().map(|(name, what)| (number(json, name), what));
+        some.filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("; {what}: {count}"))
+            .collect()
+    };
+    let interface = |it: &Json| {
+        let heard = it.get("member_ms_ago").and_then(Json::as_u64);
+        let heard = heard.map_or("no member heard so far".to_owned(), |ms| {
+            format!("a member heard {}", ago(ms))
+        });
+        let odd = counted(
+            it,
+            &[
+                ("strangers", "announced with another network key"),
+                ("passed_over", "members passed over"),
+                ("dropped", "messages dropped"),
+                ("full_seconds", "seconds not read to the end"),
+            ],
+        );
+        format!("{} {}: {heard}{odd}", escape(text(it, "name")), text(it, "address"))
+    };
+    let interfaces = list(discovery.get("interfaces").unwrap_or(&Json::Null));
+    let mut lines: Vec<String> = interfaces.iter().map(interface).collect();
+    if lines.is_empty() {
+        lines.push("on, and no interface to look on".into());
+    }
+    let rest = counted(
+        discovery,
+        &[
+            ("waiting", "waiting to be called"),
+            ("refused", "not let in"),
+            ("nobody", "nobody there"),
+            ("dropped", "addresses dropped"),
+        ],
+    );
+    lines.push(format!("new nodes called: {}{rest}", number(discovery, "met")));
+    lines
 }
 
 /// `clone (garden)`
@@ -370,6 +419,29 @@ mod tests {
         all[1]["network_key"] = json!("bbbb");
         assert!(peers(&all, true).contains("NETWORK KEY") && peers(&all, true).contains("bbbb"));
         assert_eq!(peers(&json!([]), false), "");
+    }
+
+    #[test]
+    fn discovery_is_off_or_tells_what_it_does() {
+        assert_eq!(discovery(&Json::Null), ["off"]);
+        let none = json!({ "interfaces": [], "met": 0 });
+        assert_eq!(discovery(&none), ["on, and no interface to look on", "new nodes called: 0"]);
+        let some = json!({
+            "interfaces": [
+                { "name": "eth0", "address": "10.0.0.1", "member_ms_ago": 4_200, "members": 9, "dropped": 3 },
+                { "name": "w\u{1b}0", "address": "fe80::1", "member_ms_ago": null, "strangers": 2 },
+            ],
+            "met": 2, "waiting": 1, "nobody": 0,
+        });
+        let lines = [
+            "eth0 10.0.0.1: a member heard 4.2 s ago; messages dropped: 3",
+            "w\\u{1b}0 fe80::1: no member heard so far; announced with another network key: 2",
+            "new nodes called: 2; waiting to be called: 1",
+        ];
+        assert_eq!(discovery(&some), lines);
+        assert!(
+            status(&json!({ "discovery": some })).contains("\n             new nodes called: 2")
+        );
     }
 
     #[test]

@@ -34,7 +34,7 @@ const IN_MEMORY: &str = "none";
 impl RunArgs {
     /// Without what is empty, such as `DSN_LISTEN=` in a file of variables: that is not given.
     fn without_empty(self) -> Self {
-        let text = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let text = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
         Self {
             node_id: text(self.node_id),
             listen: text(self.listen),
@@ -80,6 +80,29 @@ struct FileArgs {
     discover: Option<bool>,
 }
 
+impl FileArgs {
+    /// The same for the file: lists drop what is empty in them by themselves.
+    fn without_empty(self) -> Self {
+        let text = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+        Self {
+            node_id: text(self.node_id),
+            listen: text(self.listen),
+            advertise: text(self.advertise),
+            network_key: not_empty(self.network_key),
+            credentials: not_empty(self.credentials),
+            data: not_empty(self.data),
+            control: not_empty(self.control),
+            control_group: text(self.control_group),
+            sync: text(self.sync),
+            allow: not_empty(self.allow),
+            http: self.http.filter(|port| !port.is_empty()),
+            http_token: not_empty(self.http_token),
+            tick: text(self.tick),
+            ..self
+        }
+    }
+}
+
 /// One address or several.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(
@@ -101,10 +124,24 @@ pub(super) fn resolve(
     host_name: &str,
 ) -> Result<Config, ConfigError> {
     let flags = flags.without_empty();
-    let file = match &flags.config {
-        Some(path) => read_file(path)?,
-        None => FileArgs::default(),
-    };
+    let put_together = |file| put_together(flags.clone(), control.clone(), file, host_name);
+    let Some(path) = &flags.config else { return put_together(FileArgs::default()) };
+    put_together(read_file(path)?.without_empty()).map_err(|fault| {
+        // What is wrong without the file, too, is not the fault of the file.
+        let without = put_together(FileArgs::default()).err();
+        if without.is_some_and(|without| without.to_string() == fault.to_string()) {
+            return fault;
+        }
+        ConfigError::InFile { path: path.clone(), fault: fault.into() }
+    })
+}
+
+fn put_together(
+    flags: RunArgs,
+    control: Option<PathBuf>,
+    file: FileArgs,
+    host_name: &str,
+) -> Result<Config, ConfigError> {
     let given = flags.node_id.or(file.node_id);
     let is_named_by_host = given.is_none();
     let node_id = match given {
@@ -319,6 +356,13 @@ pub(super) enum ConfigError {
         /// Which.
         path: PathBuf,
     },
+    /// A setting in the file is wrong.
+    InFile {
+        /// Which file.
+        path: PathBuf,
+        /// Which setting, and why.
+        fault: Box<ConfigError>,
+    },
     /// What is in the file can't be understood.
     Toml {
         /// Which file.
@@ -395,14 +439,21 @@ impl fmt::Display for ConfigError {
                  --config FILE",
                 path.display()
             ),
-            Self::Toml { path, fault } => {
-                write!(formatter, "in the configuration file {}: {fault}", path.display())
-            }
+            Self::InFile { path, fault } => in_file(path, fault, formatter),
+            Self::Toml { path, fault } => in_file(path, fault, formatter),
         }
     }
 }
 
 impl std::error::Error for ConfigError {}
+
+fn in_file(
+    path: &Path,
+    fault: &dyn fmt::Display,
+    formatter: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    write!(formatter, "in the configuration file {}: {fault}", path.display())
+}
 
 #[cfg(test)]
 mod tests {
@@ -494,6 +545,14 @@ mod tests {
         assert_eq!(config.network_key_file(), Path::new("credentials/network.key"));
         assert_eq!(config.control_socket().unwrap(), Path::new("data/pi/control.sock"));
         assert_eq!((config.advertise, config.allow), (None, None));
+        // Nor is it in a file.
+        let names = ["node-id", "listen", "advertise", "network-key", "credentials", "data"];
+        let names = names.iter().chain(&["control", "control-group", "sync", "allow", "http"]);
+        let names = names.chain(&["http-token", "tick", "bootstrap", "http-host"]);
+        let text: String = names.map(|name| format!("{name} = \"\"\n")).collect();
+        let (_folder, flags) = with_file(&text);
+        let with = |flags| format!("{:?}", resolve(flags, None, "pi").unwrap());
+        assert_eq!(with(flags), with(RunArgs::default()));
     }
 
     #[test]
@@ -528,6 +587,24 @@ mod tests {
         assert!(
             resolve(RunArgs::default(), None, "_").unwrap_err().to_string().contains("--node-id")
         );
+        // Who looks after a service has to know where to mend it.
+        for text in [
+            "listen = \"x\"",
+            "tick = \"1\"",
+            "data = \"none\"",
+            "http-host = \"x\"",
+            "sync = \"1\"",
+        ] {
+            let (folder, mut flags) = with_file(text);
+            let said = resolve(flags.clone(), None, "pi").unwrap_err().to_string();
+            let file = folder.path().join("dsn.toml");
+            let place = format!("in the configuration file {}: ", file.display());
+            assert!(said.starts_with(&place), "{said}");
+            flags.advertise = Some("y".into());
+            flags.listen = Some("y".into());
+            let said = resolve(flags, None, "pi").unwrap_err().to_string();
+            assert!(!said.contains("configuration file"), "{said}");
+        }
         for (text, named) in [
             ("listne = \"x\"", "listne"),
             ("bootstrap = 3", "list of addresses"),

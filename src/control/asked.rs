@@ -75,6 +75,13 @@ impl Asked<'_> {
         text.ok_or_else(|| Fault::Usage(format!("the field {name:?} is missing or is no text")))
     }
 
+    /// A key. One that nobody can have is a mistake of the caller, who would wait for it in vain.
+    pub(super) fn key(&self) -> Result<&str, Fault> {
+        let key = self.text("key")?;
+        Key::new(key).map_err(Refused::Invalid)?;
+        Ok(key)
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         self.json.get(name).is_some_and(|value| !value.is_null())
     }
@@ -270,6 +277,16 @@ mod tests {
         }
         assert!(removals(&asked(json!({ "keys": ["a"] }))).is_ok());
         assert!(removals(&asked(json!({ "keys": [1] }))).is_err());
+    }
+
+    #[test]
+    fn a_key_that_nobody_can_have_is_a_mistake() {
+        let own = NodeId::new("me").unwrap();
+        let key = |key: &str| Asked { json: json!({ "key": key }), own: &own }.key().is_ok();
+        assert!(key("k") && key("a b"));
+        for wrong in ["", "a=b", "a\nb", &"x".repeat(257)] {
+            assert!(!key(wrong), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,9 @@ use crate::order::Gather;
 use crate::protocol::entries::{Key, Value};
 use crate::protocol::fault::{Fault, Notice};
 use crate::protocol::identity::NodeId;
-use crate::protocol::report::{Event, Message, NodeState, PeerInfo, PeerStatus, Status};
+use crate::protocol::report::{
+    Discovered, Event, Interface, Message, NodeState, PeerInfo, PeerStatus, Status,
+};
 
 /// Bytes as JSON: a text where they are UTF-8, else `{"base64": …}`.
 pub fn bytes_to_json(bytes: &[u8]) -> Json {
@@ -36,7 +38,8 @@ pub fn bytes_from_json(json: &Json) -> Option<Vec<u8>> {
     }
 }
 
-pub(crate) fn status(status: &Status) -> Json {
+/// What the node says of itself at that moment.
+pub(crate) fn status(status: &Status, now_ms: u64) -> Json {
     json!({
         "node_id": status.node_id.as_str(),
         "listen": status.listen,
@@ -56,8 +59,36 @@ pub(crate) fn status(status: &Status) -> Json {
         "public_key": status.public_key.to_hex(),
         "fingerprint": status.public_key.fingerprint(),
         "network_key": status.network_key,
+        "discovery": status.discovery.as_ref().map(|it| discovered(it, now_ms)),
         "degraded": status.degraded.iter().map(fault).collect::<Vec<Json>>(),
         "notices": status.notices.iter().map(notice).collect::<Vec<Json>>(),
+    })
+}
+
+fn discovered(discovered: &Discovered, now_ms: u64) -> Json {
+    let interface = |Interface { name, address, heard }: &Interface| {
+        json!({
+            "name": &**name,
+            "address": address.to_string(),
+            "member_ms_ago": heard.member_at.map(|at| now_ms.saturating_sub(at)),
+            "members": heard.members,
+            "strangers": heard.strangers,
+            "passed_over": heard.passed_over,
+            "messages": heard.messages,
+            "unreadable": heard.unreadable,
+            "dropped": heard.dropped,
+            "full_seconds": heard.full_seconds,
+        })
+    };
+    let found = &discovered.found;
+    json!({
+        "interfaces": discovered.interfaces.iter().map(interface).collect::<Vec<Json>>(),
+        "waiting": found.waiting,
+        "met": found.met,
+        "known": found.known,
+        "refused": found.refused,
+        "nobody": found.nobody,
+        "dropped": found.dropped,
     })
 }
 

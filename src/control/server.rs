@@ -122,7 +122,10 @@ impl Conversation<'_> {
     ) -> Result<Option<Json>, Fault> {
         let service = self.service;
         Ok(Some(match asked.text("op")? {
-            "status" => json::status(&service.status()),
+            "status" => {
+                let (now_ms, status) = service.status_at();
+                json::status(&status, now_ms)
+            }
             "metrics" => json!({ "text": service.measured().to_string() }),
             "peers" => Json::Array(service.peers().iter().map(json::peer).collect()),
             "state" if asked.has("node") => {
@@ -137,7 +140,7 @@ impl Conversation<'_> {
             }
             "get" if asked.has("node") => self.get(asked)?,
             "get" => {
-                let (key, now) = (asked.text("key")?, service.now_ms());
+                let (key, now) = (asked.key()?, service.now_ms());
                 let states = service.states();
                 Json::Array(
                     states.iter().filter_map(|state| json::value(state, key, now)).collect(),
@@ -220,7 +223,7 @@ impl Conversation<'_> {
     }
 
     fn get(&self, asked: &Asked<'_>) -> Result<Json, Fault> {
-        let (node, key) = (asked.node()?, asked.text("key")?);
+        let (node, key) = (asked.node()?, asked.key()?);
         let state = self.service.state(&node).ok_or_else(|| Refused::UnknownNode(node.clone()))?;
         json::value(&state, key, self.service.now_ms())
             .ok_or_else(|| Fault::No(format!("{node} has no key {key:?}")))

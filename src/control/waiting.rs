@@ -215,7 +215,7 @@ impl Conversation<'_> {
     }
 
     pub(super) fn wait_key(&self, asked: &Asked<'_>) -> Result<Json, Fault> {
-        let (node, key, wanted) = (asked.node()?, asked.text("key")?, asked.wanted()?);
+        let (node, key, wanted) = (asked.node()?, asked.key()?, asked.wanted()?);
         let what = match &wanted {
             Wanted::There => format!("the key {key:?} of {node}"),
             Wanted::Value(value) => format!("the key {key:?} of {node} to be {}", shown(value)),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use crate::order;
 
@@ -36,7 +37,7 @@ impl Serving {
 /// An interface, as the kernel shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Link {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     flags: u32,
     /// Whether it is a part of another one, such as a bridge.
     is_port: bool,
@@ -50,7 +51,7 @@ pub(crate) struct Place {
     /// Its number.
     pub(crate) link: u32,
     /// Its name.
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     /// Where others are told to call.
     pub(crate) ip: IpAddr,
     /// Any IPv4 address of it, to speak from, where it has one.
@@ -83,7 +84,7 @@ pub(crate) fn choose(links: &BTreeMap<u32, Link>, serving: Serving) -> Choice {
             continue;
         }
         if link.flags & (IFF_UP | IFF_RUNNING) != IFF_UP | IFF_RUNNING {
-            down.push(link.name.as_str());
+            down.push(&*link.name);
             continue;
         }
         let served = link.addresses.iter().copied().filter(|ip| serving.has(*index, *ip));
@@ -93,7 +94,7 @@ pub(crate) fn choose(links: &BTreeMap<u32, Link>, serving: Serving) -> Choice {
             continue;
         }
         if link.flags & IFF_MULTICAST == 0 {
-            without.push(link.name.as_str());
+            without.push(&*link.name);
             continue;
         }
         let v4 = link.addresses.iter().find_map(|ip| match ip {
@@ -101,7 +102,7 @@ pub(crate) fn choose(links: &BTreeMap<u32, Link>, serving: Serving) -> Choice {
             IpAddr::V6(_) => None,
         });
         let v6 = link.addresses.iter().any(IpAddr::is_ipv6);
-        choice.places.push(Place { link: *index, name: link.name.clone(), ip, v4, v6 });
+        choice.places.push(Place { link: *index, name: Arc::clone(&link.name), ip, v4, v6 });
     }
     if !without.is_empty() {
         choice.lacking.push(format!("{} takes no multicast", without.join(", ")));
@@ -214,7 +215,7 @@ fn note_link(message: &[u8], links: &mut BTreeMap<u32, Link>) -> Option<()> {
     let name = attribute(attributes, IFLA_IFNAME)?;
     let master = attribute(attributes, IFLA_MASTER).and_then(|bytes| u32_at(bytes, 0));
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-    let name = String::from_utf8_lossy(name).into_owned();
+    let name = String::from_utf8_lossy(name).into();
     links.insert(
         index,
         Link { name, flags, is_port: master.is_some_and(|it| it > 0), addresses: Vec::new() },
@@ -326,7 +327,7 @@ mod tests {
         many.push(("eth0", UP, &["10.0.0.1"]));
         let choice = choose(&links(&many), BOTH);
         assert_eq!((choice.places.len(), choice.lacking.len()), (LINKS_MAX, 0));
-        assert_eq!(choice.places[0].name, "eth0");
+        assert_eq!(&*choice.places[0].name, "eth0");
     }
 
     #[test]

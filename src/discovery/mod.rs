@@ -21,12 +21,12 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::driver::Driver;
+use crate::driver::{Discovering, Driver};
 use crate::order::ListMap;
 use crate::protocol::crypto::LABEL_BYTES;
 use crate::protocol::fault::{Code, Fault};
 
-use heard::MESSAGES_MAX;
+use heard::{READ_MAX, sender};
 use links::{Choice, Place, Serving};
 use plan::{Family, Now, Plan, Sending};
 use sockets::{Line, Room};
@@ -39,8 +39,9 @@ const LOOK_MS: u64 = 60_000;
 const LOOK_AGAIN_MS: u64 = 5_000;
 /// Longest sleep, ms: who has lost all others asks for them soon.
 const SLEEP_MAX_MS: u64 = 10_000;
-/// Most messages that are read of one socket before the others have their turn.
-const READ_AT_ONCE: u32 = MESSAGES_MAX / 8;
+/// Most messages that are read of one socket before the others have their turn. A flood is read in
+/// less than a hundred turns a second.
+const READ_AT_ONCE: u32 = READ_MAX / 64;
 /// Stack of the thread, bytes.
 const STACK_BYTES: usize = 256 * 1024;
 
@@ -57,6 +58,8 @@ impl Discovery {
     /// Starts to announce the node that listens there, and to look for others.
     pub fn start(at: SocketAddr, driver: &Arc<Driver>) -> Result<Self, Error> {
         let (stop, stopped) = UnixStream::pair()?;
+        // It is on, though no interface was looked at yet.
+        driver.note_discovery(Some(Discovering::default()));
         let mut shell = Shell {
             driver: Arc::clone(driver),
             serving: serving(at),
@@ -116,8 +119,8 @@ struct Shell {
     /// On which links nothing can be said or heard, and why.
     silent: ListMap<(u32, Family), String>,
     choice: Choice,
-    /// What the node was told to be wrong.
-    told: Option<Fault>,
+    /// What the node was told.
+    told: Option<Discovering>,
     /// How many peers were alive a moment ago.
     peers: usize,
 }
@@ -227,7 +230,7 @@ impl Shell {
         }
     }
 
-    /// Tells the node what is wrong, where that is news.
+    /// Tells the node what was heard and what is wrong, where that is news.
     fn tell(&mut self) {
         let lacking = self.choice.lacking.iter().chain(self.silent.values());
         let lacking: Vec<&str> = lacking.map(String::as_str).collect();
@@ -235,9 +238,10 @@ impl Shell {
             let text = format!("others can't be found everywhere: {}", lacking.join("; "));
             Fault::new(Code::Discovery, text, HINT)
         });
-        if fault != self.told {
-            self.told.clone_from(&fault);
-            self.driver.note_discovery(fault);
+        let now = Some(Discovering { interfaces: self.plan.interfaces(), fault });
+        if now != self.told {
+            self.told.clone_from(&now);
+            self.driver.note_discovery(now);
         }
     }
 
@@ -245,12 +249,13 @@ impl Shell {
     fn wait(&mut self, stopped: &UnixStream) -> Option<Vec<usize>> {
         let now_ms = self.driver.now_ms();
         let mut until = self.look_at.min(self.plan.wake_at(self.peers));
-        let lines = self.lines.iter().enumerate();
-        let heard = lines.filter(|(_, line)| self.plan.may_read(line.link, now_ms));
-        let heard: Vec<(usize, &Line)> = heard.collect();
-        if heard.len() < self.lines.len() {
-            // The next second.
-            until = until.min(now_ms + 1000 - now_ms % 1000);
+        let mut heard: Vec<(usize, &Line)> = Vec::new();
+        for (at, line) in self.lines.iter().enumerate() {
+            match self.plan.reads_at(line.link, now_ms) {
+                Some(later) if later > now_ms => until = until.min(later),
+                Some(_) => heard.push((at, line)),
+                None => {}
+            }
         }
         let sleep = Duration::from_millis(until.saturating_sub(now_ms).min(SLEEP_MAX_MS));
         let mut fds = vec![PollFd::new(stopped, PollFlags::IN)];
@@ -278,18 +283,18 @@ impl Shell {
 
     fn read_all(&mut self, readable: &[usize], room: &mut Room) {
         for at in readable {
+            let Some(link) = self.lines.get(*at).map(|line| line.link) else { continue };
             for _ in 0..READ_AT_ONCE {
-                let Some(line) = self.lines.get(*at) else { break };
-                let link = line.link;
-                if !self.plan.may_read(link, self.driver.now_ms()) {
-                    break;
-                }
-                let Some(bytes) = line.read(room) else { break };
-                let found = self.with_now(|plan, now, random| plan.hear(link, bytes, now, random));
+                let now_ms = self.driver.now_ms();
+                let may_read = self.plan.reads_at(link, now_ms).is_some_and(|at| at <= now_ms);
+                let line = self.lines.get(*at).filter(|_| may_read);
+                let Some(said) = line.and_then(|line| line.read(room)) else { break };
+                let found = self.with_now(|plan, now, random| plan.hear(said, now, random));
                 for address in found {
-                    self.driver.note_found(address);
+                    self.driver.note_found(address, sender(said.from));
                 }
             }
+            self.plan.end_turn(link, self.driver.now_ms());
         }
     }
 }

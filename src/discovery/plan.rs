@@ -2,13 +2,15 @@
 //! what others say it keeps a few places for a second, so nobody can fill its memory.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
 
 use super::dns::{Data, Message, Name, Question, Record, kind};
-use super::heard::{Budget, members};
+use super::heard::{Intake, SECOND_MS, Said, sender, services};
 use super::links::Place;
 use crate::protocol::address::Address;
 use crate::protocol::crypto::{Announced, LABEL_BYTES, MARK_BYTES, NetworkKeys};
 use crate::protocol::identity::hex;
+use crate::protocol::report::Interface;
 
 /// How long others may believe what is announced, s (RFC 6762, section 10: records with the name
 /// of a host).
@@ -17,9 +19,6 @@ const TTL_S: u32 = 120;
 const NAME_MS: std::ops::Range<u64> = 10 * 60 * 1000..20 * 60 * 1000;
 /// How often a new name is announced, a second after each other (RFC 6762, section 8.3).
 const ANNOUNCEMENTS: u8 = 2;
-/// Shortest time between two announcements on one link, and between first questions, ms (RFC 6762,
-/// sections 5.2 and 6).
-const SECOND_MS: u64 = 1000;
 /// How long the first word waits, ms, as all hosts of a room may have got power at once.
 const FIRST_MS: std::ops::Range<u64> = 20..120;
 /// In how many steps the time between questions doubles, from a second.
@@ -100,9 +99,9 @@ struct Line {
     /// When somebody is answered, ms, and whether no other answer will do.
     answer: Option<(u64, bool)>,
     said_at: Option<u64>,
-    /// Where other members were heard since somebody asked: as many as are enough.
-    heard: Vec<SocketAddr>,
-    budget: Budget,
+    /// Which other members were heard since somebody asked, and who said so: as many as are enough.
+    heard: Vec<(IpAddr, SocketAddr)>,
+    intake: Intake,
 }
 
 /// All that is said and heard.
@@ -179,7 +178,7 @@ impl Plan {
                     self.lines.push(Line {
                         place: place.clone(),
                         own,
-                        last_label: line.map(|line| line.own.label),
+                        last_label: line.as_ref().map(|line| line.own.label),
                         farewell: None,
                         left: ANNOUNCEMENTS,
                         announce_at: first,
@@ -187,7 +186,7 @@ impl Plan {
                         answer: None,
                         said_at: None,
                         heard: Vec::new(),
-                        budget: Budget::default(),
+                        intake: line.map(|line| line.intake).unwrap_or_default(),
                     });
                     (self.asked, self.asked_at) = (0, first);
                 }
@@ -306,51 +305,76 @@ impl Plan {
         self.lines.iter_mut().find(|line| line.place.link == link)
     }
 
-    /// Whether another message of a link may be read in this second.
-    pub(crate) fn may_read(&mut self, link: u32, now_ms: u64) -> bool {
-        let second = now_ms / SECOND_MS;
-        self.line_mut(link).is_some_and(|line| line.budget.may_read(second))
+    /// When another message of a link may be read, ms; nothing where there is no such link.
+    pub(crate) fn reads_at(&mut self, link: u32, now_ms: u64) -> Option<u64> {
+        self.line_mut(link).map(|line| line.intake.reads_at(now_ms))
+    }
+
+    /// Others have their turn now.
+    pub(crate) fn end_turn(&mut self, link: u32, now_ms: u64) {
+        self.line_mut(link).into_iter().for_each(|line| line.intake.end_turn(now_ms));
     }
 
     /// Somebody said something on a link. Gives where members are that were not known to be this
     /// node.
     pub(crate) fn hear(
         &mut self,
-        link: u32,
-        bytes: &[u8],
+        Said { link, from, bytes }: Said<'_>,
         now: Now<'_>,
         random: Random<'_>,
     ) -> Vec<Address> {
+        let from = sender(from);
         let Some(line) = self.line_mut(link) else { return Vec::new() };
-        line.budget.note_message();
+        if !line.intake.takes_message(from) {
+            return Vec::new();
+        }
         match Message::read(bytes) {
-            Some(message) if message.is_answer => self.learn(link, &message, now),
+            Some(message) if message.is_answer => self.learn((link, from), &message, now),
             Some(message) => {
                 self.note_question(link, &message, now, random);
                 Vec::new()
             }
-            None => Vec::new(),
+            None => {
+                line.intake.note_unreadable();
+                Vec::new()
+            }
         }
     }
 
-    fn learn(&mut self, link: u32, message: &Message, now: Now<'_>) -> Vec<Address> {
-        let mut members = members(message, &self.service, now.keys);
-        members.retain(|it| !self.lines.iter().any(|line| line.is(it, link, self.port)));
+    fn learn(
+        &mut self,
+        (link, from): (u32, IpAddr),
+        message: &Message,
+        now: Now<'_>,
+    ) -> Vec<Address> {
+        let mut said = services(message, &self.service, now.keys);
+        said.members.retain(|it| !self.lines.iter().any(|line| line.is(it, link, self.port)));
         let Some(line) = self.line_mut(link) else { return Vec::new() };
+        line.intake.note_strangers(said.strangers);
         let mut found = Vec::new();
-        for Announced { ip, port, .. } in members {
+        for Announced { ip, port, .. } in said.members {
             let place = match ip {
                 IpAddr::V6(ip) if ip.is_unicast_link_local() => {
                     SocketAddrV6::new(ip, port, 0, link).into()
                 }
                 ip => SocketAddr::new(ip, port),
             };
-            line.note_heard(place);
-            if line.budget.takes(place) {
+            line.note_heard(from, place);
+            if line.intake.takes_member(from, place, now.ms) {
                 found.push(Address::of_caller(place, port));
             }
         }
         found
+    }
+
+    /// The links that are used, and what was heard on each.
+    pub(crate) fn interfaces(&self) -> Vec<Interface> {
+        let interface = |line: &Line| Interface {
+            name: Arc::clone(&line.place.name),
+            address: line.place.ip,
+            heard: line.intake.counts(),
+        };
+        self.lines.iter().map(interface).collect()
     }
 
     /// Somebody asks: for all nodes, or for one of our names.
@@ -424,10 +448,12 @@ impl Line {
         };
     }
 
-    /// A member was heard. Many messages of one are one.
-    fn note_heard(&mut self, place: SocketAddr) {
-        if self.heard.len() < ENOUGH && !self.heard.contains(&place) {
-            self.heard.push(place);
+    /// A member was heard. Many messages of one are one, and so is all that one sender says: who
+    /// repeats what many said keeps nobody from answering.
+    fn note_heard(&mut self, from: IpAddr, place: SocketAddr) {
+        let is_one = |(said_by, at): &(IpAddr, SocketAddr)| *said_by == from || *at == place;
+        if self.heard.len() < ENOUGH && !self.heard.iter().any(is_one) {
+            self.heard.push((from, place));
         }
     }
 
@@ -452,7 +478,7 @@ pub(super) fn fuzz(bytes: &[u8]) {
     let mut plan = Plan::new(8000);
     let now = Now { ms: 1, peers: 0, keys: &keys };
     plan.set_places(&[place], now, &mut random);
-    let found = plan.hear(1, bytes, now, &mut random);
+    let found = plan.hear(Said { link: 1, from: ip, bytes }, now, &mut random);
     // Nobody but a holder of the key can make a mark, and the fuzzer is none.
     assert!(found.is_empty(), "{found:?}");
     let _ = plan.due(Now { ms: 2_000, ..now }, &mut random);

@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
 use super::dns::MESSAGE_BYTES_MAX;
+use super::heard::Said;
 use super::links::{self, Link, Place, RTM_GETADDR, RTM_GETLINK};
 use super::plan::Family;
 
@@ -103,10 +104,10 @@ impl Line {
         }
     }
 
-    /// The next message of those that wait; nothing where none does.
-    pub(super) fn read<'a>(&self, room: &'a mut Room) -> Option<&'a [u8]> {
-        let (length, _) = self.socket.recv_from(room.0.as_mut()).ok()?;
-        room.0.get(..length)
+    /// The next message of those that wait, and where it came from; nothing where none does.
+    pub(super) fn read<'a>(&self, room: &'a mut Room) -> Option<Said<'a>> {
+        let (length, from) = self.socket.recv_from(room.0.as_mut()).ok()?;
+        Some(Said { link: self.link, from: from.ip(), bytes: room.0.get(..length)? })
     }
 }
 

@@ -31,7 +31,10 @@ impl Driver {
             None => String::new(),
         };
         let now = self.now();
-        let mut status = self.lock().node.status(&listen, env!("CARGO_PKG_VERSION"), now);
+        let inner = self.lock();
+        let mut status = inner.node.status(&listen, env!("CARGO_PKG_VERSION"), now);
+        status.discovery = inner.discovered();
+        drop(inner);
         status.http = self.web().as_ref().map(|web| web.local_address().to_string());
         status.degraded.splice(..0, self.own_faults(|_| true));
         status.notices.extend(self.log_notice());
@@ -74,7 +77,7 @@ impl Driver {
         let disk = |code, text: &Option<String>| Some(Fault::new(code, text.clone()?, hint));
         let disks =
             [disk(Code::StateDisk, &inner.state_fault), disk(Code::PeersDisk, &inner.peers_fault)];
-        let discovery = inner.discovery_fault.clone();
+        let discovery = inner.discovering.as_ref().and_then(|it| it.fault.clone());
         drop(inner);
         broken
             .into_iter()

@@ -1,24 +1,25 @@
 //! What looks for others on the local network needs of the node, and brings it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ring::rand::SecureRandom;
 
-use super::Driver;
+use super::{Discovering, Driver};
 use crate::protocol::address::Address;
 use crate::protocol::crypto::NetworkKeys;
-use crate::protocol::fault::Fault;
 
 impl Driver {
     /// Somebody who holds the network key says that it listens there.
-    pub fn note_found(&self, address: Address) {
-        log::debug!("heard of {address} on the local network");
-        self.decide(|node, now| ((), node.on_found(address, now)));
+    pub fn note_found(&self, address: Address, said_by: IpAddr) {
+        log::debug!("heard of {address} on the local network, from {said_by}");
+        self.decide(|node, now| ((), node.on_found(address, said_by, now)));
     }
 
-    /// Why others can't be found, or that they can.
-    pub fn note_discovery(&self, fault: Option<Fault>) {
-        self.lock().discovery_fault = fault;
+    /// Where others are looked for and what was heard there, and what is wrong with that; nothing
+    /// where nobody looks.
+    pub fn note_discovery(&self, discovering: Option<Discovering>) {
+        self.lock().discovering = discovering;
     }
 
     /// How many peers are alive.

@@ -2,10 +2,28 @@
 
 use std::sync::atomic::Ordering;
 
-use super::Driver;
+use super::{Driver, Inner};
 use crate::metrics::{Journal, Measured, Port, process};
 use crate::protocol::PROTOCOL_VERSION;
+use crate::protocol::fault::Fault;
 use crate::protocol::node::Class;
+use crate::protocol::report::{Discovered, Interface};
+
+/// What is known of looking for others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Discovering {
+    /// Where they can be heard.
+    pub interfaces: Vec<Interface>,
+    /// Why they can't be found everywhere.
+    pub fault: Option<Fault>,
+}
+
+impl Inner {
+    pub(super) fn discovered(&self) -> Option<Discovered> {
+        let interfaces = self.discovering.as_ref()?.interfaces.clone();
+        Some(Discovered { interfaces, found: self.node.found_counts() })
+    }
+}
 
 impl Driver {
     /// All that is counted and measured, now.
@@ -21,6 +39,7 @@ impl Driver {
         let node = inner.node.measures();
         let (listeners, events_dropped) = (inner.hub.listeners(), inner.hub.dropped());
         let changes_received = inner.changes_received;
+        let discovery = inner.discovered();
         drop(inner);
         let journal = self.journal.as_ref().map(|tally| {
             let (syncs, time) = tally.syncs();
@@ -44,6 +63,7 @@ impl Driver {
             journal,
             port: port.unwrap_or_default(),
             queues: self.queue_lengths(),
+            discovery,
             listeners,
             events_dropped,
             log_lines_dropped,

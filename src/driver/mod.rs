@@ -44,6 +44,7 @@ use crate::steps::Nonce;
 pub use keys::KeyChange;
 use leases::KnownLeases;
 use lines::Lines;
+pub use measured::Discovering;
 pub use pushes::Pushes;
 use told::Told;
 
@@ -152,7 +153,7 @@ struct Inner {
     wait_settled: usize,
     state_fault: Option<String>,
     peers_fault: Option<String>,
-    discovery_fault: Option<Fault>,
+    discovering: Option<Discovering>,
     leases: KnownLeases,
     is_stopping: bool,
 }
@@ -187,7 +188,7 @@ impl Driver {
             waiting: HashMap::new(),
             state_fault: None,
             peers_fault: None,
-            discovery_fault: None,
+            discovering: None,
             leases: KnownLeases::default(),
             is_stopping: false,
             node,

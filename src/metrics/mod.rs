@@ -8,7 +8,7 @@ mod text;
 use std::fmt;
 
 use crate::protocol::fault::{Code, Fault};
-use crate::protocol::report::{NodeMeasures, PeerStatus};
+use crate::protocol::report::{Discovered, Heard, NodeMeasures, PeerStatus};
 use crate::protocol::wire::Kind;
 pub use counts::{Counts, Histogram, Tried};
 pub use process::{Process, process};
@@ -45,6 +45,8 @@ pub struct Measured {
     pub port: Port,
     /// What waits: the name of the queue, and how much.
     pub queues: Vec<(&'static str, usize)>,
+    /// Of finding others on the local network; nothing where that is off.
+    pub discovery: Option<Discovered>,
     /// Who listens to events.
     pub listeners: usize,
     /// Events that were dropped as whoever listened was too slow.
@@ -86,6 +88,7 @@ impl fmt::Display for Measured {
         self.tell_of_requests(&mut text);
         self.tell_of_the_disk(&mut text);
         self.tell_of_queues(&mut text);
+        self.tell_of_discovery(&mut text);
         self.tell_of_the_process(&mut text);
         formatter.write_str(&text.finish())
     }
@@ -222,6 +225,74 @@ impl Measured {
             .add(&[], self.log_lines_dropped as f64);
     }
 
+    fn tell_of_discovery(&self, text: &mut Text) {
+        text.gauge(
+            "dsn_discovery_on",
+            "Whether others are looked for on the local network: 0 or 1.",
+        )
+        .add(&[], f64::from(u8::from(self.discovery.is_some())));
+        let Some(Discovered { interfaces, found }) = &self.discovery else { return };
+        text.gauge(
+            "dsn_discovery_addresses_waiting",
+            "Addresses found there that wait to be called.",
+        )
+        .add(&[], found.waiting as f64);
+        let help =
+            "Addresses found there that were called, by who answered; dropped: too many waited.";
+        let mut calls = text.counter("dsn_discovery_addresses_total", help);
+        for (result, count) in [
+            ("met", found.met),
+            ("known", found.known),
+            ("refused", found.refused),
+            ("nobody", found.nobody),
+            ("dropped", found.dropped),
+        ] {
+            calls.add(&[("result", result)], count as f64);
+        }
+        let links = || interfaces.iter().map(|it| (it, [("interface", &*it.name)]));
+        let help = "Interfaces on which others are looked for; always 1.";
+        let mut used = text.gauge("dsn_discovery_interface", help);
+        for (link, [name]) in links() {
+            let address = link.address.to_string();
+            used.add(&[name, ("address", &address)], 1.0);
+        }
+        let mut ages = text.gauge(
+            "dsn_discovery_heard_seconds",
+            "How long ago a member was heard on an interface, where one was.",
+        );
+        for (link, label) in links() {
+            if let Some(at_ms) = link.heard.member_at {
+                ages.add(&label, (self.uptime_s - at_ms as f64 / 1000.0).max(0.0));
+            }
+        }
+        let help = "Messages on an interface: looked at, of these no messages, and dropped.";
+        let mut messages = text.counter("dsn_discovery_messages_total", help);
+        for (link, [name]) in links() {
+            let Heard { messages: taken, unreadable, dropped, .. } = link.heard;
+            let read = taken.saturating_sub(unreadable);
+            for (what, count) in [("read", read), ("unreadable", unreadable), ("dropped", dropped)]
+            {
+                messages.add(&[name, ("what", what)], count as f64);
+            }
+        }
+        let help = "Nodes that were heard on an interface: members, members that were passed over, others.";
+        let mut heard = text.counter("dsn_discovery_announcements_total", help);
+        for (link, [name]) in links() {
+            let Heard { members, strangers, passed_over, .. } = link.heard;
+            let taken = members.saturating_sub(passed_over);
+            for (of, count) in
+                [("members", taken), ("passed_over", passed_over), ("strangers", strangers)]
+            {
+                heard.add(&[name, ("of", of)], count as f64);
+            }
+        }
+        let help = "Seconds in which not all messages on an interface were read.";
+        let mut full = text.counter("dsn_discovery_full_seconds_total", help);
+        for (link, label) in links() {
+            full.add(&label, link.heard.full_seconds as f64);
+        }
+    }
+
     /// Not under the names that other exporters use for their own process: the text may be passed
     /// on by one of them.
     fn tell_of_the_process(&self, text: &mut Text) {
@@ -245,7 +316,7 @@ fn kind_name(kind: Kind) -> &'static str {
 mod tests {
     use super::*;
     use crate::protocol::identity::NodeId;
-    use crate::protocol::report::Load;
+    use crate::protocol::report::{FoundCounts, Interface, Load};
 
     fn measured() -> Measured {
         let counts = Counts::default();
@@ -256,6 +327,10 @@ mod tests {
         counts.note_failure(Kind::Update);
         counts.note_spread(3);
         let down = vec![(NodeId::new("garden").unwrap(), PeerStatus::Lost)];
+        let heard = Heard { messages: 9, unreadable: 2, member_at: Some(500), ..Heard::default() };
+        let name = "e\"0".into();
+        let eth0 = Interface { name, address: [10, 0, 0, 1].into(), heard };
+        let found = FoundCounts { met: 4, ..FoundCounts::default() };
         let node =
             NodeMeasures { down, own: Load { count: 2, bytes: 9 }, ..NodeMeasures::default() };
         Measured {
@@ -267,6 +342,8 @@ mod tests {
             counts: counts.snapshot(),
             journal: Some(Journal::default()),
             queues: vec![("changes", 3)],
+            uptime_s: 2.0,
+            discovery: Some(Discovered { interfaces: vec![eth0], found }),
             ..Measured::default()
         }
     }
@@ -292,6 +369,11 @@ mod tests {
             r#"dsn_change_spread_seconds_count{node="kitchen"} 1"#,
             r#"dsn_queue_length{node="kitchen",queue="changes"} 3"#,
             "# TYPE dsn_journal_syncs_total counter",
+            r#"dsn_discovery_on{node="kitchen"} 1"#,
+            r#"dsn_discovery_interface{node="kitchen",interface="e\"0",address="10.0.0.1"} 1"#,
+            r#"dsn_discovery_heard_seconds{node="kitchen",interface="e\"0"} 1.5"#,
+            r#"dsn_discovery_messages_total{node="kitchen",interface="e\"0",what="read"} 7"#,
+            r#"dsn_discovery_addresses_total{node="kitchen",result="met"} 4"#,
         ] {
             assert!(lines.iter().any(|it| it == line), "{line}\n{}", lines.join("\n"));
         }
@@ -316,9 +398,12 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_a_disk_tells_of_none() {
+    fn what_is_not_there_is_not_told_of() {
         let memory = Measured { journal: None, ..measured() };
         assert!(!memory.to_string().contains("dsn_journal"));
+        let off = Measured { discovery: None, ..measured() }.to_string();
+        assert!(off.contains("dsn_discovery_on{node=\"kitchen\"} 0"), "{off}");
+        assert_eq!(off.matches("dsn_discovery").count(), 3, "help, type and that");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,10 +80,72 @@ pub struct Status {
     pub public_key: PublicKey,
     /// The name of the network key that it seals with; the driver knows it.
     pub network_key: String,
+    /// What finding others on the local network does, where that is on; the driver knows it.
+    pub discovery: Option<Discovered>,
     /// What is wrong right now; empty when all is well.
     pub degraded: Vec<Fault>,
     /// What happened of late, is over, and is worth to be known, the latest last.
     pub notices: Vec<Notice>,
+}
+
+/// What finding others on the local network does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Discovered {
+    /// The interfaces on which others can be heard, at most 16.
+    pub interfaces: Vec<Interface>,
+    /// What became of the addresses where members were heard.
+    pub found: FoundCounts,
+}
+
+/// An interface on which others are looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The address of this node that is announced there.
+    pub address: IpAddr,
+    /// What was heard there.
+    pub heard: Heard,
+}
+
+/// What was heard on an interface for as long as it is used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Messages that were looked at, of all services, the own ones too.
+    pub messages: u64,
+    /// Those of them that are none.
+    pub unreadable: u64,
+    /// Messages that were dropped: one second has a limit, and one sender has a part of it.
+    pub dropped: u64,
+    /// Seconds in which not even the rest was read: what of it the kernel dropped nobody knows.
+    pub full_seconds: u64,
+    /// How often a member was heard.
+    pub members: u64,
+    /// How often a node was heard that is none: it has another network key, or what it said was
+    /// changed.
+    pub strangers: u64,
+    /// Members that were heard and not looked for: one second has a limit of new ones, and one
+    /// sender has a part of it.
+    pub passed_over: u64,
+    /// When a member was heard last, ms by the clock for all waiting.
+    pub member_at: Option<u64>,
+}
+
+/// What became of addresses where members were heard, since the start of the node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FoundCounts {
+    /// How many wait to be called, or are being called.
+    pub waiting: usize,
+    /// Calls that led to a node which was not there before: a new one, or one that was lost.
+    pub met: u64,
+    /// Calls that led to a node which was there already, or to this one.
+    pub known: u64,
+    /// Calls that led to a node which is not let in.
+    pub refused: u64,
+    /// Addresses where nobody of this network answered.
+    pub nobody: u64,
+    /// Addresses that were dropped, as too many waited.
+    pub dropped: u64,
 }
 
 /// How many, and how many bytes.

@@ -203,12 +203,14 @@ pub(super) fn look_for_old_names(config: &Config) -> Option<Fault> {
     if names.is_empty() || names.contains(config.node_id.as_str()) {
         return None;
     }
-    let (first, names) = (names.first()?, names.iter().take(NAMES_MAX).map(String::as_str));
+    // Of several nobody can say which one was meant.
+    let before = if names.len() == 1 { names.first()? } else { "ID, the name of before" };
+    let names = names.iter().take(NAMES_MAX).map(String::as_str);
     Some(Fault::new(
         Code::NameChanged,
         format!(
             "this host is called {}, and no node of that name was here before; there are keys or state of {}. So this is a \
-             new node. To go on as before, stop it and start it with --node-id {first}",
+             new node. To go on as before, stop it and start it with --node-id {before}",
             config.node_id,
             names.collect::<Vec<_>>().join(", ")
         ),

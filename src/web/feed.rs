@@ -220,6 +220,12 @@ fn value_of_status(status: &Status, now_ms: u64) -> u64 {
         (counts.alive, counts.suspect, counts.lost, counts.left).hash(it);
         (status.keys, status.timestamp, status.degraded.len()).hash(it);
         status.degraded.iter().for_each(|fault| add_fault(fault, it));
+        // What is heard all the time is of use where something else is new, and no news itself.
+        let discovery = status.discovery.as_ref();
+        discovery.map(|it| (it.found.met, it.interfaces.len())).hash(it);
+        for interface in discovery.into_iter().flat_map(|it| &it.interfaces) {
+            (&interface.name, interface.address).hash(it);
+        }
         for Notice { fault, ago } in &status.notices {
             add_fault(fault, it);
             // That one is always of now: its text counts.
@@ -264,6 +270,7 @@ mod tests {
             timestamp,
             public_key: PublicKey::from_hex(&"00".repeat(65)).unwrap(),
             network_key: String::new(),
+            discovery: None,
             degraded: Vec::new(),
             notices: Vec::new(),
         }

@@ -111,26 +111,28 @@ impl Web {
         self.feed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at all that there is, and notes what is new.
-    fn look(&self, driver: &Driver) -> (Status, Vec<PeerInfo>, MutexGuard<'_, Feed>) {
+    /// Looks at all that there is, and notes what is new. Gives the moment first, ms.
+    fn look(&self, driver: &Driver) -> (u64, Status, Vec<PeerInfo>, MutexGuard<'_, Feed>) {
         // In the order in which they are noted, else what is older could be taken for news.
         let mut feed = self.feed();
         let lease_changes = driver.lease_changes();
         let (status_ms, status) = driver.status_at();
         let (peers_ms, peers) = driver.peers_at();
         feed.look(lease_changes, (status_ms, &status), (peers_ms, &peers));
-        (status, peers, feed)
+        (status_ms, status, peers, feed)
     }
 
     fn status(&self, driver: &Driver, headers: &Headers) -> Response {
-        let (status, _, feed) = self.look(driver);
+        let (status_ms, status, _, feed) = self.look(driver);
         let tag = feed.status_tag();
         drop(feed);
-        conditional(&tag, headers, "no-store", || json_response(200, &forms::status(&status)))
+        conditional(&tag, headers, "no-store", || {
+            json_response(200, &forms::status(&status, status_ms))
+        })
     }
 
     fn peers(&self, driver: &Driver, headers: &Headers) -> Response {
-        let (_, peers, feed) = self.look(driver);
+        let (_, _, peers, feed) = self.look(driver);
         let tag = feed.peers_tag();
         drop(feed);
         conditional(&tag, headers, "no-store", || {
@@ -145,7 +147,7 @@ impl Web {
             return error(400, "the query is not text in UTF-8, escaped as in an address".into());
         };
         let prefix = prefix.unwrap_or_default();
-        let (_, _, feed) = self.look(driver);
+        let (.., feed) = self.look(driver);
         let now_ms = driver.now_ms();
         if let Some(name) = node {
             let node_id = match NodeId::new(&name) {
@@ -172,7 +174,7 @@ impl Web {
     /// What is new since a cursor: for a page that stays open.
     fn changes(&self, driver: &Driver, query: &str, headers: &Headers) -> Response {
         let since = query::find(query, "since").ok().flatten().unwrap_or_default();
-        let (status, peers, feed) = self.look(driver);
+        let (status_ms, status, peers, feed) = self.look(driver);
         let mut news = feed.since(&since);
         drop(feed);
         let now_ms = driver.now_ms();
@@ -192,7 +194,7 @@ impl Web {
         }
         let tag = tag_of(&news.cursor);
         conditional(&tag, headers, "no-store", || {
-            let status = news.is_status_new.then(|| forms::status(&status));
+            let status = news.is_status_new.then(|| forms::status(&status, status_ms));
             let new_peers = peers.iter().filter(|peer| news.peers.contains(&peer.node_id));
             let gone = news.gone.iter().map(|node_id| Json::from(node_id.as_str()));
             let states = states.iter().map(|state| forms::state(state, "", now_ms));

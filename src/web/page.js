@@ -319,7 +319,13 @@ function drawAbout() {
     return make("p", "", when, text);
   }));
   drawNoticeAges();
-  fill($("foot"), `dsn ${about.version} · listening on ${about.listen} · fingerprint ${about.fingerprint} · network key ${about.network_key}`);
+  fill($("foot"), `dsn ${about.version} · listening on ${about.listen} · fingerprint ${about.fingerprint} · network key ${about.network_key}${discovery(about.discovery)}`);
+}
+
+function discovery(it) {
+  if (!it) return "";
+  const links = it.interfaces.map((link) => `${link.name} (${link.address})`);
+  return ` · discovery on ${links.join(", ") || "no interface"}, new nodes called: ${it.met}`;
 }
 
 function drawNoticeAges() {

@@ -144,6 +144,10 @@ fn a_host_with_a_new_name_says_what_it_was_called() {
     let log = node.logged(&["--node-id raspberrypi"]);
     assert_eq!(log.matches("--node-id raspberrypi").count(), 1, "{log}");
     node.kill();
+    // Of two nobody can say which one was meant.
+    let node = place.spawn(in_host("third", &run()).unwrap(), "third");
+    warned(&node, &["of pi-kitchen, raspberrypi", "--node-id ID, the name of before"]);
+    node.kill();
     let node = place.spawn_at("given", "127.0.0.1:0", &[]);
     assert!(!node.log_text().contains("--node-id"), "{}", node.log_text());
     node.kill();

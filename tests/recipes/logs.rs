@@ -203,6 +203,78 @@ fn gives_all_as_csv(place: &Place4Nodes, kitchen: &Process) {
     assert_eq!(csv("1").last().unwrap()[2..], ["'-2+3", "'@SUM(1+1)", "text", "1"]);
 }
 
+/// Of a node that has no key any more, or is known no more, nothing comes at the start; of one
+/// whose state is not here nobody can say.
+#[test]
+fn what_went_with_a_node_while_the_log_was_off_is_logged() {
+    if !have(&[("sqlite3", "sqlite3")]) {
+        return;
+    }
+    let place = Place4Nodes::new();
+    let kitchen = place.spawn_at("kitchen", "127.0.0.1:0", &[]);
+    let log = |shell: &Shell| {
+        let mut command = shell.recipe(&place, &kitchen, "log-changes.sh");
+        command.env("LOG_LOOK", "1").args(["run", "log.db"]);
+        Running::start(command)
+    };
+    for shell in shells(&place) {
+        let others = ["attic", "garden", "shed"].map(|name| beside(&place, &kitchen, name));
+        let [attic, garden, shed] = &others;
+        kitchen.told(&["set", "own=1"]);
+        for node in &others {
+            node.told(&["set", "it's=1"]);
+        }
+        garden.told(&["set", "stays=1"]);
+        for (name, key) in [("attic", "it's"), ("garden", "stays"), ("shed", "it's")] {
+            kitchen.told(&["wait", "key", name, key, "--timeout", "60s"]);
+        }
+        let running = log(&shell);
+        changes(&place, 5);
+        assert_eq!(running.stop(), Some(0));
+
+        attic.told(&["unset", "it's"]);
+        garden.told(&["unset", "it's"]);
+        kitchen.told(&["unset", "own"]);
+        kitchen.told(&["wait", "key", "attic", "it's", "--gone", "--timeout", "60s"]);
+        kitchen.told(&["wait", "key", "garden", "it's", "--gone", "--timeout", "60s"]);
+        shed.told(&["stop"]);
+        kitchen.told(&["wait", "node", "shed", "lost", "--timeout", "60s"]);
+        kitchen.told(&["forget", "shed"]);
+        // Nobody knows yet what it has.
+        let mut sqlite = Command::new("sqlite3");
+        let sql = "INSERT INTO latest VALUES ('unmet', 'k', 'text', '1', 1)";
+        assert!(sqlite.current_dir(place.path()).args(["log.db", sql]).status().unwrap().success());
+        let dsn = place.path().join("knows-unmet");
+        let script = format!(
+            "#!/bin/sh\ncase $* in *peers*) ;; *) exec {0} \"$@\" ;; esac\n\
+             {0} \"$@\" | sed 's/]$/,{1}]/'\n",
+            crate::support::process::binary().display(),
+            json!({"node_id": "unmet", "timestamp": 0})
+        );
+        program(&dsn, &script);
+        let mut command = shell.recipe(&place, &kitchen, "log-changes.sh");
+        command.env("LOG_LOOK", "1").env("DSN_BIN", &dsn).args(["run", "log.db"]);
+        let running = Running::start(command);
+        let gone = "SELECT node, key FROM changes WHERE form = 'gone' ORDER BY node, key";
+        let expected = json!([
+            {"node": "attic", "key": "it's"}, {"node": "garden", "key": "it's"},
+            {"node": "kitchen", "key": "own"}, {"node": "shed", "key": "it's"},
+        ]);
+        eventually("what went is logged", || query(&place, gone) == expected);
+        let left = "SELECT node, key FROM latest ORDER BY node";
+        let expected = json!([{"node": "garden", "key": "stays"}, {"node": "unmet", "key": "k"}]);
+        assert_eq!(query(&place, left), expected);
+        assert_eq!(running.stop(), Some(0));
+        let times = query(&place, "SELECT DISTINCT length(time) AS length FROM changes");
+        assert_eq!(times, json!([{"length": 24}]));
+
+        // All of it is new to the next shell.
+        std::fs::remove_file(place.path().join("log.db")).unwrap();
+        drop(others);
+        kitchen.told(&["forget", "attic", "garden"]);
+    }
+}
+
 /// Of events that were dropped nobody knows what they said: all is read anew.
 #[test]
 fn a_log_that_was_too_slow_catches_up() {

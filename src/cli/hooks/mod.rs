@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dsn::protocol::identity::NodeId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde_json::{Value as Json, json};
@@ -45,19 +46,29 @@ const TURN_EVENTS: usize = 256;
 /// Runs the command for each change, until a signal ends that.
 pub(super) fn run(flags: OnArgs, options: &Options) -> Result<(), Fault> {
     lines::start()?;
+    if let Some(node) = &flags.node {
+        // Else it would be waited for, too.
+        NodeId::new(node).map_err(Fault::usage)?;
+    }
     let program = flags.command.first().map(Path::new).unwrap_or(Path::new(""));
     if let Err(why) = find(program) {
-        return Err(Fault::Usage(format!(
-            "the command {} can't be run: {why}. What stands behind -- is run as it is, without a shell; for one: \
-             -- sh -c '…'",
-            program.display()
-        )));
+        let step = match why.kind() {
+            ErrorKind::PermissionDenied => {
+                format!("Make it a program: chmod +x {}", program.display())
+            }
+            _ => "What stands behind -- is run as it is, without a shell; for one: -- sh -c '…'"
+                .into(),
+        };
+        let name = program.to_string_lossy();
+        let name = if name.is_empty() { "\"\"" } else { &name };
+        return Err(Fault::Usage(format!("the command {name} can't be run: {why}. {step}")));
     }
     let signals =
         Signals::new().map_err(|why| Fault::No(format!("signals can't be handled: {why}")))?;
     let time_limit = options.limit.unwrap_or(TIME_LIMIT);
-    if time_limit > TIME_LIMIT_MAX {
-        return Err(Fault::usage("a command may take a year at most: --timeout 365d"));
+    if time_limit > TIME_LIMIT_MAX || time_limit.is_zero() {
+        let text = "a command may take a year at most (--timeout 365d), and needs some time";
+        return Err(Fault::usage(text));
     }
     let request = json!({
         "op": "watch", "node": flags.node, "key": flags.key, "initial": true, "unknown": true,

@@ -6,14 +6,17 @@ use std::collections::BTreeSet;
 
 use zeroize::Zeroizing;
 
+use super::super::heard::SECOND_MS;
 use super::*;
+use crate::protocol::report::Heard;
 
 fn keys(number: u8) -> NetworkKeys {
     NetworkKeys::new(&[Zeroizing::new([number; 32])]).unwrap()
 }
 
 fn place(link: u32, ip: &str) -> Place {
-    Place { link, name: format!("eth{link}"), ip: ip.parse().unwrap(), v4: None, v6: false }
+    let name = format!("eth{link}").into();
+    Place { link, name, ip: ip.parse().unwrap(), v4: None, v6: false }
 }
 
 /// A node on the local network, its clock and its chance.
@@ -50,11 +53,30 @@ impl Host {
         self.hear_on(1, bytes, ms)
     }
 
+    /// Nodes say what they say from where they are.
     fn hear_on(&mut self, link: u32, bytes: &[u8], ms: u64) -> Vec<String> {
+        let ips = Message::read(bytes).into_iter().flat_map(|message| message.records);
+        let ip = ips.rev().find_map(|record| match record.data {
+            Data::Ip(ip) => Some(ip),
+            _ => None,
+        });
+        let from = ip.unwrap_or([10, 0, 0, 250].into());
+        self.hear_from(Said { link, from, bytes }, ms)
+    }
+
+    fn hear_from(&mut self, said: Said<'_>, ms: u64) -> Vec<String> {
+        assert!(self.may_read(said.link, ms), "there is a budget");
         let (random, now) = (&mut self.random, Now { ms, peers: self.peers, keys: &self.keys });
-        assert!(self.plan.may_read(link, ms), "there is a budget");
-        let found = self.plan.hear(link, bytes, now, &mut || Some(random.u128(..).to_le_bytes()));
+        let found = self.plan.hear(said, now, &mut || Some(random.u128(..).to_le_bytes()));
         found.iter().map(Address::to_string).collect()
+    }
+
+    fn may_read(&mut self, link: u32, ms: u64) -> bool {
+        self.plan.reads_at(link, ms).is_some_and(|at| at <= ms)
+    }
+
+    fn heard(&self) -> Heard {
+        self.plan.interfaces()[0].heard
     }
 
     fn wake_at(&self) -> u64 {
@@ -431,7 +453,7 @@ fn busy(nodes: usize, minutes: u64) -> (f64, usize) {
             }
             for (at, host) in hosts.iter_mut().enumerate().filter(|(at, _)| *at != from) {
                 times.remove(&(host.wake_at(), at));
-                if host.plan.may_read(1, ms) {
+                if host.may_read(1, ms) {
                     host.hear(&sending.bytes, ms);
                 }
                 times.insert((host.wake_at(), at));

@@ -62,6 +62,7 @@ impl Node {
             timestamp: self.own.head.timestamp,
             public_key: self.settings.public_key,
             network_key: String::new(),
+            discovery: None,
             degraded: self.faults(now),
             notices: notices.collect(),
         }

@@ -3,15 +3,22 @@
 use super::*;
 use crate::protocol::fault::Code;
 use crate::protocol::node::TRIES;
-use crate::protocol::report::PeerStatus;
+use crate::protocol::report::{FoundCounts, PeerStatus};
 
 fn us() -> Us {
     Us::with(|settings| (settings.discovers, settings.alone) = (true, false), Vec::new())
 }
 
 impl Us {
+    /// Each says it of itself.
     fn hears_of(&mut self, place: &str) {
-        let actions = self.node.on_found(address(place), self.now);
+        let place = address(place);
+        let (ip, _) = place.as_str().rsplit_once(':').unwrap();
+        self.hears_from(ip.parse().unwrap(), place.as_str());
+    }
+
+    fn hears_from(&mut self, said_by: IpAddr, place: &str) {
+        let actions = self.node.on_found(address(place), said_by, self.now);
         self.take_actions(actions);
     }
 
@@ -274,4 +281,70 @@ impl Us {
         there.ip = ip.parse().unwrap();
         self.lives(ms, &[&there])
     }
+}
+
+/// Somebody repeats what hundreds of members said of places where calls hang.
+#[test]
+fn who_repeats_many_members_keeps_no_newcomer_from_being_called() {
+    let mut us = us();
+    let repeater = IpAddr::from([10, 0, 0, 66]);
+    let mut number = 0_u32;
+    let mut repeats = |us: &mut Us| {
+        for _ in 0..100 {
+            number += 1;
+            us.hears_from(repeater, &format!("10.3.{}.{}:8000", number / 250, number % 250));
+        }
+    };
+    repeats(&mut us);
+    assert_eq!(us.under_way(), 3, "one sender leaves one for the others");
+    // It says the newcomer's word before the newcomer does, and much more behind it.
+    us.hears_from(repeater, "10.0.0.2:8000");
+    us.hears_of("10.0.0.2:8000");
+    repeats(&mut us);
+    us.wait(1_000);
+    assert_eq!(us.under_way(), 4);
+    let is_newcomer = |seed: &crate::protocol::node::seeds::Seed| {
+        seed.address == address("10.0.0.2:8000") && seed.flight.is_some()
+    };
+    assert!(us.node.found.iter_mut().any(|seed| is_newcomer(seed)));
+    assert_eq!(us.node.found.iter_mut().count(), 64);
+    assert!(us.node.found_counts().dropped >= 100, "{:?}", us.node.found_counts());
+}
+
+/// Of many newcomers and few who repeat, the newcomers keep their places.
+#[test]
+fn whoever_told_of_the_most_makes_room() {
+    let mut us = us();
+    for number in 0..60 {
+        us.hears_from(IpAddr::from([10, 0, 0, 66]), &format!("10.4.0.{number}:8000"));
+    }
+    for number in 0..40 {
+        us.hears_of(&format!("10.5.0.{number}:8000"));
+    }
+    for number in 0..200 {
+        us.hears_from(IpAddr::from([10, 0, 0, 66]), &format!("10.4.1.{number}:8000"));
+    }
+    let waits = |place: &str| us.node.found.has(&address(place));
+    assert!((0..40).all(|number| waits(&format!("10.5.0.{number}:8000"))));
+}
+
+#[test]
+fn what_became_of_addresses_is_counted() {
+    let mut us = us();
+    let other = Other::new("other", 2);
+    us.hears_of(other.place().as_str());
+    us.hears_of("10.0.0.9:8000");
+    assert_eq!(us.node.found_counts().waiting, 2);
+    us.lives(60_000, &[&other]);
+    us.hears_of("10.0.0.78:8000");
+    us.lives_with(&other, "10.0.0.78:8000", 5_000);
+    let mut itself = Other::new("us", OUR_KEY);
+    itself.incarnation = us.node.incarnation();
+    us.hears_of("10.0.0.79:8000");
+    us.lives_with(&itself, "10.0.0.79:8000", 5_000);
+    us.hears_of("10.0.0.77:8000");
+    us.lives_with(&Other::new("other", 4), "10.0.0.77:8000", 5_000);
+    let counts = us.node.found_counts();
+    let right = FoundCounts { met: 1, known: 2, refused: 1, nobody: 1, ..FoundCounts::default() };
+    assert_eq!(counts, right);
 }
