@@ -22,6 +22,7 @@ pub mod identity;
 pub mod lease;
 pub mod link;
 pub mod node;
+pub mod owed;
 pub mod pace;
 pub mod peer;
 pub mod peers;

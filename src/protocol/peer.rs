@@ -1,20 +1,19 @@
-//! One other node: the pinned key, where it is, the link, what is in flight to it and what is owed
-//! to it.
+//! One other node: the pinned key, where it is, the link, what is in flight to it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::TIMESTAMP_MAX;
 use super::address::Address;
 use super::changes::Changes;
-use super::doubt::{Tell, Watch};
-use super::errand::Errands;
+use super::doubt::Watch;
 use super::flight::{Attempt, Call, CallKind, Class, Flight, Ticket};
 use super::floor::Floor;
 use super::head::{Fingerprint, Version};
 use super::identity::{Incarnation, NodeId, PublicKey, Rank, Session};
 use super::link::{Link, OwnAtPeer};
+use super::owed::{Owed, OwedData};
 use super::pace::{AGAIN_MAX_MS, Pace, Wait};
 use super::record::Record;
 use super::report::PeerStatus;
@@ -159,58 +158,6 @@ pub struct CallFault {
     pub since: u64,
     /// Whether somebody answered: then the port is open, and why says what is wrong.
     pub was_answered: bool,
-}
-
-/// What is owed to a peer; the newest state is sent, however often it was owed.
-#[derive(Debug, Default)]
-pub struct Owed {
-    /// A PING.
-    pub ping: bool,
-    /// People asked whether it is there: until it is heard a link is kept with it.
-    pub is_asked_for: bool,
-    /// A PEERS, as its view differs.
-    pub peers: bool,
-    /// A PEERS, as it may know where those are that are missed here.
-    pub hints: bool,
-    /// PINGs that somebody waits for.
-    pub pings: VecDeque<Ticket>,
-    /// DATA in order.
-    pub data: VecDeque<OwedData>,
-    /// Whether the last call was DATA: then other things go first, so that DATA starves nothing.
-    pub data_was_last: bool,
-    /// Versions that it is brought, and passes on.
-    pub errands: Errands,
-    /// Nodes whose records the peer lacks, and can not ask for.
-    pub send: BTreeSet<NodeId>,
-    /// Nodes whose records the peer has newer, and which versions.
-    pub want: BTreeMap<NodeId, Fingerprint>,
-    /// Asks, words and accusations.
-    pub tell: Tell,
-}
-
-impl Owed {
-    /// Whether nothing is; without a link no PING or PEERS is.
-    pub fn is_settled(&self, is_linked: bool) -> bool {
-        let Self { ping, peers, hints, pings, data, errands, send, want, tell, .. } = self;
-        let is_asked = self.is_asked_for || is_linked && (*ping || *peers || *hints);
-        let waits = !pings.is_empty() || !data.is_empty();
-        let is_brought = !errands.is_empty() || !send.is_empty() || !tell.is_empty();
-        !is_asked && !waits && !is_brought && want.is_empty()
-    }
-}
-
-/// A DATA message that waits to be sent.
-#[derive(Debug)]
-pub struct OwedData {
-    /// Who waits for it.
-    pub ticket: Ticket,
-    /// The message.
-    pub data: Arc<[u8]>,
-    /// The id, from the first try on.
-    pub id: Option<u64>,
-    /// The session of a try whose outcome is not known: in another session the message is never
-    /// sent again, as it may have been delivered.
-    pub doubtful_in: Option<Session>,
 }
 
 impl Peer {
@@ -378,21 +325,6 @@ impl Peer {
         }
     }
 
-    /// Whether a DATA message may be at the peer already, though no answer says so.
-    pub fn is_doubtful(&self, data: &OwedData) -> bool {
-        let in_flight = self.flight.as_ref().and_then(|flight| flight.call.as_ref());
-        let is_this =
-            |call: &Call| matches!(call, Call::Data { ticket, .. } if *ticket == data.ticket);
-        data.doubtful_in.is_some() || in_flight.is_some_and(is_this)
-    }
-
-    /// Nobody knows whether a try to send it in this session delivered it.
-    pub fn note_doubt(&mut self, ticket: Ticket, session: Session) {
-        if let Some(data) = self.owed.data.iter_mut().find(|data| data.ticket == ticket) {
-            data.doubtful_in = Some(session);
-        }
-    }
-
     /// This version of the own record was brought to it, whether it took it or gave no answer.
     pub fn note_brought(&mut self, own: Fingerprint, wait: Wait) {
         if self.link.own.brought.replace(own) == Some(own) {
@@ -415,6 +347,21 @@ impl Peer {
         match self.flight.as_ref().and_then(|flight| flight.call.as_ref()) {
             Some(Call::Pull { wishes, alone_until }) if now_ms < *alone_until => wishes,
             _ => &[],
+        }
+    }
+
+    /// Whether a DATA message may be at the peer already, though no answer says so.
+    pub fn is_doubtful(&self, data: &OwedData) -> bool {
+        let in_flight = self.flight.as_ref().and_then(|flight| flight.call.as_ref());
+        let is_this =
+            |call: &Call| matches!(call, Call::Data { ticket, .. } if *ticket == data.ticket);
+        data.doubtful_in.is_some() || in_flight.is_some_and(is_this)
+    }
+
+    /// Nobody knows whether a try to send it in this session delivered it.
+    pub fn note_doubt(&mut self, ticket: Ticket, session: Session) {
+        if let Some(data) = self.owed.data.iter_mut().find(|data| data.ticket == ticket) {
+            data.doubtful_in = Some(session);
         }
     }
 

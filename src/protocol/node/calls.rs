@@ -14,7 +14,8 @@ use crate::protocol::doubt::Times;
 use crate::protocol::flight::{Call, CallKind, Class, Ticket};
 use crate::protocol::head::Version;
 use crate::protocol::identity::NodeId;
-use crate::protocol::peer::{OwedData, Peer};
+use crate::protocol::owed::OwedData;
+use crate::protocol::peer::Peer;
 use crate::protocol::report::{PeerStatus, Refused};
 use crate::protocol::wire::{
     Data, Header, Hello, HelloProof, PULLED_MAX, Peers, Ping, Pull, Request, Wish,

@@ -17,13 +17,14 @@ use records::{RawRecord, typed_records, whole_records};
 
 /// Most nodes in a list: all that may be known, and the one that says so.
 pub const LISTED_MAX: usize = PEERS_MAX + 1;
-/// Most records in one UPDATE or in its answer, and most wishes: the signature of each is checked
-/// by one worker, a few ms each on a board without fast arithmetic.
+/// Most whole records that one UPDATE brings: the signature of each is checked by one worker, a few
+/// ms each on a board without fast arithmetic.
 pub const RECORDS_MAX: usize = 64;
-/// Most wishes in one pull, and most records in its answer: who starts anew in a large network lacks
-/// all of them, and each request for some waits behind those of all others who do.
+/// Most wishes in one pull, and most records in its answer: who starts anew in a large network
+/// lacks all of them, and each request for some waits behind those of all others who do. A sender
+/// checks them, up to the first one that is forged.
 pub const PULLED_MAX: usize = 256;
-/// Most records in one push: as many whole ones as in an answer, and a partial one; or more partial
+/// Most records in one push: as many whole ones, and a partial one; or more partial
 /// ones in their place.
 pub const PUSHED_MAX: usize = RECORDS_MAX + 1;
 /// Most records that a refusal names: all that can be pushed.
