@@ -14,6 +14,7 @@ pub(super) use run::RunArgs;
 /// machine holds a live copy of it.
 #[derive(Debug, Parser)]
 #[command(name = "dsn", version = VERSION, max_term_width = 100, after_help = EXIT_CODES)]
+#[group(skip)]
 pub(super) struct Arguments {
     /// Socket of the node to talk to [default: that of DSN_NODE_ID or of the only node under the
     /// data folder, else that of the service]
@@ -102,9 +103,11 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| "it is not a duration; examples: 5s, 500ms, 1m".to_owned())
 }
 
+// Nothing asks for the group that clap makes of the arguments of each command: 0.5 KB each time.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Make a network key file; one that is there is never overwritten
+    #[group(skip)]
     Keygen {
         /// The file to make; - prints the key to stdout
         #[arg(default_value = "credentials/network.key")]
@@ -118,6 +121,7 @@ pub(super) enum Command {
     /// Show the node: id, address, versions, counts, and what is wrong right now
     ///
     /// The codes of what is wrong are in docs/operations.md.
+    #[group(skip)]
     Status {
         /// Exit with 1 when something is wrong: for cron, monitoring and health checks
         #[arg(long)]
@@ -129,6 +133,7 @@ pub(super) enum Command {
     /// Print counts and measures for a monitoring system, in the text format of Prometheus
     ///
     /// What each of them means is in docs/monitoring.md.
+    #[group(skip)]
     Metrics {
         /// Write them to this file in one step, so that nobody reads half of it: for the textfile
         /// collector of node_exporter
@@ -137,6 +142,7 @@ pub(super) enum Command {
         output: Option<PathBuf>,
     },
     /// Show the other nodes: where they are, how they do, and why
+    #[group(skip)]
     Peers {
         /// Those that are lost or left, too
         #[arg(long, short, conflicts_with = "status")]
@@ -153,6 +159,7 @@ pub(super) enum Command {
     ///
     /// Arrows or j and k choose a node, Enter shows its keys, Esc goes back, / finds a text, s
     /// sorts by another column, r turns the order around, q ends it.
+    #[group(skip)]
     Top {
         /// Print the table once, and end: for scripts, and where there is no terminal
         #[arg(long, short = '1')]
@@ -165,6 +172,7 @@ pub(super) enum Command {
         filter: Option<String>,
     },
     /// Show every key and value of a node, or of all nodes
+    #[group(skip)]
     State {
         /// The node whose state to show; `self` is this one [default: all nodes]
         node: Option<String>,
@@ -177,6 +185,7 @@ pub(super) enum Command {
         override_usage = "dsn get [OPTIONS] NODE KEY\n       dsn get [OPTIONS] NODE --prefix PREFIX\n       \
                                 dsn get [OPTIONS] --all KEY\n       dsn get [OPTIONS] --all --prefix PREFIX"
     )]
+    #[group(skip)]
     Get {
         /// The node that the key belongs to; `self` is this one
         #[arg(value_name = "NODE")]
@@ -206,6 +215,7 @@ pub(super) enum Command {
                                 dsn [OPTIONS] set [--ttl DURATION] KEY=VALUE...\n       \
                                 dsn [OPTIONS] set [--ttl DURATION] --from FILE"
     )]
+    #[group(skip)]
     Set {
         /// Remove them after so long, 1s to 30d, unless they are set again; without it they stand
         /// for good, those that would have expired, too
@@ -220,17 +230,20 @@ pub(super) enum Command {
         pairs: Vec<OsString>,
     },
     /// Remove keys of the own state
+    #[group(skip)]
     Unset {
         /// The keys to remove; one that is not there is none to remove
         #[arg(required = true, value_name = "KEY")]
         keys: Vec<String>,
     },
     /// Measure the round-trip time to a node
+    #[group(skip)]
     Ping {
         /// The node to ask
         node: String,
     },
     /// Send bytes to a node; succeeds when it accepted them
+    #[group(skip)]
     Send {
         /// The node to send to
         node: String,
@@ -243,6 +256,7 @@ pub(super) enum Command {
     /// Off a terminal exactly the bytes of the message are printed; with --follow and with
     /// --count a newline stands behind each (--null and --raw change that). On a terminal the
     /// sender stands before it, and what would do more than show itself is escaped.
+    #[group(skip)]
     Recv {
         /// Go on until the node stops, or the time of --timeout is over
         #[arg(long, short)]
@@ -273,6 +287,7 @@ pub(super) enum Command {
     ///
     /// The line `watching` says that from now on no change is missed. Changes that come close
     /// together may be shown as one.
+    #[group(skip)]
     Watch {
         /// Only events of this node; `self` is this one
         node: Option<String>,
@@ -301,17 +316,20 @@ pub(super) enum Command {
     #[command(override_usage = "dsn on [OPTIONS] [NODE] -- COMMAND...")]
     On(OnArgs),
     /// Wait until something is true, as long as --timeout says
+    #[group(skip)]
     Wait {
         #[command(subcommand)]
         what: WaitFor,
     },
     /// Change the network key of a running network: add, use, then remove the old one everywhere
+    #[group(skip)]
     Key {
         #[command(subcommand)]
         what: KeyCommand,
     },
     /// Drop the keys, the addresses and the states of nodes; they come back by their own HELLO
     /// alone
+    #[group(skip)]
     Forget {
         /// The nodes to forget
         #[arg(required_unless_present = "lost", conflicts_with = "lost", value_name = "NODE")]
@@ -331,16 +349,19 @@ pub(super) enum KeyCommand {
     /// Name the network keys of the node; the first one seals, all open
     List,
     /// Let a key open what others send; it seals nothing yet
+    #[group(skip)]
     Add {
         /// A file that `dsn keygen` made; - takes stdin
         file: PathBuf,
     },
     /// Seal with a key from now on
+    #[group(skip)]
     Use {
         /// The name of the key, as `dsn key list` shows it
         name: String,
     },
     /// Open nothing with a key any more
+    #[group(skip)]
     Remove {
         /// The name of the key, as `dsn key list` shows it
         name: String,
@@ -352,12 +373,14 @@ pub(super) enum KeyCommand {
 #[derive(Debug, Subcommand)]
 pub(super) enum WaitFor {
     /// Until so many peers have shown that they are alive now
+    #[group(skip)]
     Peers {
         /// How many peers; this node is none
         #[arg(value_name = "N")]
         count: u64,
     },
     /// Until a node has one of these statuses
+    #[group(skip)]
     Node {
         /// The node; one that is not known yet may come
         node: String,
@@ -366,6 +389,7 @@ pub(super) enum WaitFor {
         statuses: Vec<StatusWord>,
     },
     /// Until a node has a key, and this value where one is given
+    #[group(skip)]
     Key {
         /// The node that the key belongs to; one that is not known yet may come
         node: String,
@@ -385,6 +409,7 @@ pub(super) enum WaitFor {
         changed: bool,
     },
     /// Until peers hold the newest version of the own state: all that are alive, and one at least
+    #[group(skip)]
     Synced {
         /// How many peers are enough [default: all that are alive]
         #[arg(value_name = "N")]
@@ -432,6 +457,7 @@ pub(super) enum Sort {
 
 /// What `dsn on` takes.
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 pub(super) struct OnArgs {
     /// Only changes of this node; `self` is this one; one that is not known yet may come
     pub(super) node: Option<String>,

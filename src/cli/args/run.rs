@@ -8,6 +8,7 @@ use super::path_parser;
 
 /// The flags of `dsn run`. Each can come from the environment, or from the file, too.
 #[derive(Debug, Clone, Default, Args)]
+#[group(skip)]
 pub(in super::super) struct RunArgs {
     /// Name of this node, unique in its network [default: the host name]
     #[arg(long, short = 'i', value_name = "ID", env = "DSN_NODE_ID")]

@@ -50,7 +50,7 @@ impl Node {
         }
         let own_base = load.patches.first().map(|patch| patch.base);
         let partial = own_base.is_some();
-        let (errands, mut left) = self.load_errands(waiting, own_base, &mut load);
+        let (errands, left) = self.load_errands(waiting, own_base, &mut load);
         let (mut later, mut given) = (BTreeSet::new(), Vec::new());
         for other in send.into_iter().filter(|other| !errands.contains_key(other)) {
             let Some(record) = self.record_of(&other) else { continue };
@@ -62,7 +62,7 @@ impl Node {
             }
         }
         let peer = self.peers.get_mut(node_id)?;
-        peer.owed.errands.append(&mut left);
+        peer.owed.errands.extend(left);
         if gives {
             peer.owed.send = later;
             peer.given.extend(given);
