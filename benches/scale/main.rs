@@ -22,6 +22,10 @@ mod crowd;
 mod figures;
 #[path = "../../tests/scale/host.rs"]
 mod host;
+#[path = "../../tests/scale/overload.rs"]
+mod overload;
+#[path = "../../tests/scale/partial.rs"]
+mod partial;
 #[path = "../load/plot.rs"]
 mod plot;
 #[path = "../load/rows.rs"]
@@ -51,7 +55,7 @@ const LOSS: [(u32, &str); 2] = [(10_000, "1 %"), (50_000, "5 %")];
 type Measure = fn(&mut Table, &Options, usize);
 
 /// The figures, each measured for each size.
-const FIGURES: [(&str, Measure); 9] = [
+const FIGURES: [(&str, Measure); 11] = [
     ("primed", primed),
     ("mistakes", mistakes),
     ("join", join),
@@ -61,6 +65,8 @@ const FIGURES: [(&str, Measure); 9] = [
     ("split", split),
     ("restart", restart),
     ("half", half),
+    ("partial", partial),
+    ("overload", overload),
 ];
 
 fn main() {
@@ -295,4 +301,91 @@ fn split(table: &mut Table, options: &Options, size: usize) {
 fn restart(table: &mut Table, options: &Options, size: usize) {
     let mut crowd = Crowd::primed(size, 0, options.seed);
     table.add("all start again at once", size, 0.0, figures::restart(&mut crowd), "s", Goal::None);
+}
+
+/// Not everybody can call everybody.
+fn partial(_: &mut Table, options: &Options, size: usize) {
+    let seconds = (options.hours * 3600.0) as u64;
+    for shape in partial::Shape::ALL {
+        for (refuse, fresh) in [(true, true), (false, true), (true, false), (false, false)] {
+            let mut crowd = partial::settled(shape, size, refuse, fresh, options.seed);
+            let rest = partial::rest(&mut crowd, seconds);
+            let hour = |count: u64| count as f64 * 3600.0 / seconds as f64;
+            let how =
+                format!("{}{}", if refuse { "R" } else { "S" }, if fresh { "F" } else { "P" });
+            println!(
+                "{size:>4} {:<24} {how} suspect/h {:>7.0} lost/h {:>6.0} of {:>3} refuted/h {:>6.0} acc/h {:>7.0} asks/h {:>7.0} | req {:>6.2} max {:>6.1} B/s {:>6.0} lists {:.3} hellos {:.3} | unseen {} unheld {}",
+                shape.name(),
+                hour(rest.suspects),
+                hour(rest.losts),
+                rest.of.len(),
+                hour(rest.refuted),
+                hour(rest.traffic.accusations),
+                hour(rest.traffic.asks),
+                rest.requests,
+                rest.busiest,
+                rest.bytes,
+                rest.traffic.lists as f64 / seconds as f64 / size as f64,
+                rest.traffic.hellos as f64 / seconds as f64 / size as f64,
+                rest.unseen,
+                rest.unheld
+            );
+            if options.explain {
+                for (what, count, sentence) in partial::faults(&crowd).into_iter().take(3) {
+                    println!("       {count} say {what}: {sentence}");
+                }
+            }
+            let (one, walled) = (shape.one(), 3 % size);
+            let sets: Vec<String> = [one, 1, walled]
+                .into_iter()
+                .map(|owner| format!("{:.0}", partial::change(&mut crowd, owner)))
+                .collect();
+            let killed: Vec<String> = (0..options.victims)
+                .map(|_| {
+                    let (a, b) = partial::death(&mut crowd, one, false);
+                    format!("{a:.1}({b:.1})")
+                })
+                .collect();
+            let hung: Vec<String> = (0..options.victims)
+                .map(|_| {
+                    let (a, b) = partial::death(&mut crowd, one, true);
+                    format!("{a:.1}({b:.1})")
+                })
+                .collect();
+            let other = partial::death(&mut crowd, 1, false).0;
+            println!(
+                "       changes of one, 1, 3: {} ms; killed {}; hung {}; killed 1 {other:.1}",
+                sets.join(" "),
+                killed.join(" "),
+                hung.join(" ")
+            );
+        }
+    }
+}
+
+/// Nodes that are only slow.
+fn overload(_: &mut Table, options: &Options, size: usize) {
+    for (factor, cores) in
+        [(20, None), (50, None), (500, None), (1000, None), (20, Some(2)), (50, Some(2))]
+    {
+        let mut crowd = Crowd::primed(size, 0, options.seed);
+        let it = overload::overload(&mut crowd, factor, cores, 120);
+        println!(
+            "{size:>4} x{factor} cores {cores:?}: requests {:.2} (idle {:.2}, after {:.2}), suspects {}, losts {}, refuted {}, settled {:.1} s; hellos {} lists {} pushes {} pings {} asks {} words {} accusations {}",
+            it.requests,
+            it.idle,
+            it.after,
+            it.suspects,
+            it.losts,
+            it.refuted,
+            it.settled,
+            it.traffic.hellos,
+            it.traffic.lists,
+            it.traffic.pushes,
+            it.traffic.pings,
+            it.traffic.asks,
+            it.traffic.words,
+            it.traffic.accusations
+        );
+    }
 }

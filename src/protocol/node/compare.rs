@@ -152,6 +152,7 @@ impl Node {
         for known in &answer.nodes {
             if self.is_me(&known.node_id) {
                 follows |= self.note_own_at(node_id, known.version);
+                self.refute_listed(known, now, actions);
             } else {
                 self.note_other_key(node_id, known, now);
                 let pin = self.pin_of(&known.node_id);

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::far::is_unseen;
 use super::{Action, Node, Now};
 use crate::protocol::hash::Sha256;
 use crate::protocol::head::Fingerprint;
@@ -14,7 +15,7 @@ use crate::protocol::wire::KnownNode;
 
 /// How many nodes behind it on the ring a node keeps links with, beside the fingers: where one of
 /// them is gone, the next one is watched already.
-const SUCCESSORS: usize = 2;
+pub(super) const SUCCESSORS: usize = 2;
 /// Most nodes of one list that are looked into as the other side says something else of them: each
 /// costs a few requests.
 const DISPUTED_MAX: usize = 4;
@@ -86,7 +87,11 @@ impl Node {
         if self.is_mesh() {
             return;
         }
-        let near = self.near();
+        let mut near = self.near(now);
+        if self.is_uncalled(now) {
+            // Perhaps nobody can call this node: those that would hear it.
+            near.extend(self.watchers());
+        }
         let lost = self.next_lost(now);
         // Whoever is one is awake.
         self.peers.change_awake(|node_id, peer| {
@@ -116,22 +121,26 @@ impl Node {
     /// The next few that are there, and the first ones behind a half, a quarter, an eighth of the
     /// ring, and so on: what one learns is everywhere after as many steps as the number of nodes
     /// has bits (Stoica et al., "Chord", 2001).
-    fn near(&self) -> BTreeSet<NodeId> {
+    fn near(&self, now: Now) -> BTreeSet<NodeId> {
         let own = position(&self.settings.node_id);
         let is_there = |peer: &Peer| {
             is_member(peer) && matches!(peer.status, PeerStatus::Alive | PeerStatus::Suspect)
         };
         let there_behind =
             |place: u64| self.peers.behind(place).filter(|(_, _, peer)| is_there(peer));
-        let mut near: BTreeSet<NodeId> =
-            there_behind(own).take(SUCCESSORS).map(|(_, node_id, _)| node_id.clone()).collect();
+        let callable_behind =
+            |place: u64| there_behind(place).filter(|(_, _, peer)| !peer.is_far(now.mono_ms));
+        // The next ones are called again and again, whether they can be called or not.
+        let next_ones = there_behind(own).take(SUCCESSORS);
+        let next_ones = next_ones.chain(callable_behind(own).take(SUCCESSORS));
+        let mut near: BTreeSet<NodeId> = next_ones.map(|(_, node_id, _)| node_id.clone()).collect();
         let next = there_behind(own).next().map_or(0, |(place, ..)| place.wrapping_sub(own));
         for distance in (0..u64::BITS).rev().map(|power| 1_u64 << power) {
             if distance <= next {
                 break;
             }
             let place = own.wrapping_add(distance - 1);
-            near.extend(there_behind(place).next().map(|(_, node_id, _)| node_id.clone()));
+            near.extend(callable_behind(place).next().map(|(_, node_id, _)| node_id.clone()));
         }
         near
     }
@@ -201,7 +210,7 @@ impl Node {
         let is_disputed = |known: &&KnownNode| {
             let peer = self.peers.get(&known.node_id);
             peer.is_some_and(|peer| {
-                let is_lost = peer.status == PeerStatus::Lost;
+                let is_lost = is_unseen(peer) && peer.watch.far.is_due(now.mono_ms);
                 // In a small network each sees for itself who is lost.
                 let is_there = peer.status == PeerStatus::Alive && !is_mesh;
                 let is_same = peer.version() == known.version && peer.record.is_some();
@@ -216,6 +225,7 @@ impl Node {
                 self.begin_doubt(&node_id, false, now, actions);
             } else {
                 self.look_for(&node_id, now, actions);
+                self.seek(&node_id, now, actions);
             }
         }
     }
