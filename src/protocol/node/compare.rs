@@ -144,7 +144,7 @@ impl Node {
         let lacking = self.lacking(node_id, &answer);
         let wait = self.wait(now);
         let mut follows = !wanted.is_empty();
-        self.compare_lost(&answer.nodes, now, actions);
+        self.compare_lost(node_id, &answer.nodes, now, actions);
         if let Some(peer) = self.peers.get_mut(node_id) {
             peer.owed.want = wanted;
             peer.note_lacking(lacking, wait);

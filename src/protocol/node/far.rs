@@ -105,16 +105,27 @@ impl Node {
         (is_far && self.helper_of(node_id).is_some()).then(|| node_id.clone())
     }
 
-    /// Somebody says that one is there that is lost here, or that was never met: others are asked
-    /// to try it.
-    pub(super) fn seek(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
+    /// Something says that one is there that is lost here, or was never heard: others are asked to
+    /// try it, and whoever says so.
+    pub(super) fn seek(
+        &mut self,
+        node_id: &NodeId,
+        by: Option<&NodeId>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
         let wait = self.far_wait(now);
         let is_due = |peer: &Peer| {
             is_unseen(peer) && peer.record.is_some() && peer.watch.far.is_due(now.mono_ms)
         };
         let Some(peer) = self.peers.get_mut(node_id).filter(|peer| is_due(peer)) else { return };
         peer.watch.far.came_to_nothing(wait, AGAIN_MAX_MS);
-        let sought = self.ask_others(node_id, FIRST_ASKED, now, actions);
+        let by = by.filter(|by| self.peers.get(by).is_some_and(can_help));
+        let by: Vec<NodeId> = by.into_iter().cloned().collect();
+        let mut sought = self.ask_others(node_id, FIRST_ASKED, now, actions);
+        if sought.iter().all(|asked| !by.contains(&asked.helper)) {
+            sought.extend(self.ask_these(node_id, by, now, actions));
+        }
         if let Some(peer) = self.peers.get_mut(node_id) {
             peer.watch.sought = sought;
         }

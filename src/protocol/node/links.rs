@@ -200,6 +200,7 @@ impl Node {
     /// something else of one version, it is looked into. Nobody's word is taken for it.
     pub(super) fn compare_lost(
         &mut self,
+        by: &NodeId,
         nodes: &[KnownNode],
         now: Now,
         actions: &mut Vec<Action>,
@@ -210,14 +211,21 @@ impl Node {
         let is_disputed = |known: &&KnownNode| {
             let peer = self.peers.get(&known.node_id);
             peer.is_some_and(|peer| {
-                let is_lost = is_unseen(peer) && peer.watch.far.is_due(now.mono_ms);
+                let is_lost = is_unseen(peer);
                 // In a small network each sees for itself who is lost.
                 let is_there = peer.status == PeerStatus::Alive && !is_mesh;
                 let is_same = peer.version() == known.version && peer.record.is_some();
                 is_same && (is_lost && !known.is_lost || is_there && known.is_lost)
             })
         };
-        let disputed = nodes.iter().filter(is_disputed).take(DISPUTED_MAX);
+        let mut disputed: Vec<&KnownNode> = nodes.iter().filter(is_disputed).collect();
+        let waits = |known: &&KnownNode| {
+            let peer = self.peers.get(&known.node_id);
+            peer.is_some_and(|peer| !peer.watch.far.is_due(now.mono_ms))
+        };
+        // Those that were sought a moment ago come last.
+        disputed.sort_by_key(waits);
+        let disputed = disputed.into_iter().take(DISPUTED_MAX);
         let disputed: Vec<(NodeId, bool)> =
             disputed.map(|known| (known.node_id.clone(), known.is_lost)).collect();
         for (node_id, is_lost_there) in disputed {
@@ -225,7 +233,7 @@ impl Node {
                 self.begin_doubt(&node_id, false, now, actions);
             } else {
                 self.look_for(&node_id, now, actions);
-                self.seek(&node_id, now, actions);
+                self.seek(&node_id, Some(by), now, actions);
             }
         }
     }

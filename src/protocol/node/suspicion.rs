@@ -100,7 +100,7 @@ impl Node {
         self.ask_these(about, helpers, now, actions)
     }
 
-    fn ask_these(
+    pub(super) fn ask_these(
         &mut self,
         about: &NodeId,
         helpers: Vec<NodeId>,
@@ -329,7 +329,7 @@ impl Node {
         } else if peer.status == PeerStatus::Lost {
             peer.contact.hurry(now.mono_ms);
             if is_newer {
-                self.seek(node_id, now, actions);
+                self.seek(node_id, None, now, actions);
             }
         }
     }

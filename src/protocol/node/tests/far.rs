@@ -115,7 +115,8 @@ fn one_that_is_lost_here_and_listed_as_there_is_sought() {
     };
     lists(&mut us);
     let (asks, _) = live(&mut us, 300, &others, &far);
-    assert_eq!(asks.len(), crate::protocol::doubt::FIRST_ASKED);
+    let first = crate::protocol::doubt::FIRST_ASKED;
+    assert!((first..=first + 1).contains(&asks.len()), "some, and who says so: {asks:?}");
     lists(&mut us);
     let (more, _) = live(&mut us, 300, &others, &far);
     assert_eq!(more.len(), 0, "not again at once, whoever says so");
@@ -152,7 +153,7 @@ fn who_can_call_nobody_takes_none_for_lost_that_calls_as_rarely_as_it_uses_to() 
         // When it begins it may be that all others are gone.
         let is_well = round < 500 || there.into_iter().all(|it| status(it) == PeerStatus::Alive);
         assert!(is_well, "{round}");
-        if status(gone) == PeerStatus::Lost {
+        if round >= 500 && status(gone) == PeerStatus::Lost {
             lost_at.get_or_insert(round);
         }
     }
