@@ -184,6 +184,10 @@ impl Node {
         let old = peer.record.replace(record);
         let lived_at = old.as_ref().and_then(|old| old.head.home.address.as_ref());
         let has_moved = lived_at != home.address.as_ref();
+        if old.as_ref().is_some_and(|old| old.head.home.incarnation != home.incarnation) {
+            // Another run: what was in the way may be there no more.
+            peer.watch.far.succeeded();
+        }
         peer.passed.clear();
         self.members += usize::from(old.is_none());
         if let Some((old, new)) = old.as_ref().zip(peer.record.clone()).filter(|_| !is_mesh) {

@@ -9,7 +9,6 @@ use crate::protocol::doubt::{
 };
 use crate::protocol::flight::CallKind;
 use crate::protocol::identity::NodeId;
-use crate::protocol::pace::Pace;
 use crate::protocol::peer::Peer;
 use crate::protocol::report::{Event, PeerStatus};
 use crate::protocol::wire::{Ask, Suspected};
@@ -409,8 +408,10 @@ pub(super) fn lose(node_id: &NodeId, peer: &mut Peer, actions: &mut Vec<Action>)
     // Its twin, if it has one, may take its place.
     peer.link.superseded.clear();
     peer.watch.doubt = None;
-    // When it is back all begins anew.
-    (peer.watch.far, peer.watch.via) = (Pace::default(), None);
+    // It is sought at once where somebody says that it is there. But where it was not gone, the next
+    // such doubt waits longer all the same.
+    peer.watch.far.hurry(0);
+    peer.watch.via = None;
     peer.owed.is_asked_for = false;
     if let Some(record) = peer.record.as_ref().filter(|_| peer.watch.accused.is_none()) {
         // A later version shows that it is there; what it said before does not.

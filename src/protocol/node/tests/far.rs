@@ -69,7 +69,7 @@ fn the_next_one_on_the_ring_is_asked_about_as_often_as_it_would_be_called() {
     // What failed when it fell silent makes this node patient.
     live(&mut us, 8 * TICK_MS, &others, &far);
     assert_eq!(us.peer(&far).status, PeerStatus::Lost);
-    assert!(!us.peer(&far).watch.far.is_failing(), "when it is back all begins anew");
+    assert!(us.peer(&far).watch.far.is_due(us.now.mono_ms), "it is sought at once");
 }
 
 /// Who said that it would tell us is not there any more.
