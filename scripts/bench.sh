@@ -15,7 +15,7 @@
 #
 # `scale` measures networks of many nodes: 16, 64 and 256 with the real rules in a modelled network, and
 # 16 to 100 real processes, side by side with another binary where DSN_BASE_BIN names one. Its figures are
-# primed mistakes join join-loss late hangs split restart half processes, and table, which measures
+# primed mistakes join join-loss late hangs split restart half partial overload processes, and table, which measures
 # nothing; its options --sizes 16,64,… (DSN_BENCH_SIZES has those of processes), --hours H (of virtual
 # time, for mistakes), --sets N, --victims N, --seed N, and --long: 1 000 nodes as well, and 24 hours.
 # Results are kept in target/bench/scale.json, those that are measured again take the place of old ones.

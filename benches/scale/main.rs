@@ -22,6 +22,10 @@ mod crowd;
 mod figures;
 #[path = "../../tests/scale/host.rs"]
 mod host;
+#[path = "../../tests/scale/overload.rs"]
+mod overload;
+#[path = "../../tests/scale/partial.rs"]
+mod partial;
 #[path = "../load/plot.rs"]
 mod plot;
 #[path = "../load/rows.rs"]
@@ -51,7 +55,7 @@ const LOSS: [(u32, &str); 2] = [(10_000, "1 %"), (50_000, "5 %")];
 type Measure = fn(&mut Table, &Options, usize);
 
 /// The figures, each measured for each size.
-const FIGURES: [(&str, Measure); 9] = [
+const FIGURES: [(&str, Measure); 11] = [
     ("primed", primed),
     ("mistakes", mistakes),
     ("join", join),
@@ -61,6 +65,8 @@ const FIGURES: [(&str, Measure); 9] = [
     ("split", split),
     ("restart", restart),
     ("half", half),
+    ("partial", partial),
+    ("overload", overload),
 ];
 
 fn main() {
@@ -295,4 +301,79 @@ fn split(table: &mut Table, options: &Options, size: usize) {
 fn restart(table: &mut Table, options: &Options, size: usize) {
     let mut crowd = Crowd::primed(size, 0, options.seed);
     table.add("all start again at once", size, 0.0, figures::restart(&mut crowd), "s", Goal::None);
+}
+
+/// Not everybody can call everybody: the walls refuse from the first start on, or come to be
+/// silent in a network that has met. Of the two the worse one is told.
+fn partial(table: &mut Table, options: &Options, size: usize) {
+    let seconds = (options.hours * 3600.0) as u64;
+    let hours = seconds as f64 / 3600.0;
+    for shape in partial::Shape::ALL {
+        let mut worst: Vec<(&str, &str, f64)> = Vec::new();
+        for is_fresh in [true, false] {
+            let mut crowd = partial::settled(shape, size, is_fresh, is_fresh, options.seed);
+            let rest = partial::rest(&mut crowd, seconds);
+            if options.explain {
+                for (what, count, sentence) in partial::faults(&crowd) {
+                    println!("   {count} say {what}: {sentence}");
+                }
+            }
+            let change = [shape.one(), 1, 3].map(|owner| partial::change(&mut crowd, owner));
+            let mut ends = |hangs| {
+                let each = |_| partial::death(&mut crowd, shape.one(), hangs);
+                (0..options.victims).map(each).fold((0.0, 0.0), |worst: (f64, f64), end| {
+                    (worst.0.max(end.0), worst.1.max(end.1))
+                })
+            };
+            let ((killed, back), (hung, back_too)) = (ends(false), ends(true));
+            let found = [
+                ("suspect shown", "/h", rest.suspects as f64 / hours),
+                ("lost shown", "/h", rest.losts as f64 / hours),
+                ("accusations sent", "/h", rest.traffic.accusations as f64 / hours),
+                ("asks sent", "/h", rest.traffic.asks as f64 / hours),
+                ("refuted", "/h", rest.refuted as f64 / hours),
+                ("requests a node", "/s", rest.requests),
+                ("requests of the busiest node", "/s", rest.busiest),
+                ("bytes a node", "B/s", rest.bytes),
+                ("pairs not seen as alive", "", rest.unseen as f64),
+                ("a change is everywhere", "ms", change.into_iter().fold(0.0, f64::max)),
+                ("killed, lost at all", "s", killed),
+                ("hung, lost at all", "s", hung),
+                ("back, alive at all", "s", back.max(back_too)),
+            ];
+            for (what, unit, value) in found {
+                match worst.iter_mut().find(|(known, ..)| *known == what) {
+                    Some((_, _, before)) => *before = before.max(value),
+                    None => worst.push((what, unit, value)),
+                }
+            }
+        }
+        for (what, unit, value) in worst {
+            let what = format!("{}: {what}", shape.name());
+            table.add(&what, size, 0.0, value, unit, Goal::None);
+        }
+    }
+}
+
+/// Nodes that are only slow for two minutes: so many times, on their own CPU or on two that all
+/// share.
+fn overload(table: &mut Table, options: &Options, size: usize) {
+    for (factor, cores) in [(50, None), (500, None), (1000, None), (20, Some(2)), (50, Some(2))] {
+        let mut crowd = Crowd::primed(size, 0, options.seed);
+        let it = overload::overload(&mut crowd, factor, cores, 120);
+        let of = cores.map_or("each its own CPU", |_| "two CPUs for all");
+        let mut add = |what: &str, value: f64, unit: &str| {
+            let what = format!("{factor} times as slow, {of}: {what}");
+            table.add(&what, size, 0.0, value, unit, Goal::None);
+        };
+        add("requests a node meanwhile", it.requests, "/s");
+        add("suspect shown", it.suspects as f64, "");
+        add("lost shown", it.losts as f64, "");
+        add("refuted", it.refuted as f64, "");
+        add("settled after it", it.settled, "s");
+        add("requests a node afterwards", it.after, "/s");
+        if options.explain {
+            println!("   {it:?}");
+        }
+    }
 }

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::head::Fingerprint;
-use super::identity::NodeId;
+use super::identity::{Incarnation, NodeId};
+use super::pace::Pace;
 use super::wire::{Ask, Challenge, Word};
 
 /// How many others are asked first to try a peer that gave no answer.
@@ -87,6 +88,14 @@ pub struct Watch {
     pub accused_at: Option<u64>,
     /// When others showed last that it is there, ms.
     pub vouched_at: Option<u64>,
+    /// Who brought the last word that it is there, in which of its runs: the first one to be asked
+    /// again.
+    pub via: Option<(NodeId, Incarnation)>,
+    /// How often it was shown that it is there while it could not be called, and when it comes into
+    /// doubt for silence again: others watch it as well, and can call it.
+    pub far: Pace,
+    /// Who was asked about it as others say that it is there.
+    pub sought: Vec<Asked>,
 }
 
 /// A peer that gave no answer.
@@ -143,26 +152,25 @@ impl Doubt {
 
 impl Watch {
     /// Who was asked, as long as a word of theirs counts.
-    pub fn asked(&self) -> &[Asked] {
-        match (&self.doubt, &self.accused) {
-            (Some(doubt), _) => &doubt.asked,
-            (None, Some(accused)) => &accused.asked,
-            (None, None) => &[],
-        }
-    }
-
-    /// The same, to change; nothing where nothing stands against it.
-    pub fn asked_mut(&mut self) -> Option<&mut Vec<Asked>> {
-        match (&mut self.doubt, &mut self.accused) {
-            (Some(doubt), _) => Some(&mut doubt.asked),
-            (None, Some(accused)) => Some(&mut accused.asked),
-            (None, None) => None,
-        }
+    pub fn asked(&self) -> impl Iterator<Item = &Asked> {
+        let doubt = self.doubt.iter().flat_map(|doubt| &doubt.asked);
+        let accused = self.accused.iter().flat_map(|accused| &accused.asked);
+        doubt.chain(accused).chain(&self.sought)
     }
 
     /// What was asked under this challenge.
     pub fn asked_under(&mut self, challenge: &Challenge) -> Option<&mut Asked> {
-        self.asked_mut()?.iter_mut().find(|asked| asked.challenge == *challenge)
+        let doubt = self.doubt.iter_mut().flat_map(|doubt| &mut doubt.asked);
+        let accused = self.accused.iter_mut().flat_map(|accused| &mut accused.asked);
+        let mut all = doubt.chain(accused).chain(&mut self.sought);
+        all.find(|asked| asked.challenge == *challenge)
+    }
+
+    /// Nothing stands against it any more.
+    pub fn clear(&mut self) -> Option<Doubt> {
+        self.accused = None;
+        self.sought.clear();
+        self.doubt.take()
     }
 }
 

@@ -87,6 +87,9 @@ pub struct Peer {
     pub status: PeerStatus,
     /// When something signed by it last came directly from it, ms.
     pub heard_at: Option<u64>,
+    /// How long it is silent at most between two words, ms: an eighth less with each word, or what it
+    /// was before that one. Nothing before its second word.
+    pub gap_ms: Option<u64>,
     /// Since when it is known here, ms.
     pub known_since: u64,
     /// Its place on the ring of all nodes.
@@ -156,6 +159,8 @@ pub struct CallFault {
     pub why: String,
     /// Since when all did, ms.
     pub since: u64,
+    /// When the last one did, ms.
+    pub at: u64,
     /// Whether somebody answered: then the port is open, and why says what is wrong.
     pub was_answered: bool,
 }
@@ -173,6 +178,7 @@ impl Peer {
             floor: Floor::default(),
             status: PeerStatus::Suspect,
             heard_at: None,
+            gap_ms: None,
             known_since: now_ms,
             ring: 0,
             is_awake: true,
@@ -214,7 +220,7 @@ impl Peer {
     pub fn note_fault(&mut self, why: &str, now_ms: u64) {
         let since = self.last_fault.as_ref().map_or(now_ms, |fault| fault.since);
         let was_answered = self.was_answered;
-        self.last_fault = Some(CallFault { why: why.to_owned(), since, was_answered });
+        self.last_fault = Some(CallFault { why: why.to_owned(), since, at: now_ms, was_answered });
     }
 
     /// A PING was answered after this time.

@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -105,6 +105,15 @@ pub struct Crowd {
     pub costs: Costs,
     /// Requests that get lost, in a million; and of the answers to the others as many.
     pub loss: u32,
+    /// Whose requests do not get through to whom; answers come back on their connection.
+    pub walls: HashSet<(usize, usize)>,
+    /// Whether such a request is refused at once, or meets silence.
+    pub walls_refuse: bool,
+    /// How many CPUs all hosts share; nothing where each has its own.
+    pub cores: Option<usize>,
+    /// How many of them are busy, and who waits for one.
+    busy_cores: usize,
+    waiting: VecDeque<usize>,
     /// `dsn::Config::tick`.
     pub tick_ms: u64,
     pub traffic: Traffic,
@@ -145,6 +154,11 @@ impl Crowd {
             hosts,
             costs: Costs::REAL,
             loss: 0,
+            walls: HashSet::new(),
+            walls_refuse: false,
+            cores: None,
+            busy_cores: 0,
+            waiting: VecDeque::new(),
             tick_ms: 3_000,
             traffic: Traffic::default(),
             events: 0,
@@ -412,6 +426,7 @@ impl Crowd {
         at.disk_waits = false;
         let Some(node) = &mut at.node else { return };
         if let Some(republish) = node.take_disk_wishes().republish {
+            at.refuted += 1;
             let draft = node.own().draft();
             if let Some(timestamp) = node.next_timestamp(now.wall_us, draft.head.timestamp) {
                 let draft = draft.again(timestamp).at(node.home().clone());
@@ -544,6 +559,16 @@ impl Crowd {
         missing.is_none()
     }
 
+    /// Pairs that run of which one does not hold what the other wrote last.
+    pub fn unheld(&self) -> usize {
+        let count = self.hosts.len();
+        let running = || (0..count).filter(|host| self.is_running(*host));
+        let lacks = |host: usize, of: usize| {
+            host != of && self.held[host * count + of] < self.hosts[of].kept.head.timestamp
+        };
+        running().map(|host| running().filter(|of| lacks(host, *of)).count()).sum()
+    }
+
     /// What is missing to that, for people.
     pub fn lack(&self) -> String {
         let (mut unseen, mut unheld, mut first) = (0, 0, None);
@@ -580,13 +605,19 @@ impl Crowd {
 
     /// The CPU takes what is next, if it has nothing to do.
     fn work(&mut self, host: usize) {
-        while self.hosts[host].doing.is_none()
-            && let Some(work) = self.hosts[host].work.pop_front()
-        {
+        while self.hosts[host].doing.is_none() && !self.hosts[host].work.is_empty() {
+            if self.cores.is_some_and(|cores| self.busy_cores >= cores) {
+                if !self.waiting.contains(&host) {
+                    self.waiting.push_back(host);
+                }
+                return;
+            }
+            let Some(work) = self.hosts[host].work.pop_front() else { return };
             match work {
                 Work::Send(job) => self.begin(host, job),
                 Work::Receive(letter) => {
                     self.hosts[host].doing = Some(Doing::Receive(letter));
+                    self.busy_cores += 1;
                     self.schedule(self.costs.receive, host, Event::Done);
                 }
             }
@@ -605,15 +636,23 @@ impl Crowd {
         let call = Call { job, outgoing, tag, began_us: self.now_us };
         at.open.insert(flight, call);
         at.doing = Some(Doing::Send(flight));
+        self.busy_cores += 1;
         self.schedule(self.costs.send, host, Event::Done);
         self.schedule(limit_us, host, Event::Over(flight));
     }
 
     fn done(&mut self, host: usize) {
+        self.busy_cores -= 1;
         match self.hosts[host].doing.take() {
             Some(Doing::Send(flight)) => self.depart(host, flight),
             Some(Doing::Receive(letter)) => self.receive(host, *letter),
             None => {}
+        }
+        // Whoever waits for a CPU comes first.
+        while self.cores.is_none_or(|cores| self.busy_cores < cores)
+            && let Some(next) = self.waiting.pop_front()
+        {
+            self.work(next);
         }
         self.work(host);
     }
@@ -636,6 +675,13 @@ impl Crowd {
             return self.schedule(2_000, host, Event::Come(flight, failed("no such host")));
         };
         if self.hosts[to].side != self.hosts[host].side {
+            return;
+        }
+        if self.walls.contains(&(host, to)) {
+            if self.walls_refuse {
+                let back = failed("connection refused");
+                self.schedule(RESET_US, host, Event::Come(flight, back));
+            }
             return;
         }
         if self.random.u32(0..1_000_000) < self.loss {

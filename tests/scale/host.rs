@@ -189,6 +189,8 @@ pub struct Host {
     pub busy: [usize; Class::ALL.len()],
     pub open: HashMap<u64, Call>,
     pub sent: Traffic,
+    /// Versions that it made as others accused it, or as its home is another one.
+    pub refuted: u64,
 }
 
 pub fn place_of(class: Class) -> usize {
@@ -218,6 +220,7 @@ impl Host {
             busy: Default::default(),
             open: HashMap::new(),
             sent: Traffic::default(),
+            refuted: 0,
         }
     }
 }

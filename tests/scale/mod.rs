@@ -11,9 +11,14 @@ mod crowd;
 mod figures;
 #[allow(dead_code, reason = "benches/scale uses all of it")]
 mod host;
+#[allow(dead_code, reason = "benches/scale uses all of it")]
+mod overload;
+#[allow(dead_code, reason = "benches/scale uses all of it")]
+mod partial;
 
 use crowd::Crowd;
 use figures::{End, quantile};
+use partial::Shape;
 
 /// Nodes and histories in the normal suite.
 const NODES: usize = 256;
@@ -92,4 +97,51 @@ fn check(nodes: usize, seed: u64) {
     assert!(share >= BOUNDS.change_within_1_s, "{what}: {share} % within a second");
     let max = quantile(&sets.times, 1000);
     assert!(max.is_finite(), "{what}: a change does not come everywhere");
+}
+
+/// Networks in which not everybody can call everybody, a few minutes after they began so; most of
+/// them small: there all keep links with all. The bridge of a large one needs its time.
+const PARTIAL: [(usize, &[Shape]); 3] = [
+    (4, &[Shape::HalfIn, Shape::HalfApart, Shape::Hidden, Shape::Pair, Shape::Bridge]),
+    (16, &[Shape::HalfIn, Shape::HalfApart, Shape::Mute, Shape::Hidden, Shape::Pair]),
+    (40, &[Shape::HalfIn, Shape::HalfApart, Shape::Pair]),
+];
+/// How many requests a second and node they make at most, beside 1.1 of a whole one.
+const PARTIAL_REQUESTS: f64 = 2.0;
+/// How long a change may take there, ms: it goes by views that differ.
+const PARTIAL_CHANGE_MS: f64 = 45_000.0;
+/// How long one that is killed is missed by nobody, s: where nobody could call it, it has to be
+/// silent for two ticks.
+const PARTIAL_KILLED_S: f64 = 15.0;
+
+#[test]
+fn who_can_not_be_called_by_all_is_there_for_all_and_costs_little() {
+    std::thread::scope(|scope| {
+        for (nodes, shapes) in PARTIAL {
+            for shape in shapes {
+                scope.spawn(move || check_partial(nodes, *shape));
+            }
+        }
+    });
+}
+
+fn check_partial(nodes: usize, shape: Shape) {
+    let what = format!("{nodes} nodes, {}", shape.name());
+    let mut crowd = partial::settled(shape, nodes, true, true, 5);
+    let rest = partial::rest(&mut crowd, 60);
+    eprintln!("{what}: {rest:?}");
+    assert_eq!((rest.suspects, rest.losts), (0, 0), "{what}: {:?}", rest.of);
+    assert_eq!((rest.unseen, rest.unheld), (0, 0), "{what}");
+    assert!(rest.requests <= PARTIAL_REQUESTS, "{what}: {} requests/s", rest.requests);
+    let faults = partial::faults(&crowd);
+    let is_told = faults.iter().any(|(code, ..)| code.starts_with("one-way"));
+    assert!(is_told, "{what}: {faults:?}");
+    for owner in [shape.one(), 3] {
+        let took = partial::change(&mut crowd, owner);
+        assert!(took <= PARTIAL_CHANGE_MS, "{what}: a change of {owner} took {took} ms");
+    }
+    let (lost, back) = partial::death(&mut crowd, shape.one(), false);
+    eprintln!("{what}: lost after {lost} s, back after {back} s");
+    assert!(lost <= PARTIAL_KILLED_S, "{what}: killed, lost after {lost} s");
+    assert!(back.is_finite(), "{what}: it is not back for all");
 }

@@ -65,7 +65,7 @@ impl Node {
         peer.was_answered = !matches!(outcome, Outcome::Failed(_));
         let outcome = other_key_next(outcome, &mut peer.network_key);
         if !matches!(outcome, Outcome::Failed(_)) {
-            self.note_word(now);
+            self.note_answer(now);
         }
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         match outcome {
@@ -223,6 +223,8 @@ impl Node {
         // This alone says that all is well: what answers other calls, and not the one that comes
         // behind each HELLO, is not called anew at once for ever.
         peer.contact.succeeded();
+        peer.watch.far.succeeded();
+        peer.watch.via = None;
         peer.note_round_trip(elapsed_us);
         if let Some(ticket) = waiting.filter(|ticket| peer.owed.pings.contains(ticket)) {
             peer.owed.pings.retain(|other| *other != ticket);

@@ -36,8 +36,7 @@ impl Node {
     /// The key to check a word with, where we wait for one under its challenge.
     pub fn awaits(&self, word: &Word) -> Option<PublicKey> {
         let peer = self.peers.get(&word.about)?;
-        let mut asked = peer.watch.asked().iter();
-        let is_open = asked.any(|asked| asked.challenge == word.challenge);
+        let is_open = peer.watch.asked().any(|asked| asked.challenge == word.challenge);
         is_open.then_some(peer.pin?.key)
     }
 
@@ -65,6 +64,7 @@ impl Node {
             return;
         }
         let about = ask.about.clone();
+        self.note_asker(&about, &ask.asker, now);
         self.probing
             .favours
             .push(Favour { ask: ask.clone(), until: now.mono_ms + self.settings.tick_ms });
@@ -128,8 +128,9 @@ impl Node {
             let asked = watch.and_then(|watch| watch.asked_under(&challenge));
             let Some(asked) = asked else { continue };
             (asked.is_taken, asked.is_over) = (true, true);
+            let helper = asked.helper.clone();
             match word {
-                CheckedWord::Here(_) => self.vouch(&about, now, actions),
+                CheckedWord::Here(_) => self.vouched_by(helper, &about, now, actions),
                 CheckedWord::InVain(..) => self.advance(&about, now, actions),
             }
         }

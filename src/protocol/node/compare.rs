@@ -150,7 +150,7 @@ impl Node {
         let lacking = self.lacking(node_id, &answer);
         let wait = self.wait(now);
         let mut follows = !wanted.is_empty();
-        self.compare_lost(&answer.nodes, now, actions);
+        self.compare_lost(node_id, &answer.nodes, now, actions);
         if let Some(peer) = self.peers.get_mut(node_id) {
             peer.owed.want = wanted;
             peer.note_lacking(lacking, wait);
@@ -158,6 +158,7 @@ impl Node {
         for known in &answer.nodes {
             if self.is_me(&known.node_id) {
                 follows |= self.note_own_at(node_id, known.version);
+                self.refute_listed(known, now, actions);
             } else {
                 self.note_other_key(node_id, known, now);
                 let pin = self.pin_of(&known.node_id);

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::far::is_unseen;
 use super::{Action, Node, Now};
 use crate::order::Gather;
 use crate::protocol::hash::Sha256;
@@ -15,7 +16,7 @@ use crate::protocol::wire::KnownNode;
 
 /// How many nodes behind it on the ring a node keeps links with, beside the fingers: where one of
 /// them is gone, the next one is watched already.
-const SUCCESSORS: usize = 2;
+pub(super) const SUCCESSORS: usize = 2;
 /// Most nodes of one list that are looked into as the other side says something else of them: each
 /// costs a few requests.
 const DISPUTED_MAX: usize = 4;
@@ -87,7 +88,11 @@ impl Node {
         if self.is_mesh() {
             return;
         }
-        let near = self.near();
+        let mut near = self.near(now);
+        if self.is_uncalled(now) {
+            // Perhaps nobody can call this node: those that would hear it.
+            near.extend(self.watchers());
+        }
         let lost = self.next_lost(now);
         // Whoever is one is awake.
         self.peers.change_awake(|node_id, peer| {
@@ -117,22 +122,27 @@ impl Node {
     /// The next few that are there, and the first ones behind a half, a quarter, an eighth of the
     /// ring, and so on: what one learns is everywhere after as many steps as the number of nodes
     /// has bits (Stoica et al., "Chord", 2001).
-    fn near(&self) -> BTreeSet<NodeId> {
+    fn near(&self, now: Now) -> BTreeSet<NodeId> {
         let own = position(&self.settings.node_id);
         let is_there = |peer: &Peer| {
             is_member(peer) && matches!(peer.status, PeerStatus::Alive | PeerStatus::Suspect)
         };
         let there_behind =
             |place: u64| self.peers.behind(place).filter(|(_, _, peer)| is_there(peer));
+        let callable_behind =
+            |place: u64| there_behind(place).filter(|(_, _, peer)| !peer.is_far(now.mono_ms));
+        // The next ones are called again and again, whether they can be called or not.
+        let next_ones = there_behind(own).take(SUCCESSORS);
+        let next_ones = next_ones.chain(callable_behind(own).take(SUCCESSORS));
         let mut near: BTreeSet<NodeId> =
-            there_behind(own).take(SUCCESSORS).map(|(_, node_id, _)| node_id.clone()).gathered();
+            next_ones.map(|(_, node_id, _)| node_id.clone()).gathered();
         let next = there_behind(own).next().map_or(0, |(place, ..)| place.wrapping_sub(own));
         for distance in (0..u64::BITS).rev().map(|power| 1_u64 << power) {
             if distance <= next {
                 break;
             }
             let place = own.wrapping_add(distance - 1);
-            near.extend(there_behind(place).next().map(|(_, node_id, _)| node_id.clone()));
+            near.extend(callable_behind(place).next().map(|(_, node_id, _)| node_id.clone()));
         }
         near
     }
@@ -192,6 +202,7 @@ impl Node {
     /// something else of one version, it is looked into. Nobody's word is taken for it.
     pub(super) fn compare_lost(
         &mut self,
+        by: &NodeId,
         nodes: &[KnownNode],
         now: Now,
         actions: &mut Vec<Action>,
@@ -202,14 +213,21 @@ impl Node {
         let is_disputed = |known: &&KnownNode| {
             let peer = self.peers.get(&known.node_id);
             peer.is_some_and(|peer| {
-                let is_lost = peer.status == PeerStatus::Lost;
+                let is_lost = is_unseen(peer);
                 // In a small network each sees for itself who is lost.
                 let is_there = peer.status == PeerStatus::Alive && !is_mesh;
                 let is_same = peer.version() == known.version && peer.record.is_some();
                 is_same && (is_lost && !known.is_lost || is_there && known.is_lost)
             })
         };
-        let disputed = nodes.iter().filter(is_disputed).take(DISPUTED_MAX);
+        let disputed = nodes.iter().filter(is_disputed);
+        let waits = |known: &&KnownNode| {
+            let peer = self.peers.get(&known.node_id);
+            peer.is_some_and(|peer| !peer.watch.far.is_due(now.mono_ms))
+        };
+        // Those that were sought a moment ago come last.
+        let (last, first): (Vec<&KnownNode>, Vec<&KnownNode>) = disputed.partition(waits);
+        let disputed = first.into_iter().chain(last).take(DISPUTED_MAX);
         let disputed: Vec<(NodeId, bool)> =
             disputed.map(|known| (known.node_id.clone(), known.is_lost)).collect();
         for (node_id, is_lost_there) in disputed {
@@ -217,6 +235,7 @@ impl Node {
                 self.begin_doubt(&node_id, false, now, actions);
             } else {
                 self.look_for(&node_id, now, actions);
+                self.seek(&node_id, Some(by), now, actions);
             }
         }
     }

@@ -9,6 +9,7 @@ mod asking;
 mod calls;
 mod compare;
 mod conflicts;
+mod far;
 mod found;
 mod graves;
 mod hello;

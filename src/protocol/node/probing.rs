@@ -1,20 +1,24 @@
 //! Whom to ask whether it is there, and when; and how far this node can trust what it sees.
 
+use std::collections::VecDeque;
+
+use super::far::{Asker, UNMET_TICKS};
 use super::{Action, Node, Now};
 use crate::protocol::doubt::{Accuser, Favour, Health, Times};
 use crate::protocol::head::Fingerprint;
 use crate::protocol::identity::NodeId;
+use crate::protocol::pace::Pace;
 use crate::protocol::peer::Peer;
 use crate::protocol::report::PeerStatus;
 use crate::protocol::rings::position;
 
 /// Up to so many peers, one that was heard a moment ago needs no probe.
-const SMALL_MESH: usize = 4;
+pub(super) const SMALL_MESH: usize = 4;
 /// A peer was not heard for so many ticks, and can't be called: others are asked.
 const SILENT_TICKS: u64 = 2;
 /// Who is called by nobody for so many ticks calls all others at each tick, as most likely nobody
 /// can call it.
-const UNCALLED_TICKS: u64 = 2;
+pub(super) const UNCALLED_TICKS: u64 = 2;
 
 /// What a node remembers of its own probes.
 #[derive(Debug)]
@@ -29,7 +33,9 @@ pub(super) struct Probing {
     /// When anybody answered or called last, ms.
     pub(super) word_at: u64,
     /// When anybody called last, ms.
-    called_at: u64,
+    pub(super) called_at: u64,
+    /// When anybody answered last, ms.
+    pub(super) answered_at: u64,
     /// Whether all others count as suspect, as nobody is heard.
     pub(super) is_cut_off: bool,
     /// How many challenges were drawn.
@@ -38,8 +44,12 @@ pub(super) struct Probing {
     pub(super) refuted_at: Option<u64>,
     /// The own version that was accused a moment after that.
     pub(super) to_refute: Option<Fingerprint>,
+    /// When being listed as lost is refuted again.
+    pub(super) listed: Pace,
     /// What others asked for.
     pub(super) favours: Vec<Favour>,
+    /// Who asked for whom of late.
+    pub(super) askers: VecDeque<Asker>,
 }
 
 impl Probing {
@@ -51,11 +61,14 @@ impl Probing {
             looked_at: now_ms,
             word_at: now_ms,
             called_at: now_ms,
+            answered_at: now_ms,
             is_cut_off: false,
             challenges: 0,
             refuted_at: None,
             to_refute: None,
+            listed: Pace::default(),
             favours: Vec::new(),
+            askers: VecDeque::new(),
         }
     }
 }
@@ -80,7 +93,14 @@ impl Node {
         if now.mono_ms >= self.probing.at {
             let jitter = self.random.u64(0..=times.probe / 10);
             self.probing.at = now.mono_ms + (times.probe - jitter).max(1);
-            if let Some(peer) = self.next_probe(now).and_then(|id| self.peers.get_mut(&id)) {
+            let is_for_successor = self.probing.to_successor;
+            let far = self.far_successor(now).filter(|_| is_for_successor);
+            if let Some(far) = far {
+                self.probing.to_successor = false;
+                self.begin_doubt(&far, false, now, actions);
+            } else if let Some(id) = self.next_probe(now)
+                && let Some(peer) = self.peers.get_mut(&id)
+            {
                 peer.owed.ping = true;
             }
         }
@@ -116,6 +136,7 @@ impl Node {
         }
         self.probing.word_at = now.mono_ms;
         self.probing.called_at = now.mono_ms;
+        self.probing.answered_at = now.mono_ms;
         self.probing.favours.clear();
         self.peers.change_awake(|_, peer| {
             peer.watch.doubt = None;
@@ -134,8 +155,7 @@ impl Node {
         if self.own.head.left {
             return;
         }
-        let uncalled = now.mono_ms.saturating_sub(self.probing.called_at);
-        let calls_all = uncalled > UNCALLED_TICKS * self.settings.tick_ms;
+        let calls_all = self.is_uncalled(now);
         let is_mesh = self.is_mesh();
         let is_linked = |peer: &Peer| is_mesh || peer.is_acquaintance;
         self.peers.change_awake(|_, peer| {
@@ -196,12 +216,18 @@ impl Node {
                 && !peer.contact.is_failing()
                 && flight.is_some_and(|it| now.mono_ms.saturating_sub(it.began) >= times.answer)
         };
+        let unmet_ms = UNMET_TICKS * self.settings.tick_ms;
         let is_silent = |peer: &Peer| {
             // In a large network most are never called from here, and who never answered anybody
             // can call, and not be called.
             let is_linked = is_mesh || peer.is_acquaintance && peer.place.proved().is_some();
             let is_apart = is_linked && (!peer.link.connected || !peer.is_reached());
-            peer.unsure_for(now.mono_ms) > silent_ms && (peer.contact.is_failing() || is_apart)
+            let is_near = is_mesh || peer.is_acquaintance;
+            let fails = if is_near { peer.contact.is_failing() } else { peer.failed_since() };
+            let enough_ms = if peer.is_met() { silent_ms } else { unmet_ms };
+            let is_long = peer.unsure_for(now.mono_ms) > enough_ms;
+            let is_due = self.is_far_due(peer, now) && self.is_late_word(peer, now);
+            is_long && (fails || is_apart) && is_due
         };
         let doubtful = |peer: &Peer| peer.is_doubtable() && (is_late(peer) || is_silent(peer));
         let late = self.peers.awake().filter(|(_, peer)| doubtful(peer));
@@ -229,6 +255,12 @@ impl Node {
                 peer.owed.ping = true;
             }
         });
+    }
+
+    /// Somebody answered.
+    pub(super) fn note_answer(&mut self, now: Now) {
+        self.probing.answered_at = now.mono_ms;
+        self.note_word(now);
     }
 
     /// Somebody called.

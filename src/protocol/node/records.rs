@@ -184,6 +184,10 @@ impl Node {
         let old = peer.record.replace(record);
         let lived_at = old.as_ref().and_then(|old| old.head.home.address.as_ref());
         let has_moved = lived_at != home.address.as_ref();
+        if old.as_ref().is_some_and(|old| old.head.home.incarnation != home.incarnation) {
+            // Another run: what was in the way may be there no more.
+            peer.watch.far.succeeded();
+        }
         peer.passed.clear();
         self.members += usize::from(old.is_none());
         if let Some((old, new)) = old.as_ref().zip(peer.record.clone()).filter(|_| !is_mesh) {
@@ -278,6 +282,7 @@ impl Node {
     /// Something signed by the peer came directly from it.
     pub(super) fn heard(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
         let Some(peer) = self.peers.get_mut(node_id) else { return };
+        peer.note_gap(now.mono_ms, self.settings.tick_ms);
         peer.heard_at = Some(now.mono_ms);
         peer.owed.is_asked_for = false;
         self.clear(node_id);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::conflicts::{Conflict, Reporter};
+use super::probing::SMALL_MESH;
 use super::{Node, Now, place_text};
 use crate::order;
 use crate::protocol::PROTOCOL_VERSION;
@@ -26,6 +27,8 @@ const SEEDS_NAMED_MAX: usize = 4;
 const LOOK_AROUND_TICKS: u64 = 3;
 /// How many ticks a node is known before it is said that it can't be called.
 const ONE_WAY_TICKS: u64 = 3;
+/// After so many ticks without a call it is said that nobody calls this node.
+const UNCALLED_TICKS: u64 = 10;
 /// Most notices that are kept; the oldest go first.
 const NOTICES_MAX: usize = 16;
 /// How long a notice is shown, ms: a day, so that it is still there on the next morning.
@@ -177,6 +180,7 @@ impl Node {
             is_one_way(peer, self.settings.tick_ms)
                 && now.mono_ms.saturating_sub(peer.known_since) >= grace_ms
         };
+        let mut faults: Vec<Fault> = self.uncalled(now).into_iter().collect();
         let mut nodes = self.peers.iter().filter(|(_, peer)| is_told(peer));
         let told = nodes.by_ref().take(ONE_WAY_MAX).map(|(node_id, peer)| {
             let why = one_way_text(peer);
@@ -186,13 +190,30 @@ impl Node {
             );
             Fault::new(Code::OneWay, format!("{node_id} {why}"), hint).about(node_id)
         });
-        let mut faults: Vec<Fault> = told.collect();
+        faults.extend(told);
         let more = nodes.count();
         if more > 0 {
             let text = format!("{more} more can be heard but not called");
             faults.push(Fault::new(Code::OneWay, text, "`dsn peers` names them"));
         }
         faults
+    }
+
+    /// That nobody calls this node, where somebody should.
+    fn uncalled(&self, now: Now) -> Option<Fault> {
+        let uncalled_ms = now.mono_ms.saturating_sub(self.probing.called_at);
+        let answers = |peer: &Peer| peer.status == PeerStatus::Alive && peer.link.connected;
+        let answering = self.peers.iter().filter(|(_, peer)| answers(peer) && peer.is_reached());
+        // In a small network one that calls all is not asked whether it is there.
+        let is_uncalled =
+            uncalled_ms > UNCALLED_TICKS * self.settings.tick_ms && answering.count() > SMALL_MESH;
+        let text = format!(
+            "no other node calls this one, though they answer it: most likely nobody can reach it at {}",
+            place_text(self.home.address.as_ref())
+        );
+        let hint = "open its port, or forward it to this host and give the address that others reach with --advertise \
+                    HOST:PORT; until then what others change comes here a few seconds late";
+        is_uncalled.then(|| Fault::new(Code::OneWay, text, hint).about(&self.settings.node_id))
     }
 
     /// All peers in the order of their ids.

@@ -67,53 +67,59 @@ impl Node {
 
     fn ask_first(&mut self, node_id: &NodeId, by_call: bool, now: Now, actions: &mut Vec<Action>) {
         let until = now.mono_ms + self.times().stage;
+        let asked = match self.helper_of(node_id) {
+            Some(via) => self.ask_these(node_id, vec![via], now, actions),
+            None => self.ask_others(node_id, FIRST_ASKED, now, actions),
+        };
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         let was_tried = peer.watch.doubt.as_ref().is_some_and(|doubt| doubt.was_tried);
-        let doubt = Doubt { was_tried, ..Doubt::new(Stage::First, until, by_call) };
+        let doubt = Doubt { was_tried, asked, ..Doubt::new(Stage::First, until, by_call) };
         peer.watch.doubt = Some(doubt);
-        self.ask_others(node_id, FIRST_ASKED, now, actions);
     }
 
-    /// Asks so many others to try it. Who was asked already, or is in doubt, is no help.
-    fn ask_others(
+    /// Asks so many others to try it. Who was asked in this doubt already is no help.
+    pub(super) fn ask_others(
         &mut self,
         about: &NodeId,
         count: usize,
         now: Now,
         actions: &mut Vec<Action>,
-    ) -> bool {
-        let asker = self.settings.node_id.clone();
-        let Some(peer) = self.peers.get(about) else { return false };
+    ) -> Vec<Asked> {
+        let doubt = self.peers.get(about).and_then(|peer| peer.watch.doubt.as_ref());
         // Who suspects it asks anew, others or the same.
-        let asked = peer.watch.doubt.as_ref().map_or(&[][..], |doubt| &doubt.asked);
-        let helps = |(node_id, peer): &(&NodeId, &Peer)| {
-            *node_id != about
-                && peer.is_doubtable()
-                && peer.link.connected
-                && peer.is_reached()
-                && peer.owed.tell.asks.len() < OWED_TELLS_MAX
-                && asked.iter().all(|asked| asked.helper != **node_id)
+        let asked = doubt.map_or(&[][..], |doubt| &doubt.asked);
+        let is_new = |helper: &NodeId| asked.iter().all(|asked| asked.helper != *helper);
+        let helps = |(helper, peer): &(&NodeId, &Peer)| {
+            *helper != about && can_help(peer) && is_new(helper)
         };
         let mut helpers: Vec<NodeId> =
             self.peers.iter().filter(helps).map(|(node_id, _)| node_id.clone()).collect();
         self.random.shuffle(&mut helpers);
         helpers.truncate(count);
-        for helper in &helpers {
+        self.ask_these(about, helpers, now, actions)
+    }
+
+    pub(super) fn ask_these(
+        &mut self,
+        about: &NodeId,
+        helpers: Vec<NodeId>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) -> Vec<Asked> {
+        let asker = self.settings.node_id.clone();
+        let mut asked = Vec::with_capacity(helpers.len());
+        for helper in helpers {
             self.probing.challenges += 1;
             let drawn = self.probing.challenges.to_le_bytes();
             let challenge = self.derived(b"dsn/1 challenge", &[&drawn]);
-            let asked = self.peers.get_mut(about).and_then(|peer| peer.watch.asked_mut());
-            if let Some(asked) = asked {
-                let (is_taken, is_over) = (false, false);
-                asked.push(Asked { helper: helper.clone(), challenge, is_taken, is_over });
-            }
-            if let Some(peer) = self.peers.get_mut(helper) {
+            if let Some(peer) = self.peers.get_mut(&helper) {
                 let ask = Ask { about: about.clone(), asker: asker.clone(), challenge };
                 peer.owed.tell.asks.push(ask);
             }
-            self.poke(helper, now, actions);
+            self.poke(&helper, now, actions);
+            asked.push(Asked { helper, challenge, is_taken: false, is_over: false });
         }
-        !helpers.is_empty()
+        asked
     }
 
     /// All whose time is over.
@@ -148,9 +154,17 @@ impl Node {
         if doubt.stage == Stage::First {
             doubt.stage = Stage::Second;
             doubt.until = until;
+            // Who reached it last does not now, or does not say so.
+            peer.watch.via = None;
+            let more = self.ask_others(node_id, NEXT_ASKED, now, actions);
+            let is_asked = !more.is_empty();
+            let doubt = self.peers.get_mut(node_id).and_then(|peer| peer.watch.doubt.as_mut());
+            if let Some(doubt) = doubt {
+                doubt.asked.extend(more);
+            }
             // Where nobody is left to be asked, the second stage is for who could not be asked at
             // all.
-            if self.ask_others(node_id, NEXT_ASKED, now, actions) || !was_asked {
+            if is_asked || !was_asked {
                 return;
             }
         }
@@ -162,11 +176,15 @@ impl Node {
         let times = self.times();
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         let Some(doubt) = peer.watch.doubt.take() else { return };
+        let is_overdue = self.is_overdue(node_id, now);
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
         let hears_others = now.mono_ms.saturating_sub(self.probing.word_at) <= times.alone;
         let is_taken = doubt.asked.iter().any(|asked| asked.is_taken);
         let passed_at = peer.watch.accused_at;
         let too_soon = passed_at.is_some_and(|at| now.mono_ms < at + times.window);
-        if doubt.asked.is_empty() {
+        if doubt.asked.is_empty() && !is_overdue {
+            // Nothing is called from here: it is waited for a word of it, or of others about it.
+        } else if doubt.asked.is_empty() {
             self.suspect(node_id, Accuser::Silent, Vec::new(), now, actions);
         } else if !hears_others {
             self.count_as_cut_off(now, actions);
@@ -258,8 +276,13 @@ impl Node {
             peer.status = PeerStatus::Suspect;
             actions.push(Action::Tell(Event::Suspect { node_id: node_id.clone() }));
             if is_near {
-                self.ask_others(node_id, LAST_ASKED, now, actions);
+                let asked = self.ask_others(node_id, LAST_ASKED, now, actions);
+                let peer = self.peers.get_mut(node_id);
+                if let Some(accused) = peer.and_then(|peer| peer.watch.accused.as_mut()) {
+                    accused.asked.extend(asked);
+                }
             }
+            self.tell_askers(node_id, now, actions);
         }
     }
 
@@ -267,8 +290,7 @@ impl Node {
     /// it.
     pub(super) fn clear(&mut self, node_id: &NodeId) {
         let Some(peer) = self.peers.get_mut(node_id) else { return };
-        let doubt = peer.watch.doubt.take();
-        peer.watch.accused = None;
+        let doubt = peer.watch.clear();
         if doubt.is_some_and(|doubt| doubt.by_call) {
             // It is there, and gave us no answer.
             self.probing.health.note(true);
@@ -278,6 +300,7 @@ impl Node {
     /// Others showed that a peer is there.
     pub(super) fn vouch(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
         self.clear(node_id);
+        self.wait_for_far(node_id, now);
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         peer.watch.vouched_at = Some(now.mono_ms);
         if matches!(peer.status, PeerStatus::Suspect | PeerStatus::Lost) {
@@ -304,6 +327,9 @@ impl Node {
             self.vouch(node_id, now, actions);
         } else if peer.status == PeerStatus::Lost {
             peer.contact.hurry(now.mono_ms);
+            if is_newer {
+                self.seek(node_id, None, now, actions);
+            }
         }
     }
 
@@ -369,11 +395,23 @@ impl Node {
     }
 }
 
+/// Whether a peer can be asked to try another one.
+pub(super) fn can_help(peer: &Peer) -> bool {
+    peer.is_doubtable()
+        && peer.link.connected
+        && peer.is_reached()
+        && peer.owed.tell.asks.len() < OWED_TELLS_MAX
+}
+
 /// Nothing showed in time that the peer is there.
 pub(super) fn lose(node_id: &NodeId, peer: &mut Peer, actions: &mut Vec<Action>) {
     // Its twin, if it has one, may take its place.
     peer.link.superseded.clear();
     peer.watch.doubt = None;
+    // It is sought at once where somebody says that it is there. But where it was not gone, the next
+    // such doubt waits longer all the same.
+    peer.watch.far.hurry(0);
+    peer.watch.via = None;
     peer.owed.is_asked_for = false;
     if let Some(record) = peer.record.as_ref().filter(|_| peer.watch.accused.is_none()) {
         // A later version shows that it is there; what it said before does not.

@@ -183,10 +183,10 @@ fn one_that_is_lost_here_and_not_there_is_tried_soon() {
     }
     let mut known = others[1].known(WALL_US + 5, "x");
     known.is_lost = true;
-    us.node.compare_lost(&[known.clone()], us.now, &mut Vec::new());
+    us.node.compare_lost(&id("says"), &[known.clone()], us.now, &mut Vec::new());
     assert!(!us.peer(&others[1]).contact.is_due(us.now.mono_ms), "it is lost there, too");
     known.is_lost = false;
-    us.node.compare_lost(&[known], us.now, &mut Vec::new());
+    us.node.compare_lost(&id("says"), &[known], us.now, &mut Vec::new());
     assert!(us.peer(&others[1]).contact.is_due(us.now.mono_ms));
 }
 

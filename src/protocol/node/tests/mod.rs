@@ -4,6 +4,7 @@
 mod answers;
 mod calls;
 mod compare;
+mod far;
 mod found;
 mod hello;
 mod home;

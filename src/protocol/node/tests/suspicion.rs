@@ -12,7 +12,7 @@ const THIRD_MS: u64 = TICK_MS / 3;
 const GRACE_MS: u64 = TICK_MS * 4 / 5;
 
 /// So many others that answer, of whom the last one is to fall silent.
-fn with_a_silent_one(count: u8) -> (Us, Vec<Other>, Other) {
+pub(super) fn with_a_silent_one(count: u8) -> (Us, Vec<Other>, Other) {
     let (mut us, mut others) = connected(count);
     for other in &others {
         us.is_brought(other, &[&other.record(WALL_US, "alive")]);
@@ -21,14 +21,19 @@ fn with_a_silent_one(count: u8) -> (Us, Vec<Other>, Other) {
     (us, others, silent)
 }
 
-fn pushed(us: &mut Us, by: &Other, push: CheckedPush) -> Reply {
+pub(super) fn pushed(us: &mut Us, by: &Other, push: CheckedPush) -> Reply {
     let (to, incarnation) = (us.node.node_id().clone(), us.node.incarnation());
     us.request(Incoming::Push(CheckedPush { to, incarnation, ..push }), by.caller())
 }
 
 /// Time goes on in small steps; the others answer, the silent one does not. Gives what the others
 /// were asked, and whom they were told to suspect.
-fn live(us: &mut Us, ms: u64, others: &[Other], silent: &Other) -> (Vec<Ask>, Vec<NodeId>) {
+pub(super) fn live(
+    us: &mut Us,
+    ms: u64,
+    others: &[Other],
+    silent: &Other,
+) -> (Vec<Ask>, Vec<NodeId>) {
     let (mut asks, mut suspects) = (Vec::new(), Vec::new());
     for _ in 0..ms / 100 {
         us.wait(100);
@@ -68,12 +73,12 @@ fn in_doubt(us: &mut Us, others: &[Other], silent: &Other) -> Vec<Ask> {
     panic!("it is not probed")
 }
 
-fn here(of: &Other, challenge: [u8; 16]) -> CheckedWord {
+pub(super) fn here(of: &Other, challenge: [u8; 16]) -> CheckedWord {
     let here = Here { node_id: of.id.clone(), challenge, signature: [0; 64] };
     CheckedWord::Here(Verified::<Here>::check(here, &of.key, &Gullible(of.key)).unwrap())
 }
 
-fn accused(of: &Other, fingerprint: [u8; 16]) -> CheckedPush {
+pub(super) fn accused(of: &Other, fingerprint: [u8; 16]) -> CheckedPush {
     let suspects = vec![Suspected { node_id: of.id.clone(), fingerprint }];
     CheckedPush { suspects, ..nothing() }
 }

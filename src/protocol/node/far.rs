@@ -1,0 +1,260 @@
+//! Peers that are there and can't be called from here, as a firewall or a link of one way is in
+//! between. Others that can call them are asked instead, ever more rarely: whoever can call them
+//! sees soon that they are gone, and says so.
+
+use super::suspicion::can_help;
+use super::{Action, Node, Now};
+use crate::protocol::doubt::FIRST_ASKED;
+use crate::protocol::identity::{Incarnation, NodeId};
+use crate::protocol::pace::{AGAIN_MAX_MS, Wait};
+use crate::protocol::peer::Peer;
+use crate::protocol::report::PeerStatus;
+use crate::protocol::rings::position;
+use crate::protocol::wire::KnownNode;
+
+/// The first wait of one that can't be called, until its silence is a doubt again, ticks.
+const FAR_TICKS: u64 = 2;
+/// A peer that was never met is in doubt after so many ticks of silence: most likely it is this
+/// node that can't call it, and whoever can has met it by then.
+pub(super) const UNMET_TICKS: u64 = 10;
+/// Who got no answer from anybody for so many ticks, and is called, can call nobody.
+const MUTE_TICKS: u64 = 2;
+/// How long a peer is taken to be silent between two words before that is known, ticks: who is
+/// called in turn by many hears each of them rarely.
+const GAP_TICKS: u64 = 10;
+/// The longest that it is taken to be, ticks.
+const GAP_TICKS_MAX: u64 = 20;
+/// Where more than one in so many can't be called, two parts of a network are apart, and those of
+/// each part look after each other.
+const FAR_SHARE: usize = 3;
+/// Most that asked for somebody, and are told where it is accused.
+const ASKERS_MAX: usize = 256;
+/// How long they are remembered, ms: as long as they may wait to ask again.
+const ASKER_MS: u64 = AGAIN_MAX_MS;
+
+/// Somebody who asked this node to try a third one: it can't call that one itself.
+#[derive(Debug)]
+pub(super) struct Asker {
+    about: NodeId,
+    asker: NodeId,
+    /// When it did last, ms.
+    at: u64,
+}
+
+impl Node {
+    /// It was shown that a peer is there. Where it can't be called, the next doubt for silence
+    /// waits longer.
+    pub(super) fn wait_for_far(&mut self, node_id: &NodeId, now: Now) {
+        let wait = self.far_wait(now);
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        if peer.contact.is_failing() {
+            peer.watch.far.came_to_nothing(wait, AGAIN_MAX_MS);
+        }
+    }
+
+    pub(super) fn far_wait(&mut self, now: Now) -> Wait {
+        // The first wait is half of that.
+        Wait { tick_ms: 2 * FAR_TICKS * self.settings.tick_ms, ..self.wait(now) }
+    }
+
+    /// A helper brought the word of a peer that it is there.
+    pub(super) fn vouched_by(
+        &mut self,
+        helper: NodeId,
+        node_id: &NodeId,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        self.vouch(node_id, now, actions);
+        let run = self.peers.get(&helper).and_then(Peer::run);
+        if let Some(peer) = self.peers.get_mut(node_id).filter(|peer| peer.contact.is_failing()) {
+            peer.watch.via = run.map(|run| (helper, run));
+        }
+    }
+
+    /// Who reached a peer last, if it can be asked again.
+    pub(super) fn helper_of(&self, node_id: &NodeId) -> Option<NodeId> {
+        let (via, _) = self.peers.get(node_id)?.watch.via.as_ref()?;
+        self.peers.get(via).filter(|peer| can_help(peer)).map(|_| via.clone())
+    }
+
+    /// Whether the silence of a peer is a doubt again: its wait is over, or who reached it last, and
+    /// would tell us that it is gone, is lost or has started again since.
+    pub(super) fn is_far_due(&self, peer: &Peer, now: Now) -> bool {
+        let is_over = |(via, run): &(NodeId, Incarnation)| {
+            let helper = self.peers.get(via);
+            helper.is_none_or(|it| !it.is_suspectable() || it.run() != Some(*run))
+        };
+        peer.watch.far.is_due(now.mono_ms) || peer.watch.via.as_ref().is_some_and(is_over)
+    }
+
+    /// The next one on the ring, where it can't be called and somebody is known who can: nobody
+    /// else may look after it as often.
+    pub(super) fn far_successor(&self, now: Now) -> Option<NodeId> {
+        let there = || self.peers.awake().filter(|(_, peer)| peer.status == PeerStatus::Alive);
+        let far = there().filter(|(_, peer)| peer.contact.is_failing()).count();
+        if far * FAR_SHARE > there().count() {
+            return None;
+        }
+        let own = position(&self.settings.node_id);
+        let mut behind = self.peers.behind(own);
+        let (_, node_id, peer) = behind
+            .find(|(_, _, peer)| peer.status == PeerStatus::Alive && peer.record.is_some())?;
+        let is_silent = peer.silence(now.mono_ms) > self.settings.tick_ms / 2;
+        let is_far = peer.contact.is_failing() && is_silent && peer.is_doubtable();
+        (is_far && self.helper_of(node_id).is_some()).then(|| node_id.clone())
+    }
+
+    /// Something says that one is there that is lost here, or was never heard: others are asked to
+    /// try it, and whoever says so.
+    pub(super) fn seek(
+        &mut self,
+        node_id: &NodeId,
+        by: Option<&NodeId>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let wait = self.far_wait(now);
+        let is_due = |peer: &Peer| {
+            is_unseen(peer) && peer.record.is_some() && peer.watch.far.is_due(now.mono_ms)
+        };
+        let Some(peer) = self.peers.get_mut(node_id).filter(|peer| is_due(peer)) else { return };
+        peer.watch.far.came_to_nothing(wait, AGAIN_MAX_MS);
+        let by = by.filter(|by| self.peers.get(by).is_some_and(can_help));
+        let by: Vec<NodeId> = by.into_iter().cloned().collect();
+        let mut sought = self.ask_others(node_id, FIRST_ASKED, now, actions);
+        if sought.iter().all(|asked| !by.contains(&asked.helper)) {
+            sought.extend(self.ask_these(node_id, by, now, actions));
+        }
+        if let Some(peer) = self.peers.get_mut(node_id) {
+            peer.watch.sought = sought;
+        }
+    }
+
+    /// Somebody lists this node as lost, in a large network: perhaps no accusation comes here, as
+    /// nobody can call it.
+    pub(super) fn refute_listed(&mut self, known: &KnownNode, now: Now, actions: &mut Vec<Action>) {
+        let is_ours = known.version.fingerprint == self.own.fingerprint;
+        let is_due = self.probing.listed.is_due(now.mono_ms);
+        if known.is_lost && is_ours && is_due && !self.is_mesh() {
+            let wait = self.far_wait(now);
+            self.probing.listed.came_to_nothing(wait, AGAIN_MAX_MS);
+            self.refute(now, actions);
+        }
+    }
+
+    /// Whether this node gets no answer from anybody, and is called: it can call nobody, so whoever
+    /// is silent says nothing.
+    pub(super) fn calls_nobody(&self, now: Now) -> bool {
+        let enough = MUTE_TICKS * self.settings.tick_ms;
+        let is_old = |at: u64| now.mono_ms.saturating_sub(at) > enough;
+        is_old(self.probing.answered_at) && !is_old(self.probing.called_at)
+    }
+
+    /// Whether a peer is silent for longer than it uses to be, where this node can call nobody and
+    /// has to wait for a word; else it need not be.
+    pub(super) fn is_late_word(&self, peer: &Peer, now: Now) -> bool {
+        let tick_ms = self.settings.tick_ms;
+        let gap_ms = peer.gap_ms.unwrap_or(GAP_TICKS * tick_ms).min(GAP_TICKS_MAX * tick_ms);
+        // Who never called never will: others tell that it is gone.
+        let is_late = peer.heard_at.is_some() && peer.silence(now.mono_ms) > 2 * gap_ms;
+        is_late || !self.calls_nobody(now)
+    }
+
+    /// The same, of the peer of that name.
+    pub(super) fn is_overdue(&self, node_id: &NodeId, now: Now) -> bool {
+        self.peers.get(node_id).is_some_and(|peer| self.is_late_word(peer, now))
+    }
+
+    /// Whether nobody called for so long that most likely nobody can.
+    pub(super) fn is_uncalled(&self, now: Now) -> bool {
+        let uncalled = now.mono_ms.saturating_sub(self.probing.called_at);
+        uncalled > super::probing::UNCALLED_TICKS * self.settings.tick_ms
+    }
+
+    /// Those that keep a link with this node, in a large network, as far as it knows them.
+    pub(super) fn watchers(&self) -> Vec<NodeId> {
+        let own = position(&self.settings.node_id);
+        let is_there = |peer: &Peer| peer.status == PeerStatus::Alive && peer.record.is_some();
+        let there = || self.peers.behind(own).filter(|(_, _, peer)| is_there(peer));
+        let all: Vec<(u64, &NodeId)> =
+            there().map(|(place, node_id, _)| (place, node_id)).collect();
+        let nearest = all.iter().rev().take(super::links::SUCCESSORS);
+        let mut found: Vec<NodeId> = nearest.map(|(_, node_id)| (*node_id).clone()).collect();
+        let gap = all.last().map_or(0, |(place, _)| own.wrapping_sub(*place));
+        for distance in (0..u64::BITS).map(|power| 1_u64 << power) {
+            // Whose place so far on is between the one before us and us.
+            let first = own.wrapping_sub(gap).wrapping_sub(distance);
+            let behind = self.peers.behind(first);
+            let within = behind.take_while(|(place, ..)| place.wrapping_sub(first) <= gap);
+            let there = within.filter(|(_, _, peer)| is_there(peer));
+            found.extend(there.map(|(_, node_id, _)| node_id.clone()));
+        }
+        found
+    }
+
+    /// Somebody asked to try a third one.
+    pub(super) fn note_asker(&mut self, about: &NodeId, asker: &NodeId, now: Now) {
+        let askers = &mut self.probing.askers;
+        askers.retain(|it| it.about != *about || it.asker != *asker);
+        if askers.len() == ASKERS_MAX {
+            askers.pop_front();
+        }
+        let (about, asker) = (about.clone(), asker.clone());
+        askers.push_back(Asker { about, asker, at: now.mono_ms });
+    }
+
+    /// A peer is suspected: those that can't call it, and asked for it, hear that. In a large
+    /// network all do.
+    pub(super) fn tell_askers(&mut self, about: &NodeId, now: Now, actions: &mut Vec<Action>) {
+        let askers = std::mem::take(&mut self.probing.askers);
+        let (these, others) = askers.into_iter().partition(|it| it.about == *about);
+        self.probing.askers = others;
+        let these: std::collections::VecDeque<Asker> = these;
+        if !self.is_mesh() {
+            return;
+        }
+        for Asker { asker, at, .. } in these {
+            let is_new = now.mono_ms.saturating_sub(at) < ASKER_MS;
+            let asker_peer = self.peers.get_mut(&asker).filter(|it| is_new && it.link.connected);
+            if let Some(peer) = asker_peer {
+                peer.owed.tell.suspects.insert(about.clone());
+                self.poke(&asker, now, actions);
+            }
+        }
+    }
+}
+
+impl Peer {
+    /// A word of it came: how long it is silent between two.
+    pub(super) fn note_gap(&mut self, now_ms: u64, tick_ms: u64) {
+        if let Some(heard_at) = self.heard_at {
+            let before = self.gap_ms.unwrap_or(GAP_TICKS * tick_ms).min(GAP_TICKS_MAX * tick_ms);
+            self.gap_ms = Some((before - before / 8).max(now_ms.saturating_sub(heard_at)));
+        }
+    }
+
+    /// Whether it was shown that it is there though it can't be called: in a large network a link
+    /// is kept with another one in its place.
+    pub(super) fn is_far(&self, now_ms: u64) -> bool {
+        let waits = self.watch.far.is_failing() && !self.watch.far.is_due(now_ms);
+        waits && self.contact.is_failing()
+    }
+
+    /// Whether it was heard, or answered where it is called.
+    pub(super) fn is_met(&self) -> bool {
+        self.heard_at.is_some() || self.place.proved().is_some()
+    }
+
+    /// Whether a call to it failed since anything showed that it is there.
+    pub(super) fn failed_since(&self) -> bool {
+        let failed_at = self.last_fault.as_ref().map(|fault| fault.at);
+        self.contact.is_failing() && failed_at > self.heard_at && failed_at > self.watch.vouched_at
+    }
+}
+
+/// Whether it is lost here, or was never heard.
+pub(super) fn is_unseen(peer: &Peer) -> bool {
+    let is_unheard = peer.status == PeerStatus::Suspect && peer.heard_at.is_none();
+    peer.status == PeerStatus::Lost || is_unheard
+}

@@ -1,0 +1,232 @@
+//! Who is there and can't be called from here: who is asked about it, how often, and what is said
+//! of it.
+
+use super::suspicion::{accused, here, live, pushed, with_a_silent_one};
+use super::*;
+use crate::protocol::node::Republish;
+use crate::protocol::report::PeerStatus;
+use crate::protocol::rings::position;
+use crate::protocol::wire::Ask;
+
+/// So many others, and one that can't be called: the next one on the ring, or not.
+fn with_a_far_one(count: u8, is_next: bool) -> (Us, Vec<Other>, Other) {
+    let (us, mut others, last) = with_a_silent_one(count);
+    others.push(last);
+    let own = position(&id("us"));
+    others.sort_by_key(|other| position(&other.id).wrapping_sub(own));
+    let far = others.remove(if is_next { 0 } else { usize::from(count) / 2 });
+    (us, others, far)
+}
+
+/// Time goes on, and whoever is asked about the far one has its word; gives whom was asked when.
+fn vouched(us: &mut Us, ms: u64, others: &mut [Other], far: &Other) -> Vec<u64> {
+    let mut asked_at = Vec::new();
+    for _ in 0..ms / 100 {
+        let (asks, told) = live(us, 100, others, far);
+        assert_eq!(told, [], "nobody is accused");
+        for ask in asks {
+            asked_at.push(us.now.mono_ms);
+            let words = vec![here(far, ask.challenge)];
+            pushed(us, &others[0].clone(), CheckedPush { words, ..nothing() });
+        }
+        // They call: so this node knows that it can be called.
+        others[1].number = us.now.wall_us;
+        us.is_pinged_by(&mut others[1]);
+        assert_eq!(us.peer(far).status, PeerStatus::Alive);
+    }
+    asked_at
+}
+
+#[test]
+fn who_can_not_be_called_is_asked_about_ever_more_rarely_and_one_alone() {
+    let (mut us, mut others, far) = with_a_far_one(8, false);
+    vouched(&mut us, 20_000, &mut others, &far);
+    let asked_at = vouched(&mut us, 60 * 60_000, &mut others, &far);
+    assert!((5..=20).contains(&asked_at.len()), "{} times in an hour", asked_at.len());
+    assert!(us.peer(&far).watch.via.is_some());
+    let text = us.degraded().join("\n");
+    assert!(text.contains("can be reached by others but not from here"), "{text}");
+    // It answers again: all is as ever.
+    us.wait(31_000);
+    us.is_joined_by(&mut far.clone());
+    us.serve(&far);
+    let watch = &us.peer(&far).watch;
+    assert!(watch.via.is_none() && !watch.far.is_failing());
+    assert_eq!(us.degraded(), Vec::<String>::new());
+}
+
+/// Nobody else looks after it as often.
+#[test]
+fn the_next_one_on_the_ring_is_asked_about_as_often_as_it_would_be_called() {
+    let (mut us, mut others, far) = with_a_far_one(8, true);
+    vouched(&mut us, 30_000, &mut others, &far);
+    let asked_at = vouched(&mut us, 60_000, &mut others, &far);
+    assert!((25..=40).contains(&asked_at.len()), "{asked_at:?}");
+    // It is gone.
+    let (asks, told) = live(&mut us, 5_000, &others, &far);
+    assert!(asks.len() >= 6, "others are asked, too");
+    assert_eq!(told.len(), 7, "all are told");
+    // What failed when it fell silent makes this node patient.
+    live(&mut us, 8 * TICK_MS, &others, &far);
+    assert_eq!(us.peer(&far).status, PeerStatus::Lost);
+    assert!(us.peer(&far).watch.far.is_due(us.now.mono_ms), "it is sought at once");
+}
+
+/// Who said that it would tell us is not there any more.
+#[test]
+fn where_the_helper_is_gone_nobody_waits() {
+    let (mut us, mut others, far) = with_a_far_one(8, false);
+    vouched(&mut us, 120_000, &mut others, &far);
+    let peer = us.node.peers.get_mut(&far.id).unwrap();
+    assert!(!peer.watch.far.is_due(us.now.mono_ms));
+    let (via, _) = peer.watch.via.clone().unwrap();
+    us.node.peers.get_mut(&via).unwrap().link.incarnation = Some(Incarnation([77; 16]));
+    let (asks, _) = live(&mut us, 500, &others, &far);
+    assert!(!asks.is_empty());
+}
+
+#[test]
+fn who_asked_about_one_hears_that_it_is_accused() {
+    let (mut us, others, far) = with_a_silent_one(4);
+    let about = far.id.clone();
+    let asks = vec![Ask { about, asker: others[0].id.clone(), challenge: [9; 16] }];
+    pushed(&mut us, &others[0], CheckedPush { asks, ..nothing() });
+    live(&mut us, 500, &others, &far);
+    us.jobs.clear();
+    us.node.peers.get_mut(&far.id).unwrap().watch.doubt = None;
+    let held = us.peer(&far).version().fingerprint;
+    pushed(&mut us, &others[1], accused(&far, held));
+    let (_, told) = live(&mut us, 1_500, &others, &far);
+    assert_eq!(told, [far.id.clone()], "the one that asked, and nobody else");
+}
+
+/// In a small network each sees for itself who is lost: but it may be that it alone can't see it.
+#[test]
+fn one_that_is_lost_here_and_listed_as_there_is_sought() {
+    let (mut us, mut others, far) = with_a_silent_one(6);
+    let lost = us.node.peers.get_mut(&far.id).unwrap();
+    super::super::suspicion::lose(&far.id, lost, &mut Vec::new());
+    let known = far.known(WALL_US, "alive");
+    let lists = |us: &mut Us| {
+        let answer = PeersAnswer { buckets: BucketSet(u32::MAX), nodes: vec![known.clone()] };
+        let mut actions = Vec::new();
+        us.node.compare(&id("other0"), answer, us.now, &mut actions);
+        us.take_actions(actions);
+    };
+    lists(&mut us);
+    let (asks, _) = live(&mut us, 300, &others, &far);
+    let first = crate::protocol::doubt::FIRST_ASKED;
+    assert!((first..=first + 1).contains(&asks.len()), "some, and who says so: {asks:?}");
+    lists(&mut us);
+    let (more, _) = live(&mut us, 300, &others, &far);
+    assert_eq!(more.len(), 0, "not again at once, whoever says so");
+    let words = vec![here(&far, asks[0].challenge)];
+    pushed(&mut us, &others.remove(0), CheckedPush { words, ..nothing() });
+    assert_eq!(us.peer(&far).status, PeerStatus::Alive);
+}
+
+/// A firewall on this host keeps it from calling out: each of the others calls in turn.
+#[test]
+fn who_can_call_nobody_takes_none_for_lost_that_calls_as_rarely_as_it_uses_to() {
+    let (mut us, mut others) = connected(5);
+    for other in &others {
+        us.is_brought(other, &[&other.record(WALL_US, "alive")]);
+    }
+    us.jobs.clear();
+    let gone = 4;
+    let mut lost_at = None;
+    for round in 0..4_000 {
+        us.wait(100);
+        let (_, actions) = us.node.on_tick(us.now);
+        us.take_actions(actions);
+        for other in &others {
+            us.answer_all(other, |_| Some(Outcome::Failed("no route".into())));
+        }
+        // Each 15 s; one of them dies after 200 s.
+        let caller = round / 30 % 5;
+        if round % 30 == 0 && (caller != gone || round < 2_000) {
+            others[caller].number = us.now.wall_us;
+            us.is_pinged_by(&mut others[caller]);
+        }
+        let status = |other: usize| us.peer(&others[other]).status;
+        let there = (0..5).filter(|other| *other != gone || round < 2_000);
+        // When it begins it may be that all others are gone.
+        let is_well = round < 500 || there.into_iter().all(|it| status(it) == PeerStatus::Alive);
+        assert!(is_well, "{round}");
+        if round >= 500 && status(gone) == PeerStatus::Lost {
+            lost_at.get_or_insert(round);
+        }
+    }
+    assert!(lost_at.is_some_and(|round| (2_100..2_600).contains(&round)), "{lost_at:?}");
+    let text = us.degraded().join("\n");
+    assert!(text.contains("other0 can be heard but not called"), "{text}");
+}
+
+/// All others are behind a firewall, and call this one: as soon as ever.
+#[test]
+fn who_can_call_none_of_those_that_call_it_all_the_time_misses_one_soon() {
+    let (mut us, mut others) = connected(3);
+    us.jobs.clear();
+    for round in 0..1_300 {
+        us.wait(100);
+        let (_, actions) = us.node.on_tick(us.now);
+        us.take_actions(actions);
+        for other in &others {
+            us.answer_all(other, |_| Some(Outcome::Failed("no route".into())));
+        }
+        let count = if round < 800 { 3 } else { 2 };
+        for other in others.iter_mut().take(count).filter(|_| round % 30 == 0) {
+            other.number = us.now.wall_us;
+            us.is_pinged_by(other);
+        }
+    }
+    let all: Vec<PeerStatus> = others.iter().map(|other| us.peer(other).status).collect();
+    assert_eq!(all, [PeerStatus::Alive, PeerStatus::Alive, PeerStatus::Lost]);
+}
+
+#[test]
+fn who_is_called_by_nobody_is_told_so() {
+    let (mut us, others) = connected(6);
+    for _ in 0..400 {
+        us.wait(100);
+        let (_, actions) = us.node.on_tick(us.now);
+        us.take_actions(actions);
+        for other in &others {
+            us.serve(other);
+        }
+    }
+    let text = us.degraded().join("\n");
+    assert!(text.contains("no other node calls this one") && text.contains("10.0.0.99"), "{text}");
+    let mut caller = others[0].clone();
+    caller.number = us.now.wall_us;
+    us.is_pinged_by(&mut caller);
+    assert_eq!(us.degraded(), Vec::<String>::new());
+}
+
+/// Nobody can call it, so no accusation comes: it sees in a list that it is lost.
+#[test]
+fn who_is_listed_as_lost_refutes_it_ever_more_rarely() {
+    let (mut us, others) = connected(3);
+    us.sets("at home");
+    us.node.take_disk_wishes();
+    let lists = |us: &mut Us| {
+        let version = us.node.own().version();
+        let (node_id, rank) = (id("us"), key(OUR_KEY).rank_for(&id("us")));
+        let nodes = vec![KnownNode { node_id, address: None, rank, version, is_lost: true }];
+        let answer = PeersAnswer { buckets: BucketSet(u32::MAX), nodes };
+        us.node.compare(&others[0].id, answer, us.now, &mut Vec::new());
+        us.node.take_disk_wishes().republish
+    };
+    assert_eq!(lists(&mut us), None, "in a small network it is called, or calls");
+    us.node.settings.mesh_max = 1;
+    us.node.count_members();
+    let mut refuted = 0;
+    for _ in 0..600 {
+        us.wait(1_000);
+        if lists(&mut us) == Some(Republish::Unwritten) {
+            refuted += 1;
+            us.sets(&format!("{refuted}"));
+        }
+    }
+    assert!((4..=10).contains(&refuted), "{refuted} in ten minutes");
+}
