@@ -57,6 +57,17 @@ impl Times {
     }
 }
 
+/// Somebody who asked this node to try a third one: it can't call that one itself.
+#[derive(Debug)]
+pub struct Asker {
+    /// Whom it asked for.
+    pub about: NodeId,
+    /// Who asked.
+    pub asker: NodeId,
+    /// When it did last, ms.
+    pub at: u64,
+}
+
 /// How the own probes went of late.
 #[derive(Debug, Default)]
 pub struct Health {

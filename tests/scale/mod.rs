@@ -106,8 +106,9 @@ const PARTIAL: [(usize, &[Shape]); 3] = [
     (16, &[Shape::HalfIn, Shape::HalfApart, Shape::Mute, Shape::Hidden, Shape::Pair]),
     (40, &[Shape::HalfIn, Shape::HalfApart, Shape::Pair]),
 ];
-/// How many requests a second and node they make at most, beside 1.1 of a whole one.
-const PARTIAL_REQUESTS: f64 = 2.0;
+/// How many requests a second and node they make at most, beside 1.1 of a whole one: most where
+/// nobody can call a node, which all try.
+const PARTIAL_REQUESTS: f64 = 3.0;
 /// How long a change may take there, ms: it goes by views that differ.
 const PARTIAL_CHANGE_MS: f64 = 45_000.0;
 /// How long one that is killed is missed by nobody, s: where nobody could call it, it has to be

@@ -4,7 +4,7 @@
 
 use super::suspicion::can_help;
 use super::{Action, Node, Now};
-use crate::protocol::doubt::FIRST_ASKED;
+use crate::protocol::doubt::{Asker, FIRST_ASKED};
 use crate::protocol::identity::{Incarnation, NodeId};
 use crate::protocol::pace::{AGAIN_MAX_MS, Wait};
 use crate::protocol::peer::Peer;
@@ -14,9 +14,6 @@ use crate::protocol::wire::KnownNode;
 
 /// The first wait of one that can't be called, until its silence is a doubt again, ticks.
 const FAR_TICKS: u64 = 2;
-/// A peer that was never met is in doubt after so many ticks of silence: most likely it is this
-/// node that can't call it, and whoever can has met it by then.
-pub(super) const UNMET_TICKS: u64 = 10;
 /// Who got no answer from anybody for so many ticks, and is called, can call nobody.
 const MUTE_TICKS: u64 = 2;
 /// How long a peer is taken to be silent between two words before that is known, ticks: who is
@@ -31,15 +28,6 @@ const FAR_SHARE: usize = 3;
 const ASKERS_MAX: usize = 256;
 /// How long they are remembered, ms: as long as they may wait to ask again.
 const ASKER_MS: u64 = AGAIN_MAX_MS;
-
-/// Somebody who asked this node to try a third one: it can't call that one itself.
-#[derive(Debug)]
-pub(super) struct Asker {
-    about: NodeId,
-    asker: NodeId,
-    /// When it did last, ms.
-    at: u64,
-}
 
 impl Node {
     /// It was shown that a peer is there. Where it can't be called, the next doubt for silence
@@ -78,8 +66,8 @@ impl Node {
         self.peers.get(via).filter(|peer| can_help(peer)).map(|_| via.clone())
     }
 
-    /// Whether the silence of a peer is a doubt again: its wait is over, or who reached it last, and
-    /// would tell us that it is gone, is lost or has started again since.
+    /// Whether the silence of a peer is a doubt again: its wait is over, or who reached it last,
+    /// and would tell us that it is gone, is lost or has started again since.
     pub(super) fn is_far_due(&self, peer: &Peer, now: Now) -> bool {
         let is_over = |(via, run): &(NodeId, Incarnation)| {
             let helper = self.peers.get(via);
@@ -116,7 +104,7 @@ impl Node {
     ) {
         let wait = self.far_wait(now);
         let is_due = |peer: &Peer| {
-            is_unseen(peer) && peer.record.is_some() && peer.watch.far.is_due(now.mono_ms)
+            peer.is_unseen() && peer.record.is_some() && peer.watch.far.is_due(now.mono_ms)
         };
         let Some(peer) = self.peers.get_mut(node_id).filter(|peer| is_due(peer)) else { return };
         peer.watch.far.came_to_nothing(wait, AGAIN_MAX_MS);
@@ -241,6 +229,12 @@ impl Peer {
         waits && self.contact.is_failing()
     }
 
+    /// Whether it is lost here, or was never heard.
+    pub(super) fn is_unseen(&self) -> bool {
+        let is_unheard = self.status == PeerStatus::Suspect && self.heard_at.is_none();
+        self.status == PeerStatus::Lost || is_unheard
+    }
+
     /// Whether it was heard, or answered where it is called.
     pub(super) fn is_met(&self) -> bool {
         self.heard_at.is_some() || self.place.proved().is_some()
@@ -251,10 +245,4 @@ impl Peer {
         let failed_at = self.last_fault.as_ref().map(|fault| fault.at);
         self.contact.is_failing() && failed_at > self.heard_at && failed_at > self.watch.vouched_at
     }
-}
-
-/// Whether it is lost here, or was never heard.
-pub(super) fn is_unseen(peer: &Peer) -> bool {
-    let is_unheard = peer.status == PeerStatus::Suspect && peer.heard_at.is_none();
-    peer.status == PeerStatus::Lost || is_unheard
 }

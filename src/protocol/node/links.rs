@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use super::far::is_unseen;
 use super::{Action, Node, Now};
 use crate::order::Gather;
 use crate::protocol::hash::Sha256;
@@ -213,7 +212,7 @@ impl Node {
         let is_disputed = |known: &&KnownNode| {
             let peer = self.peers.get(&known.node_id);
             peer.is_some_and(|peer| {
-                let is_lost = is_unseen(peer);
+                let is_lost = peer.is_unseen();
                 // In a small network each sees for itself who is lost.
                 let is_there = peer.status == PeerStatus::Alive && !is_mesh;
                 let is_same = peer.version() == known.version && peer.record.is_some();

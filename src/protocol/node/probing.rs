@@ -2,9 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::far::{Asker, UNMET_TICKS};
 use super::{Action, Node, Now};
-use crate::protocol::doubt::{Accuser, Favour, Health, Times};
+use crate::protocol::doubt::{Accuser, Asker, Favour, Health, Times};
 use crate::protocol::head::Fingerprint;
 use crate::protocol::identity::NodeId;
 use crate::protocol::pace::Pace;
@@ -16,6 +15,9 @@ use crate::protocol::rings::position;
 pub(super) const SMALL_MESH: usize = 4;
 /// A peer was not heard for so many ticks, and can't be called: others are asked.
 const SILENT_TICKS: u64 = 2;
+/// A peer that was never met is in doubt after so many ticks of silence: most likely it is this
+/// node that can't call it, and whoever can has met it by then.
+const UNMET_TICKS: u64 = 10;
 /// Who is called by nobody for so many ticks calls all others at each tick, as most likely nobody
 /// can call it.
 pub(super) const UNCALLED_TICKS: u64 = 2;

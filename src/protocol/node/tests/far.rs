@@ -63,7 +63,7 @@ fn the_next_one_on_the_ring_is_asked_about_as_often_as_it_would_be_called() {
     let asked_at = vouched(&mut us, 60_000, &mut others, &far);
     assert!((25..=40).contains(&asked_at.len()), "{asked_at:?}");
     // It is gone.
-    let (asks, told) = live(&mut us, 5_000, &others, &far);
+    let (asks, told) = live(&mut us, 8_000, &others, &far);
     assert!(asks.len() >= 6, "others are asked, too");
     assert_eq!(told.len(), 7, "all are told");
     // What failed when it fell silent makes this node patient.
