@@ -408,8 +408,8 @@ pub(super) fn lose(node_id: &NodeId, peer: &mut Peer, actions: &mut Vec<Action>)
     // Its twin, if it has one, may take its place.
     peer.link.superseded.clear();
     peer.watch.doubt = None;
-    // It is sought at once where somebody says that it is there. But where it was not gone, the next
-    // such doubt waits longer all the same.
+    // It is sought at once where somebody says that it is there. But where it was not gone, the
+    // next such doubt waits longer all the same.
     peer.watch.far.hurry(0);
     peer.watch.via = None;
     peer.owed.is_asked_for = false;
