@@ -87,8 +87,8 @@ pub struct Peer {
     pub status: PeerStatus,
     /// When something signed by it last came directly from it, ms.
     pub heard_at: Option<u64>,
-    /// How long it is silent at most between two words, ms: an eighth less with each word, or what it
-    /// was before that one. Nothing before its second word.
+    /// How long it is silent at most between two words, ms: an eighth less with each word, or what
+    /// it was before that one. Nothing before its second word.
     pub gap_ms: Option<u64>,
     /// Since when it is known here, ms.
     pub known_since: u64,
