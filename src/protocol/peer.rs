@@ -265,10 +265,9 @@ impl Peer {
         self.status == PeerStatus::Alive && doubt.is_none() && accused.is_none()
     }
 
-    /// Whether it was called in vain more than once, so that the next call may be the only one for
-    /// long.
+    /// Whether it was called in vain, so that the next call may be the only one for long.
     pub fn is_given_up(&self) -> bool {
-        self.status == PeerStatus::Lost || self.contact.fruitless() > 1
+        self.status == PeerStatus::Lost || self.contact.is_failing()
     }
 
     /// Whether an accusation still comes to something.

@@ -64,7 +64,9 @@ impl Node {
         let was_pull = matches!(call, Call::Pull { .. });
         peer.was_answered = !matches!(outcome, Outcome::Failed(_));
         let outcome = other_key_next(outcome, &mut peer.network_key);
-        if !matches!(outcome, Outcome::Failed(_)) {
+        if matches!(outcome, Outcome::Failed(_)) {
+            self.note_in_vain(now);
+        } else {
             self.note_answer(now);
         }
         let Some(peer) = self.peers.get_mut(node_id) else { return };
@@ -285,8 +287,8 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(ended.node_id) {
             peer.exchange.came_to_nothing(wait, WAIT_MAX_MS);
             peer.owed.peers = false;
-            // Where a list was the first that was asked for.
-            peer.owed.ping |= peer.round_trip_us.is_none();
+            // Where the list was asked for in its place.
+            peer.owed.ping |= peer.round_trip_us.is_none() || peer.contact.is_failing();
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::asking::may_be_told;
 use super::{
-    Action, Job, Node, Now, OWED_DATA_MAX, Outgoing, RETRY_DELAY_MS, TRIES, TRY_LIMIT_MS, Target,
+    Action, Job, Node, Now, OWED_DATA_MAX, Outgoing, RETRY_DELAY_MS, TRY_LIMIT_MS, Target,
     place_text,
 };
 use crate::order::Gather;
@@ -379,11 +379,11 @@ pub(super) fn gives_others(peer: &Peer) -> bool {
     !peer.owed.send.is_empty() && peer.upkeep < UPKEEP_MAX
 }
 
-/// How long the answer to a HELLO is waited for, ms, after so many tries: one that got lost is
-/// noticed soon. A slow host on a slow link has the whole time at the third one, and so has whoever
-/// was called in vain before.
+/// How long the answer to a HELLO is waited for, ms, after so many tries: a first one that got lost
+/// is noticed soon. A slow host on a slow link has the whole time at the next one, and so has
+/// whoever was called in vain before, or is called once.
 pub(super) fn hello_limit_ms(times: &Times, tries: u32, is_given_up: bool) -> u64 {
-    if is_given_up || tries + 1 >= TRIES {
+    if is_given_up || tries > 0 {
         return TRY_LIMIT_MS;
     }
     (times.answer * 3 / 2).clamp(RETRY_DELAY_MS, TRY_LIMIT_MS)

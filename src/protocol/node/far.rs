@@ -1,12 +1,12 @@
 //! Peers that are there and can't be called from here, as a firewall or a link of one way is in
-//! between. Others that can call them are asked instead, ever more rarely: whoever can call them
-//! sees soon that they are gone, and says so.
+//! between. Others that can call them are asked instead, ever more rarely: those see soon that they
+//! are gone, and say so.
 
 use super::suspicion::can_help;
 use super::{Action, Node, Now};
 use crate::protocol::doubt::{Asker, FIRST_ASKED};
 use crate::protocol::identity::{Incarnation, NodeId};
-use crate::protocol::pace::{AGAIN_MAX_MS, Wait};
+use crate::protocol::pace::Wait;
 use crate::protocol::peer::Peer;
 use crate::protocol::report::PeerStatus;
 use crate::protocol::rings::position;
@@ -24,10 +24,16 @@ const GAP_TICKS_MAX: u64 = 20;
 /// Where more than one in so many can't be called, two parts of a network are apart, and those of
 /// each part look after each other.
 const FAR_SHARE: usize = 3;
-/// Most that asked for somebody, and are told where it is accused.
-const ASKERS_MAX: usize = 256;
-/// How long they are remembered, ms: as long as they may wait to ask again.
-const ASKER_MS: u64 = AGAIN_MAX_MS;
+/// The longest such wait, ms. Whoever made others believe that one is there could hide its end for
+/// so long from those that can't call it.
+const FAR_MAX_MS: u64 = 60_000;
+/// Most that asked for somebody, and are told where it is accused: in a small network, which alone
+/// needs it, all for all others.
+const ASKERS_MAX: usize = 1_024;
+/// How long they are remembered, ms: longer than they wait to ask again.
+const ASKER_MS: u64 = 2 * FAR_MAX_MS;
+
+const _: () = assert!(super::MESH_MAX * (super::MESH_MAX - 1) <= ASKERS_MAX);
 
 impl Node {
     /// It was shown that a peer is there. Where it can't be called, the next doubt for silence
@@ -36,7 +42,7 @@ impl Node {
         let wait = self.far_wait(now);
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         if peer.contact.is_failing() {
-            peer.watch.far.came_to_nothing(wait, AGAIN_MAX_MS);
+            peer.watch.far.came_to_nothing(wait, FAR_MAX_MS);
         }
     }
 
@@ -107,7 +113,7 @@ impl Node {
             peer.is_unseen() && peer.record.is_some() && peer.watch.far.is_due(now.mono_ms)
         };
         let Some(peer) = self.peers.get_mut(node_id).filter(|peer| is_due(peer)) else { return };
-        peer.watch.far.came_to_nothing(wait, AGAIN_MAX_MS);
+        peer.watch.far.came_to_nothing(wait, FAR_MAX_MS);
         let by = by.filter(|by| self.peers.get(by).is_some_and(can_help));
         let by: Vec<NodeId> = by.into_iter().cloned().collect();
         let mut sought = self.ask_others(node_id, FIRST_ASKED, now, actions);
@@ -126,17 +132,17 @@ impl Node {
         let is_due = self.probing.listed.is_due(now.mono_ms);
         if known.is_lost && is_ours && is_due && !self.is_mesh() {
             let wait = self.far_wait(now);
-            self.probing.listed.came_to_nothing(wait, AGAIN_MAX_MS);
+            self.probing.listed.came_to_nothing(wait, FAR_MAX_MS);
             self.refute(now, actions);
         }
     }
 
-    /// Whether this node gets no answer from anybody, and is called: it can call nobody, so whoever
-    /// is silent says nothing.
+    /// Whether all calls of this node are in vain for a while, and it is called: it can call
+    /// nobody, so whoever is silent says nothing.
     pub(super) fn calls_nobody(&self, now: Now) -> bool {
         let enough = MUTE_TICKS * self.settings.tick_ms;
         let is_old = |at: u64| now.mono_ms.saturating_sub(at) > enough;
-        is_old(self.probing.answered_at) && !is_old(self.probing.called_at)
+        self.probing.in_vain_since.is_some_and(is_old) && !is_old(self.probing.called_at)
     }
 
     /// Whether a peer is silent for longer than it uses to be, where this node can call nobody and
@@ -181,10 +187,14 @@ impl Node {
         found
     }
 
-    /// Somebody asked to try a third one.
+    /// Somebody asked to try a third one, in a small network: in a large one all hear of it anyway.
     pub(super) fn note_asker(&mut self, about: &NodeId, asker: &NodeId, now: Now) {
+        if !self.is_mesh() || self.peers.get(about).is_none() {
+            return;
+        }
         let askers = &mut self.probing.askers;
-        askers.retain(|it| it.about != *about || it.asker != *asker);
+        let is_new = |at: u64| now.mono_ms.saturating_sub(at) < ASKER_MS;
+        askers.retain(|it| is_new(it.at) && (it.about != *about || it.asker != *asker));
         if askers.len() == ASKERS_MAX {
             askers.pop_front();
         }
@@ -195,17 +205,16 @@ impl Node {
     /// A peer is suspected: those that can't call it, and asked for it, hear that. In a large
     /// network all do.
     pub(super) fn tell_askers(&mut self, about: &NodeId, now: Now, actions: &mut Vec<Action>) {
-        let askers = std::mem::take(&mut self.probing.askers);
-        let (these, others) = askers.into_iter().partition(|it| it.about == *about);
-        self.probing.askers = others;
-        let these: std::collections::VecDeque<Asker> = these;
         if !self.is_mesh() {
             return;
         }
-        for Asker { asker, at, .. } in these {
-            let is_new = now.mono_ms.saturating_sub(at) < ASKER_MS;
-            let asker_peer = self.peers.get_mut(&asker).filter(|it| is_new && it.link.connected);
-            if let Some(peer) = asker_peer {
+        let asked =
+            |it: &&Asker| it.about == *about && now.mono_ms.saturating_sub(it.at) < ASKER_MS;
+        let askers: Vec<NodeId> =
+            self.probing.askers.iter().filter(asked).map(|it| it.asker.clone()).collect();
+        for asker in askers {
+            let peer = self.peers.get_mut(&asker).filter(|it| it.link.connected);
+            if let Some(peer) = peer {
                 peer.owed.tell.suspects.insert(about.clone());
                 self.poke(&asker, now, actions);
             }
@@ -216,7 +225,9 @@ impl Node {
 impl Peer {
     /// A word of it came: how long it is silent between two.
     pub(super) fn note_gap(&mut self, now_ms: u64, tick_ms: u64) {
-        if let Some(heard_at) = self.heard_at {
+        // The time in which it was lost says nothing of how it speaks.
+        let heard_at = self.heard_at.filter(|_| self.status == PeerStatus::Alive);
+        if let Some(heard_at) = heard_at {
             let before = self.gap_ms.unwrap_or(GAP_TICKS * tick_ms).min(GAP_TICKS_MAX * tick_ms);
             self.gap_ms = Some((before - before / 8).max(now_ms.saturating_sub(heard_at)));
         }
@@ -229,9 +240,10 @@ impl Peer {
         waits && self.contact.is_failing()
     }
 
-    /// Whether it is lost here, or was never heard.
+    /// Whether it is lost here, or was never heard and can't be called.
     pub(super) fn is_unseen(&self) -> bool {
         let is_unheard = self.status == PeerStatus::Suspect && self.heard_at.is_none();
+        let is_unheard = is_unheard && self.contact.is_failing();
         self.status == PeerStatus::Lost || is_unheard
     }
 

@@ -36,8 +36,8 @@ pub(super) struct Probing {
     pub(super) word_at: u64,
     /// When anybody called last, ms.
     pub(super) called_at: u64,
-    /// When anybody answered last, ms.
-    pub(super) answered_at: u64,
+    /// Since when all calls were in vain, ms; nothing where the last one was answered.
+    pub(super) in_vain_since: Option<u64>,
     /// Whether all others count as suspect, as nobody is heard.
     pub(super) is_cut_off: bool,
     /// How many challenges were drawn.
@@ -63,7 +63,7 @@ impl Probing {
             looked_at: now_ms,
             word_at: now_ms,
             called_at: now_ms,
-            answered_at: now_ms,
+            in_vain_since: None,
             is_cut_off: false,
             challenges: 0,
             refuted_at: None,
@@ -138,7 +138,7 @@ impl Node {
         }
         self.probing.word_at = now.mono_ms;
         self.probing.called_at = now.mono_ms;
-        self.probing.answered_at = now.mono_ms;
+        self.probing.in_vain_since = None;
         self.probing.favours.clear();
         self.peers.change_awake(|_, peer| {
             peer.watch.doubt = None;
@@ -259,9 +259,14 @@ impl Node {
         });
     }
 
+    /// A call was in vain.
+    pub(super) fn note_in_vain(&mut self, now: Now) {
+        self.probing.in_vain_since.get_or_insert(now.mono_ms);
+    }
+
     /// Somebody answered.
     pub(super) fn note_answer(&mut self, now: Now) {
-        self.probing.answered_at = now.mono_ms;
+        self.probing.in_vain_since = None;
         self.note_word(now);
     }
 

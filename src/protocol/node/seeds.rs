@@ -131,11 +131,13 @@ impl Node {
     pub(super) fn begin_seed(&mut self, address: &Address, flight: u64) -> Option<Outgoing> {
         let request = self.hello(None);
         let times = self.times();
+        // Where a forgotten node may be there is one try.
+        let is_only = self.knock.as_ref().is_some_and(|knock| knock.flight == Some(flight));
         let seed = self.seed_mut(address)?;
         if seed.flight != Some(flight) {
             return None;
         }
-        let limit_ms = hello_limit_ms(&times, seed.tries, seed.pace.is_failing());
+        let limit_ms = hello_limit_ms(&times, seed.tries, is_only || seed.pace.is_failing());
         seed.tries += 1;
         let (network_key, address) = (seed.network_key, address.clone());
         Some(Outgoing { address, signer: None, limit_ms, network_key, request })
@@ -156,6 +158,9 @@ impl Node {
         now: Now,
         actions: &mut Vec<Action>,
     ) {
+        if !matches!(outcome, Outcome::Failed(_)) {
+            self.probing.in_vain_since = None;
+        }
         if self.knock.take_if(|knock| knock.flight == Some(flight)).is_some() {
             if let Outcome::Introduced(answer) = outcome
                 && self.meet(answer.message(), address, now, actions)

@@ -272,7 +272,8 @@ impl Node {
             lose(node_id, peer, actions);
             self.note_in_view(node_id);
         } else if now.mono_ms >= accused.shown_at && peer.status == PeerStatus::Alive {
-            let is_near = peer.link.connected && accused.by != Accuser::Silent;
+            let is_silent = accused.by == Accuser::Silent;
+            let is_near = peer.link.connected && !is_silent;
             peer.status = PeerStatus::Suspect;
             actions.push(Action::Tell(Event::Suspect { node_id: node_id.clone() }));
             if is_near {
@@ -282,7 +283,9 @@ impl Node {
                     accused.asked.extend(asked);
                 }
             }
-            self.tell_askers(node_id, now, actions);
+            if !is_silent {
+                self.tell_askers(node_id, now, actions);
+            }
         }
     }
 
