@@ -54,8 +54,8 @@ fn check(bytes: &[u8]) {
     assert!(again.is_ok_and(|again| again.condition == Condition::Whole && again.loaded == loaded));
 }
 
-/// The id of a file that nobody knows who makes a value for it: the inputs to begin with have frames
-/// of the other one, and one of them may be shifted to its very place.
+/// The id of a file that nobody knows who makes a value for it: the inputs to begin with have
+/// frames of the other one, and one of them may be shifted to its very place.
 const UNKNOWN_FILE: FileId = FileId([0xa5; 16]);
 
 /// Nothing in a value becomes state, whichever byte of the head around it is lost.
