@@ -34,22 +34,21 @@ const IN_MEMORY: &str = "none";
 impl RunArgs {
     /// Without what is empty, such as `DSN_LISTEN=` in a file of variables: that is not given.
     fn without_empty(self) -> Self {
-        let text = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
         Self {
-            node_id: text(self.node_id),
-            listen: text(self.listen),
-            bootstrap: self.bootstrap.into_iter().filter(|text| !text.trim().is_empty()).collect(),
-            advertise: text(self.advertise),
+            node_id: not_blank(self.node_id),
+            listen: not_blank(self.listen),
+            bootstrap: self.bootstrap.into_iter().filter(is_given).collect(),
+            advertise: not_blank(self.advertise),
             network_key: not_empty(self.network_key),
             credentials: not_empty(self.credentials),
             data: not_empty(self.data),
-            sync: text(self.sync),
+            sync: not_blank(self.sync),
             allow: not_empty(self.allow),
-            control_group: text(self.control_group),
-            http: text(self.http),
+            control_group: not_blank(self.control_group),
+            http: not_blank(self.http),
             http_token: not_empty(self.http_token),
-            http_host: self.http_host.into_iter().filter(|text| !text.trim().is_empty()).collect(),
-            tick: text(self.tick),
+            http_host: self.http_host.into_iter().filter(is_given).collect(),
+            tick: not_blank(self.tick),
             alone: self.alone,
             discover: self.discover,
             config: not_empty(self.config),
@@ -83,24 +82,33 @@ struct FileArgs {
 impl FileArgs {
     /// The same for the file: lists drop what is empty in them by themselves.
     fn without_empty(self) -> Self {
-        let text = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
         Self {
-            node_id: text(self.node_id),
-            listen: text(self.listen),
-            advertise: text(self.advertise),
+            node_id: not_blank(self.node_id),
+            listen: not_blank(self.listen),
+            advertise: not_blank(self.advertise),
             network_key: not_empty(self.network_key),
             credentials: not_empty(self.credentials),
             data: not_empty(self.data),
             control: not_empty(self.control),
-            control_group: text(self.control_group),
-            sync: text(self.sync),
+            control_group: not_blank(self.control_group),
+            sync: not_blank(self.sync),
             allow: not_empty(self.allow),
             http: self.http.filter(|port| !port.is_empty()),
             http_token: not_empty(self.http_token),
-            tick: text(self.tick),
+            tick: not_blank(self.tick),
             ..self
         }
     }
+}
+
+fn not_blank(text: Option<String>) -> Option<String> {
+    text.filter(is_given)
+}
+
+/// Whether there is anything in it.
+#[expect(clippy::ptr_arg, reason = "it filters options and lists of strings")]
+fn is_given(text: &String) -> bool {
+    !text.trim().is_empty()
 }
 
 /// One address or several.

@@ -325,10 +325,10 @@ impl Node {
             }
             Call::Tell(_) => true,
         };
-        let is_first = matches!(call, Call::Hello { .. }) && !was_reached;
+        let is_hello = matches!(call, Call::Hello { .. });
         if ended.tries < TRIES
             && !was_in_vain
-            && (was_reached || is_first && self.grant_again(node_id, &ended.address))
+            && (was_reached || is_hello && self.grant_again(node_id, &ended.address))
             && let Some(peer) = self.peers.get_mut(node_id)
         {
             let at = now.mono_ms + RETRY_DELAY_MS;

@@ -14,7 +14,7 @@ use crate::protocol::wire::KnownNode;
 
 /// The first wait of one that can't be called, until its silence is a doubt again, ticks.
 const FAR_TICKS: u64 = 2;
-/// Who got no answer from anybody for so many ticks, and is called, can call nobody.
+/// Who called in vain alone for so many ticks, and is called, can call nobody.
 const MUTE_TICKS: u64 = 2;
 /// How long a peer is taken to be silent between two words before that is known, ticks: who is
 /// called in turn by many hears each of them rarely.
@@ -149,9 +149,9 @@ impl Node {
     /// has to wait for a word; else it need not be.
     pub(super) fn is_late_word(&self, peer: &Peer, now: Now) -> bool {
         let tick_ms = self.settings.tick_ms;
-        let gap_ms = peer.gap_ms.unwrap_or(GAP_TICKS * tick_ms).min(GAP_TICKS_MAX * tick_ms);
+        let enough = 2 * peer.usual_gap_ms(tick_ms);
         // Who never called never will: others tell that it is gone.
-        let is_late = peer.heard_at.is_some() && peer.silence(now.mono_ms) > 2 * gap_ms;
+        let is_late = peer.heard_at.is_some() && peer.silence(now.mono_ms) > enough;
         is_late || !self.calls_nobody(now)
     }
 
@@ -160,10 +160,10 @@ impl Node {
         self.peers.get(node_id).is_some_and(|peer| self.is_late_word(peer, now))
     }
 
-    /// Whether nobody called for so long that most likely nobody can.
-    pub(super) fn is_uncalled(&self, now: Now) -> bool {
+    /// Whether nobody called for so many ticks, so that most likely nobody can.
+    pub(super) fn is_uncalled(&self, ticks: u64, now: Now) -> bool {
         let uncalled = now.mono_ms.saturating_sub(self.probing.called_at);
-        uncalled > super::probing::UNCALLED_TICKS * self.settings.tick_ms
+        uncalled > ticks * self.settings.tick_ms
     }
 
     /// Those that keep a link with this node, in a large network, as far as it knows them.
@@ -228,9 +228,14 @@ impl Peer {
         // The time in which it was lost says nothing of how it speaks.
         let heard_at = self.heard_at.filter(|_| self.status == PeerStatus::Alive);
         if let Some(heard_at) = heard_at {
-            let before = self.gap_ms.unwrap_or(GAP_TICKS * tick_ms).min(GAP_TICKS_MAX * tick_ms);
+            let before = self.usual_gap_ms(tick_ms);
             self.gap_ms = Some((before - before / 8).max(now_ms.saturating_sub(heard_at)));
         }
+    }
+
+    /// How long it uses to be silent between two words.
+    fn usual_gap_ms(&self, tick_ms: u64) -> u64 {
+        self.gap_ms.unwrap_or(GAP_TICKS * tick_ms).min(GAP_TICKS_MAX * tick_ms)
     }
 
     /// Whether it was shown that it is there though it can't be called: in a large network a link
@@ -242,9 +247,8 @@ impl Peer {
 
     /// Whether it is lost here, or was never heard and can't be called.
     pub(super) fn is_unseen(&self) -> bool {
-        let is_unheard = self.status == PeerStatus::Suspect && self.heard_at.is_none();
-        let is_unheard = is_unheard && self.contact.is_failing();
-        self.status == PeerStatus::Lost || is_unheard
+        let is_unheard = self.heard_at.is_none() && self.contact.is_failing();
+        self.status == PeerStatus::Lost || self.status == PeerStatus::Suspect && is_unheard
     }
 
     /// Whether it was heard, or answered where it is called.

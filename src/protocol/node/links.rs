@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::probing::UNCALLED_TICKS;
 use super::{Action, Node, Now};
 use crate::order::Gather;
 use crate::protocol::hash::Sha256;
@@ -88,7 +89,7 @@ impl Node {
             return;
         }
         let mut near = self.near(now);
-        if self.is_uncalled(now) {
+        if self.is_uncalled(UNCALLED_TICKS, now) {
             // Perhaps nobody can call this node: those that would hear it.
             near.extend(self.watchers());
         }

@@ -142,7 +142,7 @@ impl Node {
         // Whether it was worth it is seen by what comes next: who takes each HELLO, and then gives
         // no answer to anything, is waited for longer each time.
         peer.contact.hurry(ended.now.mono_ms);
-        // Who was asked for nothing yet lacks all that this one holds: its view would say no more.
+        // Who asked nobody for a list yet lacks what this one holds: its view would say no more.
         let lacks_all = self.listed_at.is_none();
         peer.owed.peers |= lacks_all;
         peer.owed.ping |= !lacks_all;

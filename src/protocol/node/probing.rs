@@ -95,9 +95,9 @@ impl Node {
         if now.mono_ms >= self.probing.at {
             let jitter = self.random.u64(0..=times.probe / 10);
             self.probing.at = now.mono_ms + (times.probe - jitter).max(1);
-            let is_for_successor = self.probing.to_successor;
-            let far = self.far_successor(now).filter(|_| is_for_successor);
-            if let Some(far) = far {
+            if self.probing.to_successor
+                && let Some(far) = self.far_successor(now)
+            {
                 self.probing.to_successor = false;
                 self.begin_doubt(&far, false, now, actions);
             } else if let Some(id) = self.next_probe(now)
@@ -157,7 +157,7 @@ impl Node {
         if self.own.head.left {
             return;
         }
-        let calls_all = self.is_uncalled(now);
+        let calls_all = self.is_uncalled(UNCALLED_TICKS, now);
         let is_mesh = self.is_mesh();
         let is_linked = |peer: &Peer| is_mesh || peer.is_acquaintance;
         self.peers.change_awake(|_, peer| {

@@ -28,7 +28,7 @@ const LOOK_AROUND_TICKS: u64 = 3;
 /// How many ticks a node is known before it is said that it can't be called.
 const ONE_WAY_TICKS: u64 = 3;
 /// After so many ticks without a call it is said that nobody calls this node.
-const UNCALLED_TICKS: u64 = 10;
+const UNCALLED_TOLD_TICKS: u64 = 10;
 /// Most notices that are kept; the oldest go first.
 const NOTICES_MAX: usize = 16;
 /// How long a notice is shown, ms: a day, so that it is still there on the next morning.
@@ -201,12 +201,11 @@ impl Node {
 
     /// That nobody calls this node, where somebody should.
     fn uncalled(&self, now: Now) -> Option<Fault> {
-        let uncalled_ms = now.mono_ms.saturating_sub(self.probing.called_at);
         let answers = |peer: &Peer| peer.status == PeerStatus::Alive && peer.link.connected;
         let answering = self.peers.iter().filter(|(_, peer)| answers(peer) && peer.is_reached());
         // In a small network one that calls all is not asked whether it is there.
         let is_uncalled =
-            uncalled_ms > UNCALLED_TICKS * self.settings.tick_ms && answering.count() > SMALL_MESH;
+            self.is_uncalled(UNCALLED_TOLD_TICKS, now) && answering.count() > SMALL_MESH;
         let text = format!(
             "no other node calls this one, though they answer it: most likely nobody can reach it at {}",
             place_text(self.home.address.as_ref())

@@ -226,9 +226,7 @@ fn tries_in_vain(us: &mut Us, other: &Other) -> Vec<u64> {
         limits.push(outgoing.limit_ms);
         us.wait(outgoing.limit_ms);
         us.is_answered(&job, Outcome::Failed("no answer".into()));
-        us.wait(RETRY_DELAY_MS);
-        let (_, actions) = us.node.on_tick(us.now);
-        us.take_actions(actions);
+        us.goes_on(RETRY_DELAY_MS);
     }
     limits
 }

@@ -179,9 +179,7 @@ fn who_can_call_nobody_takes_none_for_lost_that_calls_as_rarely_as_it_uses_to() 
     let gone = 4;
     let mut lost_at = None;
     for round in 0..4_000 {
-        us.wait(100);
-        let (_, actions) = us.node.on_tick(us.now);
-        us.take_actions(actions);
+        us.goes_on(100);
         for other in &others {
             us.answer_all(other, |_| Some(Outcome::Failed("no route".into())));
         }
@@ -211,9 +209,7 @@ fn who_can_call_none_of_those_that_call_it_all_the_time_misses_one_soon() {
     let (mut us, mut others) = connected(3);
     us.jobs.clear();
     for round in 0..1_300 {
-        us.wait(100);
-        let (_, actions) = us.node.on_tick(us.now);
-        us.take_actions(actions);
+        us.goes_on(100);
         for other in &others {
             us.answer_all(other, |_| Some(Outcome::Failed("no route".into())));
         }
@@ -231,9 +227,7 @@ fn who_can_call_none_of_those_that_call_it_all_the_time_misses_one_soon() {
 fn who_is_called_by_nobody_is_told_so() {
     let (mut us, others) = connected(6);
     for _ in 0..400 {
-        us.wait(100);
-        let (_, actions) = us.node.on_tick(us.now);
-        us.take_actions(actions);
+        us.goes_on(100);
         for other in &others {
             us.serve(other);
         }

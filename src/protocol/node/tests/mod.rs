@@ -276,7 +276,12 @@ impl Us {
     }
 
     fn tick(&mut self) {
-        self.wait(TICK_MS);
+        self.goes_on(TICK_MS);
+    }
+
+    /// So much time goes by, and the node does what is due then.
+    fn goes_on(&mut self, ms: u64) {
+        self.wait(ms);
         let (_, actions) = self.node.on_tick(self.now);
         self.take_actions(actions);
     }

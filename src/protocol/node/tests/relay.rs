@@ -48,9 +48,7 @@ fn pushes(us: &mut Us) -> Vec<(Job, Push)> {
 }
 
 fn is_late(us: &mut Us, ms: u64) {
-    us.wait(ms);
-    let (_, actions) = us.node.on_tick(us.now);
-    us.take_actions(actions);
+    us.goes_on(ms);
 }
 
 /// Who gets it from the owner or from one of these.

@@ -23,9 +23,7 @@ fn live(us: &mut Us, ticks: u64, at_door: impl Fn(&Us) -> Outcome, others: &[&Ot
 /// The same for so many ms, at the end of which what is due is done.
 fn pass(us: &mut Us, ms: u64, at_door: impl Fn(&Us) -> Outcome, others: &[&Other]) -> usize {
     let mut knocked = 0;
-    us.wait(ms);
-    let (_, actions) = us.node.on_tick(us.now);
-    us.take_actions(actions);
+    us.goes_on(ms);
     while let Some(job) = us.jobs.pop_front() {
         let Some(outgoing) = us.node.begin(&job, us.now) else { continue };
         let outcome = match &job.target {

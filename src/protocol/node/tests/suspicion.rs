@@ -36,9 +36,7 @@ pub(super) fn live(
 ) -> (Vec<Ask>, Vec<NodeId>) {
     let (mut asks, mut suspects) = (Vec::new(), Vec::new());
     for _ in 0..ms / 100 {
-        us.wait(100);
-        let (_, actions) = us.node.on_tick(us.now);
-        us.take_actions(actions);
+        us.goes_on(100);
         loop {
             let before = us.jobs.len();
             for other in others {
@@ -168,9 +166,7 @@ fn who_is_cut_off_accuses_nobody() {
     us.jobs.clear();
     let mut told = Vec::new();
     for _ in 0..12_000 / 100 {
-        us.wait(100);
-        let (_, actions) = us.node.on_tick(us.now);
-        us.take_actions(actions);
+        us.goes_on(100);
         for other in others.iter().chain([&silent]) {
             while let Some((job, outgoing)) = us.begins_with(other) {
                 if let Request::Push(push) = &outgoing.request {
@@ -378,9 +374,7 @@ fn asks_of_others_are_few_at_a_time_and_end() {
     assert_eq!(us.peer(&silent).owed.tell.asks.len(), 16);
     // Its time is over before it was tried.
     for _ in 0..4 {
-        us.wait(THIRD_MS);
-        let (_, actions) = us.node.on_tick(us.now);
-        us.take_actions(actions);
+        us.goes_on(THIRD_MS);
     }
     assert_eq!(us.peer(&silent).owed.tell.asks.len(), 0);
     let asks =
@@ -399,9 +393,7 @@ fn one_probe_goes_out_each_third_of_a_tick() {
     let (mut to_next, mut to_others) = (0, std::collections::BTreeMap::new());
     us.jobs.clear();
     for _ in 0..600 {
-        us.wait(100);
-        let (_, actions) = us.node.on_tick(us.now);
-        us.take_actions(actions);
+        us.goes_on(100);
         for other in &all {
             while let Some((job, outgoing)) = us.begins_with(other) {
                 if matches!(outgoing.request, Request::Ping(_)) {
