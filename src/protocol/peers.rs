@@ -1,13 +1,14 @@
 //! The peer table: all other nodes by id, and who has to go when it is full.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use super::address::Address;
 use super::flight::Call;
 use super::identity::NodeId;
 use super::peer::{Peer, Trust};
 use super::report::PeerStatus;
-use super::rings::position;
+use super::rings::{Ring, Stretch, is_between, position};
 use super::{PEERS_MAX, RETENTION_MS};
 use crate::order::Gather;
 
@@ -113,6 +114,30 @@ impl PeerTable {
         let (before, behind) = self.ring.split_at(first);
         let all = behind.iter().chain(before);
         all.filter_map(|(at, node_id)| Some((*at, node_id, self.peers.get(node_id)?)))
+    }
+
+    /// Those of a stretch of a ring, in the order in which one comes by them from its beginning.
+    /// It takes as long as the stretch, not as all that are known.
+    pub fn walk<'a>(
+        &'a self,
+        ring: Ring,
+        stretch: &'a Stretch,
+    ) -> impl Iterator<Item = (&'a NodeId, &'a Peer)> {
+        let (after, through) = (ring.spot(&stretch.after), ring.spot(&stretch.through));
+        let all: Box<dyn Iterator<Item = (&NodeId, &Peer)>> = match ring {
+            Ring::Names => {
+                let behind = (Bound::Excluded(&stretch.after), Bound::Unbounded);
+                Box::new(self.peers.range(behind).chain(self.peers.range(..=&stretch.after)))
+            }
+            Ring::Hashes => {
+                let is_before = |(at, id): &(u64, NodeId)| ring.spot_at(*at, id) <= after;
+                let (before, behind) = self.ring.split_at(self.ring.partition_point(is_before));
+                let all = behind.iter().chain(before);
+                Box::new(all.filter_map(|(_, node_id)| self.peers.get_key_value(node_id)))
+            }
+        };
+        let spot = move |node_id, peer: &Peer| ring.spot_at(peer.ring, node_id);
+        all.take_while(move |(node_id, peer)| is_between(after, spot(node_id, peer), through))
     }
 
     /// Their ids.
@@ -325,6 +350,26 @@ mod tests {
         assert!(table.remove(&id(3)).is_some() && awake(&table) == 0);
         assert_eq!(table.iter_mut().count(), PEERS_MAX - 1);
         assert_eq!(table.resting(), 0, "all may have been changed");
+    }
+
+    #[test]
+    fn a_walk_through_a_stretch_comes_by_those_in_it_alone_and_in_their_order() {
+        let mut table = PeerTable::default();
+        for number in 0..60 {
+            table.insert(id(number), reached(0));
+        }
+        for number in [7, 20, 59] {
+            table.remove(&id(number));
+        }
+        // Ends that are known, and some that are not.
+        let ends = || (0..64).step_by(3).chain([7, 20, 59]).map(id);
+        for (after, through) in ends().flat_map(|after| ends().map(move |it| (after.clone(), it))) {
+            let stretch = Stretch { after, through };
+            for ring in Ring::ALL {
+                let walked: Vec<&NodeId> = table.walk(ring, &stretch).map(|(id, _)| id).collect();
+                assert_eq!(walked, stretch.walk(ring, table.peers.keys()), "{ring:?} {stretch:?}");
+            }
+        }
     }
 
     #[test]

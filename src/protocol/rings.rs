@@ -27,10 +27,15 @@ impl Ring {
 
     /// Where a node is in this ring.
     pub fn spot(self, node_id: &NodeId) -> Spot<'_> {
-        let position = match self {
-            Self::Names => 0,
-            Self::Hashes => position(node_id),
-        };
+        match self {
+            Self::Names => Spot { position: 0, node_id },
+            Self::Hashes => Spot { position: position(node_id), node_id },
+        }
+    }
+
+    /// The same where the position is known.
+    pub fn spot_at(self, position: u64, node_id: &NodeId) -> Spot<'_> {
+        let position = if self == Self::Names { 0 } else { position };
         Spot { position, node_id }
     }
 }
@@ -69,11 +74,12 @@ impl Stretch {
 
     /// Whether it has the node.
     pub fn has(&self, ring: Ring, node_id: &NodeId) -> bool {
-        let (after, through) = (ring.spot(&self.after), ring.spot(&self.through));
-        is_between(after, ring.spot(node_id), through)
+        is_between(ring.spot(&self.after), ring.spot(node_id), ring.spot(&self.through))
     }
 
-    /// Of the given nodes those in it, in the order in which one comes by them from its beginning.
+    /// Of the given nodes those in it, in the order in which one comes by them from its beginning:
+    /// what [`super::peers::PeerTable::walk`] is held against.
+    #[cfg(test)]
     pub fn walk<'a>(&self, ring: Ring, all: impl Iterator<Item = &'a NodeId>) -> Vec<&'a NodeId> {
         let (after, through) = (ring.spot(&self.after), ring.spot(&self.through));
         let mut spots: Vec<Spot<'a>> =
@@ -84,7 +90,8 @@ impl Stretch {
     }
 }
 
-fn is_between(after: Spot<'_>, spot: Spot<'_>, through: Spot<'_>) -> bool {
+/// Whether one comes by a spot behind another one, up to a third and with it.
+pub fn is_between(after: Spot<'_>, spot: Spot<'_>, through: Spot<'_>) -> bool {
     match after.cmp(&through) {
         Ordering::Equal => true,
         Ordering::Less => after < spot && spot <= through,

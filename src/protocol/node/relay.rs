@@ -154,8 +154,9 @@ impl Node {
         let is_target = |node_id: &NodeId, peer: &Peer| {
             node_id != way.owner && (can_be_brought(peer) || Some(node_id) == late)
         };
-        let reach = self.peers.iter().filter(|(node_id, peer)| is_target(node_id, peer));
-        stretch.walk(way.ring, reach.map(|(node_id, _)| node_id)).into_iter().cloned().collect()
+        let reach = self.peers.walk(way.ring, stretch);
+        let reach = reach.filter(|(node_id, peer)| is_target(node_id, peer));
+        reach.map(|(node_id, _)| node_id.clone()).collect()
     }
 
     fn choose_head(

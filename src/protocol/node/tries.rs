@@ -99,6 +99,9 @@ impl Node {
             order::sort(waiting);
         }
         self.random.shuffle(&mut turns);
+        if known.is_empty() && turns.is_empty() {
+            return;
+        }
         // A try that is granted here begins later, and its address is known as tried until then.
         let taken = self.peers.taken();
         for node_id in &known {
