@@ -32,53 +32,61 @@ pub enum Room {
 /// gets hold of a peer to change it wakes it: nobody can forget to.
 #[derive(Debug, Default)]
 pub struct PeerTable {
-    peers: BTreeMap<NodeId, Peer>,
-    /// Those that do not rest.
-    awake: BTreeSet<NodeId>,
+    /// The peers. Who comes takes the first free slot.
+    slots: Vec<Option<Box<Peer>>>,
+    /// In which slot each is.
+    slot_of: BTreeMap<NodeId, usize>,
+    /// Those that do not rest, so that a wake looks nobody up by its name.
+    awake: BTreeMap<NodeId, usize>,
     /// All by their place on the ring, in its order.
-    ring: Vec<(u64, NodeId)>,
+    ring: Vec<(u64, NodeId, usize)>,
 }
 
 impl PeerTable {
+    fn at(&self, slot: usize) -> Option<&Peer> {
+        self.slots.get(slot)?.as_deref()
+    }
+
     /// The peer of that name.
     pub fn get(&self, node_id: &NodeId) -> Option<&Peer> {
-        self.peers.get(node_id)
+        self.at(*self.slot_of.get(node_id)?)
     }
 
     /// The peer of that name, to change: it is awake from now on.
     pub fn get_mut(&mut self, node_id: &NodeId) -> Option<&mut Peer> {
-        let peer = self.peers.get_mut(node_id)?;
+        let slot = *self.slot_of.get(node_id)?;
+        let peer = self.slots.get_mut(slot)?.as_mut()?;
         if !std::mem::replace(&mut peer.is_awake, true) {
-            self.awake.insert(node_id.clone());
+            self.awake.insert(node_id.clone(), slot);
         }
         Some(peer)
     }
 
     /// All of them in the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = (&NodeId, &Peer)> {
-        self.peers.iter()
+        self.slot_of.iter().filter_map(|(node_id, slot)| Some((node_id, self.at(*slot)?)))
     }
 
-    /// All of them, to change: all are awake from now on.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&NodeId, &mut Peer)> {
+    /// Changes all of them, in the order of their ids: all are awake from now on.
+    pub fn change_all(&mut self, change: impl FnMut(&NodeId, &mut Peer)) {
         self.wake_all();
-        self.peers.iter_mut()
+        self.change_awake(change);
     }
 
     /// Those that do not rest, in the order of their ids.
     pub fn awake(&self) -> impl Iterator<Item = (&NodeId, &Peer)> {
-        self.awake.iter().filter_map(|node_id| self.peers.get_key_value(node_id))
+        self.awake.iter().filter_map(|(node_id, slot)| Some((node_id, self.at(*slot)?)))
     }
 
     /// The ids of those that do not rest.
     pub fn awake_ids(&self) -> Vec<NodeId> {
-        self.awake.iter().cloned().collect()
+        self.awake.keys().cloned().collect()
     }
 
     /// Changes those that do not rest, in the order of their ids.
     pub fn change_awake(&mut self, mut change: impl FnMut(&NodeId, &mut Peer)) {
-        for node_id in &self.awake {
-            if let Some(peer) = self.peers.get_mut(node_id) {
+        for (node_id, slot) in &self.awake {
+            if let Some(peer) = self.slots.get_mut(*slot).and_then(Option::as_mut) {
                 change(node_id, peer);
             }
         }
@@ -86,23 +94,23 @@ impl PeerTable {
 
     /// How many rest.
     pub fn resting(&self) -> usize {
-        self.peers.len() - self.awake.len()
+        self.slot_of.len() - self.awake.len()
     }
 
     /// Something that concerns all of them changed.
     pub fn wake_all(&mut self) {
         if self.resting() > 0 {
-            self.peers.values_mut().for_each(|peer| peer.is_awake = true);
-            self.awake = self.peers.keys().cloned().gathered();
+            self.slots.iter_mut().flatten().for_each(|peer| peer.is_awake = true);
+            self.awake.clone_from(&self.slot_of);
         }
     }
 
     /// From now on these rest.
     pub fn lay_to_rest(&mut self, nodes: &[NodeId]) {
         for node_id in nodes {
-            if let Some(peer) = self.peers.get_mut(node_id) {
+            let slot = self.awake.remove(node_id);
+            if let Some(peer) = slot.and_then(|slot| self.slots.get_mut(slot)?.as_mut()) {
                 peer.is_awake = false;
-                self.awake.remove(node_id);
             }
         }
     }
@@ -110,10 +118,10 @@ impl PeerTable {
     /// All of them with their places, in the order in which one comes by them behind a place on the
     /// ring.
     pub fn behind(&self, place: u64) -> impl Iterator<Item = (u64, &NodeId, &Peer)> {
-        let first = self.ring.partition_point(|(at, _)| *at <= place);
+        let first = self.ring.partition_point(|(at, ..)| *at <= place);
         let (before, behind) = self.ring.split_at(first);
         let all = behind.iter().chain(before);
-        all.filter_map(|(at, node_id)| Some((*at, node_id, self.peers.get(node_id)?)))
+        all.filter_map(|(at, node_id, slot)| Some((*at, node_id, self.at(*slot)?)))
     }
 
     /// Those of a stretch of a ring, in the order in which one comes by them from its beginning.
@@ -124,35 +132,37 @@ impl PeerTable {
         stretch: &'a Stretch,
     ) -> impl Iterator<Item = (&'a NodeId, &'a Peer)> {
         let (after, through) = (ring.spot(&stretch.after), ring.spot(&stretch.through));
-        let all: Box<dyn Iterator<Item = (&NodeId, &Peer)>> = match ring {
+        let all: Box<dyn Iterator<Item = (&NodeId, &usize)>> = match ring {
             Ring::Names => {
                 let behind = (Bound::Excluded(&stretch.after), Bound::Unbounded);
-                Box::new(self.peers.range(behind).chain(self.peers.range(..=&stretch.after)))
+                Box::new(self.slot_of.range(behind).chain(self.slot_of.range(..=&stretch.after)))
             }
             Ring::Hashes => {
-                let is_before = |(at, id): &(u64, NodeId)| ring.spot_at(*at, id) <= after;
+                let is_before =
+                    |(at, node_id, _): &(u64, NodeId, _)| ring.spot_at(*at, node_id) <= after;
                 let (before, behind) = self.ring.split_at(self.ring.partition_point(is_before));
                 let all = behind.iter().chain(before);
-                Box::new(all.filter_map(|(_, node_id)| self.peers.get_key_value(node_id)))
+                Box::new(all.map(|(_, node_id, slot)| (node_id, slot)))
             }
         };
+        let all = all.filter_map(|(node_id, slot)| Some((node_id, self.at(*slot)?)));
         let spot = move |node_id, peer: &Peer| ring.spot_at(peer.ring, node_id);
         all.take_while(move |(node_id, peer)| is_between(after, spot(node_id, peer), through))
     }
 
     /// Their ids.
     pub fn ids(&self) -> Vec<NodeId> {
-        self.peers.keys().cloned().collect()
+        self.slot_of.keys().cloned().collect()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.peers.len()
+        self.slot_of.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.peers.is_empty()
+        self.slot_of.is_empty()
     }
 
     /// Whether one more can come in for the given trust, and who has to go for it. Hearsay pushes
@@ -161,7 +171,7 @@ impl PeerTable {
     /// one that nobody can call does; then who was lost for so long that its state is dropped. Who
     /// was reached in that time stays.
     pub fn room_for(&self, trust: Trust, now_ms: u64) -> Option<Room> {
-        if self.peers.len() < PEERS_MAX {
+        if self.len() < PEERS_MAX {
             return Some(Room::Free);
         }
         if trust == Trust::Hearsay {
@@ -180,43 +190,51 @@ impl PeerTable {
                 (false, _) => is_gone.then(|| (0, peer.silence(now_ms))),
             }
         };
-        let ranked = self.peers.iter().filter_map(|(node_id, peer)| Some((goes(peer)?, node_id)));
+        let ranked = self.iter().filter_map(|(node_id, peer)| Some((goes(peer)?, node_id)));
         ranked.max_by_key(|(rank, _)| *rank).map(|(_, node_id)| Room::Instead(node_id.clone()))
     }
 
     /// Takes a new peer; the caller has made room.
     pub fn insert(&mut self, node_id: NodeId, mut peer: Peer) {
-        debug_assert!(self.peers.len() < PEERS_MAX, "room was made");
+        debug_assert!(self.len() < PEERS_MAX, "room was made");
+        self.remove(&node_id);
         peer.ring = position(&node_id);
         peer.is_awake = true;
-        self.awake.insert(node_id.clone());
-        let spot = (peer.ring, node_id.clone());
+        let free = self.slots.iter().position(Option::is_none);
+        let slot = free.unwrap_or(self.slots.len());
+        let spot = (peer.ring, node_id.clone(), slot);
         if let Err(place) = self.ring.binary_search(&spot) {
             self.ring.insert(place, spot);
         }
-        self.peers.insert(node_id, peer);
+        match self.slots.get_mut(slot) {
+            Some(free) => *free = Some(Box::new(peer)),
+            None => self.slots.push(Some(Box::new(peer))),
+        }
+        self.awake.insert(node_id.clone(), slot);
+        self.slot_of.insert(node_id, slot);
     }
 
     /// Drops a peer.
     pub fn remove(&mut self, node_id: &NodeId) -> Option<Peer> {
-        let peer = self.peers.remove(node_id)?;
+        let slot = self.slot_of.remove(node_id)?;
+        let peer = self.slots.get_mut(slot)?.take()?;
         self.awake.remove(node_id);
-        if let Ok(place) = self.ring.binary_search(&(peer.ring, node_id.clone())) {
+        if let Ok(place) = self.ring.binary_search(&(peer.ring, node_id.clone(), slot)) {
             self.ring.remove(place);
         }
-        Some(peer)
+        Some(*peer)
     }
 
     /// Whether an address belongs to a node that answers there, or is just being tried, so that it
     /// is not tried for another one: one address is one node. Whoever waits for a try of it is none
     /// of these.
     pub fn is_taken(&self, address: &Address) -> bool {
-        self.peers.values().any(|peer| taken_by(peer).any(|taken| taken == address))
+        self.slots.iter().flatten().any(|peer| taken_by(peer).any(|taken| taken == address))
     }
 
     /// All addresses of which that is true.
     pub fn taken(&self) -> BTreeSet<Address> {
-        self.peers.values().flat_map(taken_by).cloned().gathered()
+        self.slots.iter().flatten().flat_map(|peer| taken_by(peer)).cloned().gathered()
     }
 }
 
@@ -348,8 +366,9 @@ mod tests {
         assert_eq!(ids, [id(3)]);
         table.change_awake(|node_id, peer| assert!(*node_id == id(3) && peer.upkeep == 2));
         assert!(table.remove(&id(3)).is_some() && awake(&table) == 0);
-        assert_eq!(table.iter_mut().count(), PEERS_MAX - 1);
-        assert_eq!(table.resting(), 0, "all may have been changed");
+        let mut changed = 0;
+        table.change_all(|_, _| changed += 1);
+        assert_eq!((changed, table.resting()), (PEERS_MAX - 1, 0), "all may have been changed");
     }
 
     #[test]
@@ -367,7 +386,11 @@ mod tests {
             let stretch = Stretch { after, through };
             for ring in Ring::ALL {
                 let walked: Vec<&NodeId> = table.walk(ring, &stretch).map(|(id, _)| id).collect();
-                assert_eq!(walked, stretch.walk(ring, table.peers.keys()), "{ring:?} {stretch:?}");
+                assert_eq!(
+                    walked,
+                    stretch.walk(ring, table.slot_of.keys()),
+                    "{ring:?} {stretch:?}"
+                );
             }
         }
     }

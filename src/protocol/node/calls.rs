@@ -118,8 +118,7 @@ impl Node {
 
     /// With whom what is due to a peer waits for a sender. Nothing where nothing is due, or a job
     /// that waits there already is as good.
-    pub(super) fn class_due(&self, node_id: &NodeId, now: Now) -> Option<Class> {
-        let peer = self.peers.get(node_id)?;
+    pub(super) fn class_due(&self, peer: &Peer, now: Now) -> Option<Class> {
         let waiting = peer.flight.as_ref();
         if waiting.is_some_and(|flight| flight.call.is_some()) {
             return None;

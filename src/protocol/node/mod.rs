@@ -404,14 +404,14 @@ impl Node {
         self.graves.clear();
         // To all others it is another run that speaks from now on: what they know messages of this
         // one by is over.
-        for (node_id, peer) in self.peers.iter_mut() {
+        self.peers.change_all(|node_id, peer| {
             for ticket in peer.take_all_doubtful() {
                 let why = "this node had to begin anew while the message was on its way; \
                            it may have been delivered all the same";
                 let refused = Refused::Unreachable { node_id: node_id.clone(), why: why.into() };
                 actions.push(Action::Finish(ticket, Err(refused)));
             }
-        }
+        });
         self.notice(
             Fault::new(
                 Code::BeganAnew,
@@ -430,7 +430,11 @@ impl Node {
 
     /// The same for those to which something may be due as time passes.
     fn poke_awake(&mut self, now: Now, actions: &mut Vec<Action>) {
-        for node_id in self.peers.awake_ids() {
+        let is_due =
+            |peer: &Peer| self.waits_for_a_try(peer, now) || self.class_due(peer, now).is_some();
+        let due = self.peers.awake().filter(|(_, peer)| is_due(peer));
+        let due: Vec<NodeId> = due.map(|(node_id, _)| node_id.clone()).collect();
+        for node_id in due {
             self.poke(&node_id, now, actions);
         }
     }
@@ -439,7 +443,8 @@ impl Node {
     /// what is due now need not wait with those that what was due before waits with.
     fn poke(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
         self.grant_try(node_id, now);
-        let Some(class) = self.class_due(node_id, now) else { return };
+        let peer = self.peers.get(node_id);
+        let Some(class) = peer.and_then(|peer| self.class_due(peer, now)) else { return };
         let flight = self.next_flight();
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         peer.flight = Some(Flight {

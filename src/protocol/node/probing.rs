@@ -212,24 +212,26 @@ impl Node {
     fn doubt_the_late(&mut self, now: Now, actions: &mut Vec<Action>) {
         let is_mesh = self.is_mesh();
         let (times, silent_ms) = (self.times(), SILENT_TICKS * self.settings.tick_ms);
+        // Of many peers at each wake: what most of them are not comes first.
         let is_late = |peer: &Peer| {
             let flight = peer.flight.as_ref().filter(|flight| flight.call.is_some());
-            peer.is_reached()
+            flight.is_some_and(|it| now.mono_ms.saturating_sub(it.began) >= times.answer)
+                && peer.is_reached()
                 && !peer.contact.is_failing()
-                && flight.is_some_and(|it| now.mono_ms.saturating_sub(it.began) >= times.answer)
         };
         let unmet_ms = UNMET_TICKS * self.settings.tick_ms;
         let is_silent = |peer: &Peer| {
+            let enough_ms = if peer.is_met() { silent_ms } else { unmet_ms };
+            if peer.unsure_for(now.mono_ms) <= enough_ms {
+                return false;
+            }
             // In a large network most are never called from here, and who never answered anybody
             // can call, and not be called.
             let is_linked = is_mesh || peer.is_acquaintance && peer.place.proved().is_some();
             let is_apart = is_linked && (!peer.link.connected || !peer.is_reached());
             let is_near = is_mesh || peer.is_acquaintance;
             let fails = if is_near { peer.contact.is_failing() } else { peer.failed_since() };
-            let enough_ms = if peer.is_met() { silent_ms } else { unmet_ms };
-            let is_long = peer.unsure_for(now.mono_ms) > enough_ms;
-            let is_due = self.is_far_due(peer, now) && self.is_late_word(peer, now);
-            is_long && (fails || is_apart) && is_due
+            (fails || is_apart) && self.is_far_due(peer, now) && self.is_late_word(peer, now)
         };
         let doubtful = |peer: &Peer| peer.is_doubtable() && (is_late(peer) || is_silent(peer));
         let late = self.peers.awake().filter(|(_, peer)| doubtful(peer));

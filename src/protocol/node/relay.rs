@@ -53,9 +53,11 @@ impl Node {
         let owner = self.settings.node_id.clone();
         let own = self.own.fingerprint;
         self.introduced = Some(own);
-        for (_, peer) in self.peers.iter_mut().filter(|(_, peer)| can_be_brought(peer)) {
-            peer.link.own.told = Some(own);
-        }
+        self.peers.change_all(|_, peer| {
+            if can_be_brought(peer) {
+                peer.link.own.told = Some(own);
+            }
+        });
         for ring in rings_for(&self.own) {
             let way = Way { owner: &owner, ring: *ring, base: Some(base), is_root: true };
             self.hand_out(&way, &Stretch::around(&owner), now, actions);

@@ -131,7 +131,7 @@ impl Node {
     fn all_may_rest_that_do(&self, now: Now) -> bool {
         let resting = self.peers.iter().filter(|(_, peer)| !peer.is_awake);
         resting
-            .map(|(node_id, peer)| (self.may_rest(peer), self.class_due(node_id, now)))
+            .map(|(_, peer)| (self.may_rest(peer), self.class_due(peer, now)))
             .all(|(may_rest, due)| may_rest && due.is_none())
     }
 }

@@ -53,8 +53,7 @@ impl Node {
         now: Now,
         is_taken: impl FnOnce(&PeerTable, &Address) -> bool,
     ) {
-        let is_due = |peer: &&Peer| waits_for_a_try(peer, now) && self.has_cause(peer);
-        let peer = self.peers.get(node_id).filter(is_due);
+        let peer = self.peers.get(node_id).filter(|peer| self.waits_for_a_try(peer, now));
         let Some((peer, address)) = peer.and_then(|peer| Some((peer, peer.address_wanted()?)))
         else {
             return;
@@ -82,8 +81,7 @@ impl Node {
         self.tries.budget.give(TRIES_A_TICK);
         let wait_ms = ADDRESS_WAIT_TICKS * self.settings.tick_ms;
         self.tries.tried_at.retain(|_, at| now.mono_ms.saturating_sub(*at) < wait_ms);
-        let is_due = |peer: &Peer| waits_for_a_try(peer, now) && self.has_cause(peer);
-        let waiting = self.peers.awake().filter(|(_, peer)| is_due(peer));
+        let waiting = self.peers.awake().filter(|(_, peer)| self.waits_for_a_try(peer, now));
         let (known, others): (Vec<_>, Vec<_>) =
             waiting.partition(|(_, peer)| peer.place.proved().is_some());
         let known: Vec<NodeId> = known.into_iter().map(|(node_id, _)| node_id.clone()).collect();
@@ -131,12 +129,14 @@ impl Node {
         self.tries.budget.give(1);
         self.tries.tried_at.remove(address);
     }
-}
 
-fn waits_for_a_try(peer: &Peer, now: Now) -> bool {
-    peer.flight.is_none()
-        && !peer.may_try
-        && peer.status != PeerStatus::Left
-        && peer.address_wanted().is_some_and(|wanted| peer.place.proved() != Some(wanted))
-        && peer.contact.is_due(now.mono_ms)
+    /// Whether there is anything to call a peer for where it never answered.
+    pub(super) fn waits_for_a_try(&self, peer: &Peer, now: Now) -> bool {
+        peer.flight.is_none()
+            && !peer.may_try
+            && peer.status != PeerStatus::Left
+            && peer.address_wanted().is_some_and(|wanted| peer.place.proved() != Some(wanted))
+            && peer.contact.is_due(now.mono_ms)
+            && self.has_cause(peer)
+    }
 }
