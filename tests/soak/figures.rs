@@ -131,11 +131,22 @@ pub fn line(world: &World, phase: &str) -> String {
 
 /// The middle of some samples of each node, each figure for itself.
 pub fn middle(samples: &[Vec<Option<Usage>>]) -> Vec<Usage> {
+    of_each(samples, |all| all.get(all.len() / 2).copied())
+}
+
+/// The least of some samples of each node, each figure for itself: what a node keeps is in each of
+/// them, what it uses for a moment is not.
+pub fn least(samples: &[Vec<Option<Usage>>]) -> Vec<Usage> {
+    of_each(samples, |all| all.first().copied())
+}
+
+/// One of the sorted samples of each figure of each node.
+fn of_each(samples: &[Vec<Option<Usage>>], one: fn(&[u64]) -> Option<u64>) -> Vec<Usage> {
     let count = samples.first().map_or(0, Vec::len);
     let of = |at: usize, of: fn(&Usage) -> u64| {
         let mut all: Vec<u64> = samples.iter().filter_map(|it| it[at].as_ref().map(of)).collect();
         all.sort_unstable();
-        all.get(all.len() / 2).copied().unwrap_or(0)
+        one(&all).unwrap_or(0)
     };
     (0..count)
         .map(|at| Usage {

@@ -33,6 +33,9 @@ const LAG_MAX: Duration = Duration::from_secs(15);
 const WARM: Duration = Duration::from_secs(300);
 /// The shortest run of which both ends are compared.
 const SHORTEST_COMPARED: Duration = Duration::from_secs(60);
+/// Of so many calms at the end the least is compared: senders come and go with what is sent just
+/// then, and with how busy the host is. What leaks is in each of them.
+const LAST_CALMS: usize = 3;
 /// Most lines of a log that are shown after a failure.
 const LOG_LINES: usize = 25;
 /// How much longer than it should the whole may take before it is ended.
@@ -369,9 +372,20 @@ fn not_alive(world: &World, clients: &mut [ControlClient]) -> Option<(usize, Str
 
 fn verdict(world: &World, plan: &Plan, calms: &[(Duration, Vec<figures::Usage>)]) {
     let Some(then) = calms.iter().find(|(at, _)| *at >= plan.warm()) else { return };
-    let last = calms.last().expect("there was a calm");
-    println!("soak: at rest, after {} s and at the end, {} s:", then.0.as_secs(), last.0.as_secs());
-    for (at, (was, now)) in then.1.iter().zip(&last.1).enumerate() {
+    let (end, _) = calms.last().expect("there was a calm");
+    let warm = calms.iter().filter(|(at, _)| *at > then.0);
+    let last: Vec<Vec<Option<figures::Usage>>> = warm
+        .rev()
+        .take(LAST_CALMS)
+        .map(|(_, usages)| usages.iter().copied().map(Some).collect())
+        .collect();
+    let last = figures::least(&last);
+    println!(
+        "soak: at rest, after {} s, and the least of the last {LAST_CALMS} times until {} s:",
+        then.0.as_secs(),
+        end.as_secs()
+    );
+    for (at, (was, now)) in then.1.iter().zip(&last).enumerate() {
         let kind = if at < STEADY { "never ended" } else { "ended at times" };
         println!("soak:   n{at} ({kind}): {was} -> {now}");
     }
@@ -388,7 +402,7 @@ fn verdict(world: &World, plan: &Plan, calms: &[(Duration, Vec<figures::Usage>)]
             "soak: the run is too short to compare memory; threads and descriptors are compared"
         );
     }
-    for (at, grown) in figures::growth(&then.1, &last.1, with_memory) {
+    for (at, grown) in figures::growth(&then.1, &last, with_memory) {
         world.fail("boundedness", at, &format!("more than a tenth more at the end: {grown}"));
     }
     let counts = &world.counts;
