@@ -219,7 +219,8 @@ fn explain(options: &Options) -> impl Fn(&Crowd) {
     move |crowd: &Crowd| {
         if is_wanted {
             let (at, sent) = (crowd.now_us as f64 / 1e6 - 1.0, crowd.traffic);
-            println!("   {at:.2} s: {}; {sent:?}", crowd.lack());
+            let (told, of) = (crowd.false_suspects, crowd.suspicions);
+            println!("   {at:.2} s: {}; {told} suspects of {of}; {sent:?}", crowd.lack());
         }
     }
 }

@@ -76,7 +76,7 @@ impl Node {
         };
         let errands = match &mut call {
             Call::Push { errands, .. } => std::mem::take(errands),
-            _ => Errands::new(),
+            _ => Errands::default(),
         };
         match &outcome {
             Outcome::Nothing => {}
@@ -369,7 +369,7 @@ impl Node {
         match call {
             Call::Hello { address } => peer.place.tried_in_vain(address),
             Call::Push { own, gives, .. } => {
-                peer.owed.errands.clear();
+                peer.owed.errands = Errands::default();
                 // It may be large, and who answers all else would get it again and again.
                 if let Some(own) = own {
                     peer.push.came_to_nothing(wait, WAIT_MAX_MS);

@@ -38,11 +38,14 @@ impl Node {
         let mut waiting = std::mem::take(&mut peer.owed.errands);
         let mut load = Load::new();
         let me = self.settings.node_id.clone();
-        if carries_own && held.is_none() && !waiting.contains_key(&me) {
-            let introduction = self.introduction(now).map(|errand| (me.clone(), errand));
-            waiting.extend(introduction);
+        if carries_own
+            && held.is_none()
+            && !waiting.contains(&me)
+            && let Some(introduction) = self.introduction(now)
+        {
+            waiting.give(me.clone(), introduction);
         }
-        let carries_own = carries_own || waiting.contains_key(&me);
+        let carries_own = carries_own || waiting.contains(&me);
         if carries_own {
             let base = held.or(waiting.get(&me).and_then(|errand| errand.base));
             let patch = base.and_then(|base| self.own_changes.patch(base, &own));
@@ -52,7 +55,7 @@ impl Node {
         let partial = own_base.is_some();
         let (errands, left) = self.load_errands(waiting, own_base, &mut load);
         let (mut later, mut given) = (BTreeSet::new(), Vec::new());
-        for other in send.into_iter().filter(|other| !errands.contains_key(other)) {
+        for other in send.into_iter().filter(|other| !errands.contains(other)) {
             let Some(record) = self.record_of(&other) else { continue };
             let version = record.fingerprint;
             if load.take(record, None) {
@@ -62,7 +65,7 @@ impl Node {
             }
         }
         let peer = self.peers.get_mut(node_id)?;
-        peer.owed.errands.extend(left);
+        peer.owed.errands = left;
         if gives {
             peer.owed.send = later;
             peer.given.extend(given);
@@ -91,9 +94,9 @@ impl Node {
         own_base: Option<Fingerprint>,
         load: &mut Load,
     ) -> (Errands, Errands) {
-        let (mut taken, mut left) = (Errands::new(), Errands::new());
+        let (mut taken, mut left) = (Errands::default(), Errands::default());
         let mut relays = 0;
-        for (owner, mut errand) in waiting {
+        for (owner, mut errand) in waiting.into_all() {
             let is_me = self.is_me(&owner);
             let Some(record) = self.record_of(&owner).cloned() else { continue };
             let has_room = relays + errand.stretches.len() <= RELAYS_MAX;
@@ -103,9 +106,9 @@ impl Node {
                     relays += errand.stretches.len();
                     let (node_id, fingerprint) = (owner.clone(), record.fingerprint);
                     load.suspects.push(Suspected { node_id, fingerprint });
-                    taken.insert(owner, errand);
+                    taken.give(owner, errand);
                 } else {
-                    left.insert(owner, errand);
+                    left.give(owner, errand);
                 }
                 continue;
             }
@@ -116,9 +119,9 @@ impl Node {
             errand.base = if is_me { own_base } else { patch.as_ref().map(|patch| patch.base) };
             if has_room && (is_me || load.take(&record, patch)) {
                 relays += errand.stretches.len();
-                taken.insert(owner, errand);
+                taken.give(owner, errand);
             } else {
-                left.insert(owner, errand);
+                left.give(owner, errand);
             }
         }
         (taken, left)

@@ -192,10 +192,9 @@ impl Node {
             self.hedge_at = self.hedge_at.min(errand.hedge_at);
             actions.push(Action::WakeAt(errand.hedge_at));
         }
-        if let Some(waiting) = peer.owed.errands.get_mut(owner) {
-            waiting.merge(errand);
-        } else if peer.owed.errands.len() < ERRANDS_MAX {
-            peer.owed.errands.insert(owner.clone(), errand);
+        let errands = &mut peer.owed.errands;
+        if errands.contains(owner) || errands.len() < ERRANDS_MAX {
+            errands.give(owner.clone(), errand);
         }
     }
 
@@ -211,19 +210,15 @@ impl Node {
                 Some(Call::Push { errands, .. }) => Some(errands),
                 _ => None,
             });
-            let all = in_flight.into_iter().chain([&mut peer.owed.errands]).flatten();
-            for (owner, errand) in all.filter(|(_, errand)| !errand.stretches.is_empty()) {
-                if errand.hedge_at <= now.mono_ms {
-                    let stretches = std::mem::take(&mut errand.stretches);
-                    late.push((head.clone(), owner.clone(), errand.base, stretches));
-                } else {
-                    next = next.min(errand.hedge_at);
-                }
+            for errands in in_flight.into_iter().chain([&mut peer.owed.errands]) {
+                let found = errands.take_late(now.mono_ms).into_iter();
+                late.extend(found.map(|(owner, errand)| (head.clone(), owner, errand)));
+                next = next.min(errands.hedge_at().unwrap_or(u64::MAX));
             }
         });
         self.hedge_at = next;
-        for (head, owner, base, stretches) in late {
-            self.go_around(&head, &owner, base, stretches, now, actions);
+        for (head, owner, errand) in late {
+            self.go_around(&head, &owner, errand.base, errand.stretches, now, actions);
         }
     }
 
@@ -264,7 +259,7 @@ impl Node {
         now: Now,
         actions: &mut Vec<Action>,
     ) {
-        for (owner, mut errand) in errands {
+        for (owner, mut errand) in errands.into_all() {
             let stretches = std::mem::take(&mut errand.stretches);
             if self.is_me(&owner) && stretches.values().any(Stretch::is_all) {
                 // The next one that is met introduces us.
@@ -293,7 +288,7 @@ impl Node {
             .filter(|record| record.reason == Reason::LacksBase.code())
             .map(|record| &record.node_id)
             .gathered();
-        for (owner, mut errand) in errands {
+        for (owner, mut errand) in errands.into_all() {
             let is_refused = refusal.records.is_empty()
                 || refusal.records.iter().any(|record| record.node_id == owner);
             // Whoever lacks the base of a whole record lies.
