@@ -378,14 +378,15 @@ pub(super) fn gives_others(peer: &Peer) -> bool {
     !peer.owed.send.is_empty() && peer.upkeep < UPKEEP_MAX
 }
 
-/// How long the answer to a HELLO is waited for, ms, after so many tries: a first one that got lost
-/// is noticed soon. A slow host on a slow link has the whole time at the next one, and so has
-/// whoever was called in vain before, or is called once.
+/// How long the answer to a HELLO is waited for, ms, after so many tries: one that got lost is
+/// noticed soon, and a second one as well. A slow host on a slow link has the whole time at the
+/// third, and so has whoever was called in vain before, or is called once.
 pub(super) fn hello_limit_ms(times: &Times, tries: u32, is_given_up: bool) -> u64 {
-    if is_given_up || tries > 0 {
-        return TRY_LIMIT_MS;
+    let first = times.answer * 3 / 2;
+    match tries {
+        0 | 1 if !is_given_up => (first << tries).clamp(RETRY_DELAY_MS, TRY_LIMIT_MS),
+        _ => TRY_LIMIT_MS,
     }
-    (times.answer * 3 / 2).clamp(RETRY_DELAY_MS, TRY_LIMIT_MS)
 }
 
 /// Whether a request is a PING, or an UPDATE that brings little.

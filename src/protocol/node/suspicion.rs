@@ -4,6 +4,7 @@
 use super::answers::Ended;
 use super::asking::OWED_TELLS_MAX;
 use super::{Action, Node, Now, Republish, give_up};
+use crate::order;
 use crate::protocol::doubt::{
     Accused, Accuser, Asked, Doubt, FIRST_ASKED, LAST_ASKED, NEXT_ASKED, Stage,
 };
@@ -95,6 +96,9 @@ impl Node {
         let mut helpers: Vec<NodeId> =
             self.peers.iter().filter(helps).map(|(node_id, _)| node_id.clone()).collect();
         self.random.shuffle(&mut helpers);
+        // Whoever came early has links with all, and can't do them all a favour.
+        let is_close = |id: &NodeId| self.peers.get(id).is_some_and(|peer| peer.is_acquaintance);
+        order::sort_by(&mut helpers, |a, b| is_close(b).cmp(&is_close(a)));
         helpers.truncate(count);
         self.ask_these(about, helpers, now, actions)
     }

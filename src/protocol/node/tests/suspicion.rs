@@ -104,6 +104,19 @@ fn few_are_asked_then_some_more_then_all_are_told_and_it_is_lost() {
     assert!(reason.contains("nobody listens there; ") && reason.contains("tried it in vain, too"));
 }
 
+/// In a large network those who came first have links with all.
+#[test]
+fn those_that_links_are_kept_with_are_asked_before_others() {
+    let (mut us, others, silent) = with_a_silent_one(12);
+    let close = [&others[1], &others[6], &others[8]].map(|other| other.id.clone());
+    us.node.peers.change_all(|id, peer| peer.is_acquaintance = close.contains(id));
+    for (count, expected) in [(2, 2), (FIRST_ASKED, 3), (NEXT_ASKED, 3)] {
+        let asked = us.node.ask_others(&silent.id, count, us.now, &mut Vec::new());
+        let first: Vec<bool> = asked.iter().map(|it| close.contains(&it.helper)).collect();
+        assert_eq!(first, (0..count).map(|at| at < expected).collect::<Vec<_>>());
+    }
+}
+
 /// Where all say at once that it is in vain, nobody waits.
 #[test]
 fn words_in_vain_end_a_stage() {
