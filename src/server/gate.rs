@@ -7,18 +7,18 @@ use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 
 use super::backend::{Backend, Service};
 use super::connection::{Connection, Progress, SHORT_BYTES_MAX};
-use super::handover::{Answer, Done};
+use super::handover::{Answer, Handover, Output};
 use super::head::{Rules, add_inner_request, answer};
 use super::limits::{Limits, State};
 use super::queue::Queue;
-use super::{Health, Response, Tally, Trouble};
+use super::{Health, Response, Tally, Trouble, locked};
 
 /// Most connections that are taken in a row, so that the others are served meanwhile.
 const ACCEPTS_MAX: usize = 16;
@@ -44,8 +44,7 @@ pub(super) struct Gate {
     health: Arc<Mutex<Health>>,
     tally: Arc<Tally>,
     backend: Option<Backend>,
-    /// Whose requests are with workers, and whether those write the answers.
-    places: Vec<Option<(u64, bool)>>,
+    handover: Arc<Handover>,
     limits: Limits,
     connections: HashMap<u64, Connection>,
     next: u64,
@@ -76,7 +75,7 @@ impl Gate {
             health,
             tally,
             backend: None,
-            places: vec![None; serves.audience.workers()],
+            handover: Arc::new(Handover::new()?),
             limits,
             connections: HashMap::new(),
             next: FIRST_CONNECTION,
@@ -88,6 +87,9 @@ impl Gate {
         };
         watch(&gate.epoll, &gate.listener, LISTENER, epoll::EventFlags::IN)?;
         watch(&gate.epoll, &gate.stopped, STOP, epoll::EventFlags::IN)?;
+        // An edge: so nobody has to read how often it was rung.
+        let rung = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        watch(&gate.epoll, &gate.handover.bell(), BELL, rung)?;
         gate.start_backend()?;
         Ok(gate)
     }
@@ -138,11 +140,8 @@ impl Gate {
 
     /// Starts tiny_http, and connects to it.
     fn start_backend(&mut self) -> Result<(), Error> {
-        let backend = Backend::start(&self.service)?;
+        let backend = Backend::start(&self.service, &self.handover)?;
         watch(&self.epoll, backend.line(), LINE, epoll::EventFlags::IN)?;
-        // An edge: so nobody has to read how often it was rung.
-        let rung = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        watch(&self.epoll, &backend.handover().bell(), BELL, rung)?;
         self.backend = Some(backend);
         Ok(())
     }
@@ -151,19 +150,17 @@ impl Gate {
     fn restart_backend(&mut self) {
         if let Some(backend) = self.backend.take() {
             let _ = epoll::delete(&self.epoll, backend.line());
-            for Done { place, answer } in backend.end() {
-                if !matches!(answer, Answer::Whole(_)) {
-                    self.finish(place, answer);
-                }
-            }
         }
-        for (token, _) in self.places.iter_mut().filter_map(Option::take).collect::<Vec<_>>() {
+        // Its workers have ended: what none of them had taken is left.
+        self.collect();
+        for token in self.queue.working().collect::<Vec<_>>() {
+            self.handover.take(token);
             self.queue.finish(token);
             self.refuse(token, 500);
         }
         let text = match self.start_backend() {
             Ok(()) => {
-                let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut health = locked(&self.health);
                 health.restarted += 1;
                 format!(
                     "the HTTP server behind the port had died and was started again (so far {} times)",
@@ -292,21 +289,19 @@ impl Gate {
     /// Gives whole requests to tiny_http, as many as there are workers that are free.
     fn dispatch(&mut self) {
         let Some(backend) = &mut self.backend else { return };
+        let workers = self.service.serves.audience.workers();
         let mut heads = String::new();
-        let mut is_alone = self.places.iter().all(Option::is_none);
-        for (at, place) in self.places.iter_mut().enumerate() {
-            while place.is_none() {
-                let Some(token) = self.queue.next_request() else { break };
-                is_alone &= self.queue.is_member(token) && !self.queue.has_waiting();
-                let connection = self.connections.get_mut(&token);
-                if let Some((head, job)) = connection.and_then(|it| it.take_request(is_alone)) {
-                    add_inner_request(&mut heads, &head, at);
-                    *place = Some((token, job.direct.is_some()));
-                    backend.handover().put(at, job);
-                    is_alone = false;
-                } else {
-                    self.queue.finish(token);
-                }
+        while self.queue.working().count() < workers
+            && let Some(token) = self.queue.next_request()
+        {
+            let is_alone = self.queue.working().count() == 1 && !self.queue.has_waiting();
+            let may_be_direct = is_alone && self.queue.is_member(token);
+            let connection = self.connections.get_mut(&token);
+            if let Some((head, job)) = connection.and_then(|it| it.take_request(may_be_direct)) {
+                add_inner_request(&mut heads, &head, token);
+                self.handover.put(token, job);
+            } else {
+                self.queue.finish(token);
             }
         }
         if !heads.is_empty() && backend.ask(heads.as_bytes()).is_err() {
@@ -317,37 +312,18 @@ impl Gate {
     /// Takes what the workers have done; says whether that is anything. If not, the next one wakes
     /// the gate, unless a worker writes the answer and nobody waits for anything.
     fn collect(&mut self) -> bool {
-        let Some(backend) = &self.backend else { return false };
-        let waits = |(token, is_direct): &(u64, bool)| {
-            !is_direct || self.connections.get(token).is_some_and(Connection::is_left_alone)
-        };
-        let is_awaited = self.queue.has_waiting() || self.places.iter().flatten().any(waits);
-        let all = backend.handover().collect(is_awaited);
+        let waits = |token| self.connections.get(&token).is_some_and(Connection::awaits_worker);
+        let is_awaited = self.queue.has_waiting() || self.queue.working().any(waits);
+        let all = self.handover.collect(is_awaited);
         let is_some = !all.is_empty();
-        for Done { place, answer } in all {
-            self.finish(place, answer);
+        for (token, answer) in all {
+            self.queue.finish(token);
+            match answer {
+                Answer::Whole(response) => self.answer(token, &response),
+                Answer::Begun(output) => self.send(token, output, true),
+            }
         }
         is_some
-    }
-
-    fn finish(&mut self, place: usize, answer: Answer) {
-        let Some(place) = self.places.get_mut(place) else { return };
-        let Some((token, _)) = *place else { return };
-        match answer {
-            Answer::Whole(response) => {
-                *place = None;
-                self.queue.finish(token);
-                self.answer(token, &response);
-            }
-            Answer::Begun => self.queue.finish(token),
-            Answer::Rest(bytes) => {
-                *place = None;
-                if let Some(connection) = self.connections.get_mut(&token) {
-                    connection.answer(bytes, true, Instant::now());
-                    self.write(token);
-                }
-            }
-        }
     }
 
     fn answer(&mut self, token: u64, response: &Response) {
@@ -356,24 +332,25 @@ impl Gate {
         {
             self.close(token);
         }
-        let now = Instant::now();
         let is_member = self.queue.is_member(token);
-        let Some(connection) = self.connections.get_mut(&token) else { return };
-        let stayed = connection.age(now).stayed;
+        let Some(connection) = self.connections.get(&token) else { return };
+        let stayed = connection.age(Instant::now()).stayed;
         // One that never pauses is never found between its requests.
         let ends = self.limits.times.has_overstayed(is_member, stayed);
-        let keeps = connection.is_kept() && !ends;
-        connection.answer(answer(response, keeps), keeps, now);
-        self.write(token);
+        let keeps = connection.keep_alive && !ends;
+        self.send(token, Output::new(answer(response, keeps)), keeps);
     }
 
     /// A last answer without a body.
     fn refuse(&mut self, token: u64, status: u16) {
-        if let Some(connection) = self.connections.get_mut(&token) {
-            let last = answer(&Response { status, ..Response::default() }, false);
-            connection.answer(last, false, Instant::now());
-            self.write(token);
-        }
+        let last = answer(&Response { status, ..Response::default() }, false);
+        self.send(token, Output::new(last), false);
+    }
+
+    fn send(&mut self, token: u64, output: Output, keeps: bool) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        connection.answer(output, keeps, Instant::now());
+        self.write(token);
     }
 
     fn write(&mut self, token: u64) {
@@ -451,7 +428,7 @@ impl Gate {
         }
         if self.degraded_at.is_some_and(|at| at.elapsed() > DEGRADED_SHOWN) {
             self.degraded_at = None;
-            self.health.lock().unwrap_or_else(PoisonError::into_inner).degraded = None;
+            locked(&self.health).degraded = None;
         }
     }
 
@@ -464,8 +441,7 @@ impl Gate {
     /// Shows the fault in `status`, for a while.
     fn degrade(&mut self, trouble: Trouble, text: String) {
         self.degraded_at = Some(Instant::now());
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        health.degraded = Some((trouble, text));
+        locked(&self.health).degraded = Some((trouble, text));
     }
 }
 

@@ -143,15 +143,16 @@ fn find<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a [u8]> {
     headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
 }
 
-/// Names the place of the rest of a request, between the gate and the workers.
-pub(super) const PLACE: &str = "Dsn-Place";
+/// Names the connection that a request came over, between the gate and the workers.
+pub(super) const CONNECTION: &str = "Dsn-Connection";
 /// Carries the seal of a 204.
 const SEAL: &str = "Dsn-Seal";
 
 /// Appends what tiny_http gets: a head alone, as the rest goes past it.
-pub(super) fn add_inner_request(heads: &mut String, head: &Head, place: usize) {
+pub(super) fn add_inner_request(heads: &mut String, head: &Head, token: u64) {
     // Writing to a String can't fail.
-    let _ = write!(heads, "{} {} HTTP/1.1\r\n{PLACE}: {place}\r\n\r\n", head.method, head.path);
+    let Head { method, path, .. } = head;
+    let _ = write!(heads, "{method} {path} HTTP/1.1\r\n{CONNECTION}: {token}\r\n\r\n");
 }
 
 /// Room for the head of an answer but its seal, bytes.

@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use backend::Service;
@@ -247,7 +247,7 @@ impl Server {
 
     /// How the port is doing.
     pub fn health(&self) -> Health {
-        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let health = locked(&self.health).clone();
         let ip = self.address.ip().to_canonical();
         let missing = is_missing(self.address).then(|| {
             format!(
@@ -257,22 +257,17 @@ impl Server {
         Health { missing, ..health }
     }
 
-    /// Closes the port and all connections, and ends the threads.
-    pub fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        self.stop = None;
-        if let Some(gate) = self.gate.take() {
-            join(gate);
-        }
-    }
+    /// Closes the port and all connections, and ends the threads, as dropping it does.
+    pub fn stop(self) {}
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.end();
+        self.stop = None;
+        if let Some(gate) = self.gate.take() {
+            // One that panicked has told it.
+            let _ = gate.join();
+        }
     }
 }
 
@@ -308,10 +303,8 @@ fn spawn(
     })
 }
 
-fn join(thread: JoinHandle<()>) {
-    if thread.join().is_err() {
-        log::error!("a thread of the port had panicked");
-    }
+fn locked<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The port could not be opened.
