@@ -5,6 +5,7 @@
 //! reads them and deals them to the workers. Bodies and answers go past it: over its connection
 //! each byte would be copied twice more, and an answer would wait for all before it.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{Error, Write};
 use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt;
@@ -42,7 +43,8 @@ pub(super) struct Backend {
 
 impl Backend {
     pub(super) fn start(service: &Service, handover: &Arc<Handover>) -> Result<Self, Error> {
-        let name: u128 = random_name()?;
+        // Nobody can guess it.
+        let name = RandomState::new().hash_one(());
         let address = std::os::unix::net::SocketAddr::from_abstract_name(name.to_le_bytes())?;
         let listener = UnixListener::bind_addr(&address)?;
         let line = UnixStream::connect_addr(&address)?;
@@ -98,12 +100,6 @@ impl Drop for Backend {
         // its threads have ended by now: what stays is one empty queue.
         std::mem::forget(Arc::clone(&self.server));
     }
-}
-
-fn random_name() -> Result<u128, Error> {
-    let mut bytes = [0; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(u128::from_le_bytes(bytes))
 }
 
 impl Service {

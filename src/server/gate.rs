@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
 use super::backend::{Backend, Service};
@@ -26,8 +27,6 @@ const ACCEPTS_MAX: usize = 16;
 const EVENTS_MAX: usize = 128;
 /// Time between looks at who took too long.
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
-/// How long a fault of the port is shown after it was seen last.
-const DEGRADED_SHOWN: Duration = Duration::from_secs(60);
 
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
@@ -42,7 +41,7 @@ pub(super) struct Gate {
     service: Service,
     rules: Rules,
     health: Arc<Mutex<Health>>,
-    tally: Arc<Tally>,
+    tally: Arc<Mutex<Tally>>,
     backend: Option<Backend>,
     handover: Arc<Handover>,
     limits: Limits,
@@ -51,9 +50,6 @@ pub(super) struct Gate {
     queue: Queue,
     accepts: bool,
     swept_at: Instant,
-    /// Strangers that were cut to make room since the last sweep.
-    cut: usize,
-    degraded_at: Option<Instant>,
 }
 
 impl Gate {
@@ -61,7 +57,7 @@ impl Gate {
         listener: TcpListener,
         service: Service,
         limits: Limits,
-        (health, tally): (Arc<Mutex<Health>>, Arc<Tally>),
+        (health, tally): (Arc<Mutex<Health>>, Arc<Mutex<Tally>>),
         stopped: UnixStream,
     ) -> Result<Self, Error> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -82,8 +78,6 @@ impl Gate {
             queue: Queue::new(&limits),
             accepts: true,
             swept_at: Instant::now(),
-            cut: 0,
-            degraded_at: None,
         };
         watch(&gate.epoll, &gate.listener, LISTENER, epoll::EventFlags::IN)?;
         watch(&gate.epoll, &gate.stopped, STOP, epoll::EventFlags::IN)?;
@@ -105,13 +99,9 @@ impl Gate {
         loop {
             events.clear();
             let is_idle = self.connections.is_empty() && self.accepts && self.backend.is_some();
-            let timeout = (!is_idle || self.degraded_at.is_some())
-                .then(|| Timespec { tv_sec: 0, tv_nsec: SWEEP_EVERY.subsec_nanos().into() });
-            let waited = epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                timeout.as_ref(),
-            );
+            let timeout = Timespec { tv_sec: 0, tv_nsec: SWEEP_EVERY.subsec_nanos().into() };
+            let timeout = (!is_idle).then_some(&timeout);
+            let waited = epoll::wait(&self.epoll, spare_capacity(&mut events), timeout);
             if let Err(why) = waited
                 && why != rustix::io::Errno::INTR
             {
@@ -178,27 +168,28 @@ impl Gate {
 
     fn accept(&mut self) {
         for at in 0..ACCEPTS_MAX {
-            match self.listener.accept() {
-                Ok((stream, peer)) => self.admit(stream, peer),
-                Err(why) if why.kind() == ErrorKind::WouldBlock => return,
+            let why = match self.listener.accept() {
+                Ok((stream, peer)) => {
+                    self.admit(stream, peer);
+                    continue;
+                }
+                Err(why) => why,
+            };
+            match why.kind() {
+                ErrorKind::WouldBlock => return,
                 // Whoever came is gone again.
-                Err(why)
-                    if matches!(
-                        why.kind(),
-                        ErrorKind::ConnectionAborted | ErrorKind::Interrupted
-                    ) => {}
+                ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
                 // No descriptor is left, and maybe nobody waits: the kernel looks in this order.
-                Err(_) if at > 0 => return,
-                Err(why) => {
-                    // A stranger has to go, or those who come have to wait.
-                    let Some(token) = self.queue.stranger_to_cut() else {
+                _ if at > 0 => return,
+                // A stranger has to go, or those who come have to wait.
+                _ => match self.queue.stranger_to_cut() {
+                    Some(token) => self.cut(token),
+                    None => {
                         let _ = self.listen(false);
                         let text = format!("the port can't take connections right now: {why}");
-                        self.degrade(Trouble::Deaf, text);
-                        return;
-                    };
-                    self.cut(token);
-                }
+                        return self.degrade(Trouble::Deaf, text);
+                    }
+                },
             }
         }
     }
@@ -218,7 +209,10 @@ impl Gate {
             return;
         }
         self.connections.insert(token, Connection::new(stream, peer, Instant::now()));
-        self.tally.note_open(self.connections.len());
+        let mut tally = locked(&self.tally);
+        tally.accepted += 1;
+        tally.open = self.connections.len();
+        drop(tally);
         if let Some(token) = self.queue.admit(token, peer.ip()) {
             self.cut(token);
         }
@@ -226,8 +220,14 @@ impl Gate {
 
     /// Ends a stranger's connection to make room.
     fn cut(&mut self, token: u64) {
-        self.cut += 1;
-        self.tally.note_cut();
+        let mut tally = locked(&self.tally);
+        tally.cut += 1;
+        let text = format!(
+            "strangers hold many connections to this port: so far {} were cut to make room",
+            tally.cut
+        );
+        drop(tally);
+        self.degrade(Trouble::Strangers, text);
         self.close(token);
     }
 
@@ -398,7 +398,7 @@ impl Gate {
             // A worker may keep it open for a while.
             let _ = epoll::delete(&self.epoll, &connection.stream);
         }
-        self.tally.note_closed(self.connections.len());
+        locked(&self.tally).open = self.connections.len();
         self.queue.remove(token);
     }
 
@@ -419,17 +419,6 @@ impl Gate {
         if self.backend.is_none() {
             self.restart_backend();
         }
-        if self.cut > 0 {
-            let text = format!(
-                "strangers hold many connections to this port: {} were cut to make room",
-                std::mem::take(&mut self.cut)
-            );
-            self.degrade(Trouble::Strangers, text);
-        }
-        if self.degraded_at.is_some_and(|at| at.elapsed() > DEGRADED_SHOWN) {
-            self.degraded_at = None;
-            locked(&self.health).degraded = None;
-        }
     }
 
     fn listen(&mut self, accepts: bool) -> Result<(), Error> {
@@ -439,9 +428,10 @@ impl Gate {
     }
 
     /// Shows the fault in `status`, for a while.
-    fn degrade(&mut self, trouble: Trouble, text: String) {
-        self.degraded_at = Some(Instant::now());
-        locked(&self.health).degraded = Some((trouble, text));
+    fn degrade(&self, trouble: Trouble, text: String) {
+        let mut health = locked(&self.health);
+        health.degraded = Some((trouble, text));
+        health.seen_at = Some(Instant::now());
     }
 }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 /// Most connections of strangers. Whoever joins is one of them for a moment.
 const STRANGERS_MAX: usize = 64;
-/// Most connections of members: one of each peer, and as many again for peers that came anew before
-/// their old connection was known to be dead.
-const MEMBERS_MAX: usize = 2 * super::PEERS_HINT;
+/// Most connections of members: one of each of the 1024 peers that a node knows at most, and as many
+/// again for peers that came anew before their old connection was known to be dead.
+const MEMBERS_MAX: usize = 2 * 1024;
 /// Most connections of one member: one that is kept, one that is anew, and for each of them one
 /// that the other side gave up and that is not known to be dead yet.
 const CALLER_CONNECTIONS: usize = 4;
@@ -30,22 +30,20 @@ const VIEWER_TIMES: Times = Times {
     stranger: Duration::from_secs(120),
     request: Duration::from_secs(30),
     idle: Duration::from_secs(60),
-    closing: CLOSING_TIME_MAX,
+    ..NODE_TIMES
+};
+/// The same at a port for nodes: a caller waits 5 s for its request and the answer, and a client ends
+/// a connection that it has no use for before we do.
+const NODE_TIMES: Times = Times {
+    stranger: Duration::from_secs(8),
+    request: Duration::from_secs(6),
+    idle: Duration::from_secs(20),
+    closing: Duration::from_secs(1),
 };
 /// Connections that the port has at the least, however few descriptors there are.
 const CONNECTIONS_MIN: usize = 64;
 /// Descriptors that are left to the rest of the node, where there are few.
 const DESCRIPTORS_LEFT: usize = 96;
-/// How long a stranger may stay until it has proved that it is a member.
-const STRANGER_TIME_MAX: Duration = Duration::from_secs(8);
-/// How long a request may take to come in, with its wait for a place or a worker, and its answer to
-/// go out: a caller waits 5 s for both.
-const REQUEST_TIME_MAX: Duration = Duration::from_secs(6);
-/// How long a member's connection is kept without a request: longer than a client keeps it, so
-/// that the client is the one who ends it.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(20);
-/// How long the other side has to read the last answer.
-const CLOSING_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// The limits of one port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +76,7 @@ impl Limits {
             caller_connections: CALLER_CONNECTIONS,
             member_answers: MEMBER_ANSWERS,
             stranger_answers: STRANGER_ANSWERS,
-            times: Times::default(),
+            times: NODE_TIMES,
         }
     }
 
@@ -100,21 +98,14 @@ impl Limits {
 /// How long a connection may take for what it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Times {
+    /// For a stranger to stay until it has proved that it is a member.
     pub(super) stranger: Duration,
+    /// For a request to come in, with its wait for a place or a worker, and its answer to go out.
     pub(super) request: Duration,
+    /// For a connection that is kept without a request.
     pub(super) idle: Duration,
+    /// For the other side to read the last answer.
     pub(super) closing: Duration,
-}
-
-impl Default for Times {
-    fn default() -> Self {
-        Self {
-            stranger: STRANGER_TIME_MAX,
-            request: REQUEST_TIME_MAX,
-            idle: IDLE_TIME_MAX,
-            closing: CLOSING_TIME_MAX,
-        }
-    }
 }
 
 /// What a connection is doing.
@@ -204,7 +195,7 @@ mod tests {
         (0..100).find(|second| {
             let spent = Duration::from_secs(*second) + Duration::from_millis(1);
             let stayed = if is_new { spent } else { spent + Duration::from_secs(3) };
-            Times::default().are_over(is_member, Age { state, has_begun, stayed, spent })
+            NODE_TIMES.are_over(is_member, Age { state, has_begun, stayed, spent })
         })
     }
 

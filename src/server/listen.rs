@@ -110,8 +110,8 @@ impl Listen {
 
 /// The kernel was built or started without it, or it is switched off.
 fn has_no_ipv6(why: &Error) -> bool {
-    let codes = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL, Errno::PROTONOSUPPORT];
-    codes.iter().any(|code| why.raw_os_error() == Some(code.raw_os_error()))
+    let code = Errno::from_io_error(why);
+    matches!(code, Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL | Errno::PROTONOSUPPORT))
 }
 
 /// The listening socket. What is set here, the accepted sockets inherit (Linux).
