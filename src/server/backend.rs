@@ -6,7 +6,7 @@
 //! each byte would be copied twice more, and an answer would wait for all before it.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::{Error, Write};
+use std::io::Error;
 use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -35,14 +35,18 @@ pub(super) struct Service {
 /// A tiny_http server with its workers and the connection to it.
 pub(super) struct Backend {
     server: Arc<tiny_http::Server>,
-    /// tiny_http writes nothing to it: whatever comes is its end.
-    line: UnixStream,
+    /// Takes heads. tiny_http writes nothing to it: whatever comes is its end.
+    pub(super) line: UnixStream,
     ended: Arc<AtomicBool>,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Backend {
-    pub(super) fn start(service: &Service, handover: &Arc<Handover>) -> Result<Self, Error> {
+    pub(super) fn start(
+        service: &Service,
+        handover: &Arc<Handover>,
+        workers: usize,
+    ) -> Result<Self, Error> {
         // Nobody can guess it.
         let name = RandomState::new().hash_one(());
         let address = std::os::unix::net::SocketAddr::from_abstract_name(name.to_le_bytes())?;
@@ -53,9 +57,9 @@ impl Backend {
         rustix::net::shutdown(&listener, rustix::net::Shutdown::Both)?;
         let server = tiny_http::Server::from_listener(listener, None)
             .map_err(|fault| Error::other(fault.to_string()))?;
-        let (server, ended, workers) = (Arc::new(server), Arc::default(), Vec::new());
-        let mut backend = Self { server, line, ended, workers };
-        for index in 0..service.serves.audience.workers() {
+        let (server, ended) = (Arc::new(server), Arc::default());
+        let mut backend = Self { server, line, ended, workers: Vec::new() };
+        for index in 0..workers {
             let (server, ended) = (Arc::clone(&backend.server), Arc::clone(&backend.ended));
             let (own, handover) = (service.clone(), Arc::clone(handover));
             let on_fault = Arc::clone(&service.on_fault);
@@ -72,15 +76,6 @@ impl Backend {
             backend.workers.push(spawn(name, on_fault, work)?);
         }
         Ok(backend)
-    }
-
-    pub(super) fn line(&self) -> &UnixStream {
-        &self.line
-    }
-
-    /// Passes heads on.
-    pub(super) fn ask(&mut self, heads: &[u8]) -> Result<(), Error> {
-        self.line.write_all(heads)
     }
 }
 

@@ -169,10 +169,11 @@ impl Connection {
         self.since = now;
     }
 
-    /// Writes as much as the other side takes. Gives whether all is written.
-    pub(super) fn write(&mut self, now: Instant) -> Result<bool, Error> {
-        if !self.output.write(&self.stream)? {
-            return Ok(false);
+    /// Writes as much as the other side takes. Gives how many bytes are left.
+    pub(super) fn write(&mut self, now: Instant) -> Result<usize, Error> {
+        let left = self.output.write(&self.stream)?;
+        if left > 0 {
+            return Ok(left);
         }
         self.output = Output::default();
         self.since = now;
@@ -183,12 +184,7 @@ impl Connection {
             let _ = self.stream.shutdown(std::net::Shutdown::Write);
             self.state = State::Closing;
         }
-        Ok(true)
-    }
-
-    /// How much of the answer is not written, bytes.
-    pub(super) fn unread_bytes(&self) -> usize {
-        self.output.left()
+        Ok(0)
     }
 
     /// Throws away what comes behind the last answer; says whether the connection is over.

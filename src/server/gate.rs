@@ -3,7 +3,7 @@
 //! Who is next, and who has to go, is decided in [`super::queue`].
 
 use std::collections::HashMap;
-use std::io::{Error, ErrorKind};
+use std::io::{Error, ErrorKind, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::backend::{Backend, Service};
 use super::connection::{Connection, Progress, SHORT_BYTES_MAX};
@@ -79,10 +80,10 @@ impl Gate {
             accepts: true,
             swept_at: Instant::now(),
         };
-        watch(&gate.epoll, &gate.listener, LISTENER, epoll::EventFlags::IN)?;
-        watch(&gate.epoll, &gate.stopped, STOP, epoll::EventFlags::IN)?;
+        watch(&gate.epoll, &gate.listener, LISTENER, EventFlags::IN)?;
+        watch(&gate.epoll, &gate.stopped, STOP, EventFlags::IN)?;
         // An edge: so nobody has to read how often it was rung.
-        let rung = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        let rung = EventFlags::IN | EventFlags::ET;
         watch(&gate.epoll, &gate.handover.bell(), BELL, rung)?;
         gate.start_backend()?;
         Ok(gate)
@@ -90,7 +91,7 @@ impl Gate {
 
     #[cfg(test)]
     pub(super) fn line(&self) -> &UnixStream {
-        self.backend.as_ref().unwrap().line()
+        &self.backend.as_ref().unwrap().line
     }
 
     /// Runs until the other end of `stopped` is closed, or until it can't wait any more.
@@ -130,8 +131,8 @@ impl Gate {
 
     /// Starts tiny_http, and connects to it.
     fn start_backend(&mut self) -> Result<(), Error> {
-        let backend = Backend::start(&self.service, &self.handover)?;
-        watch(&self.epoll, backend.line(), LINE, epoll::EventFlags::IN)?;
+        let backend = Backend::start(&self.service, &self.handover, self.limits.workers)?;
+        watch(&self.epoll, &backend.line, LINE, EventFlags::IN)?;
         self.backend = Some(backend);
         Ok(())
     }
@@ -139,7 +140,7 @@ impl Gate {
     /// The connection to tiny_http ended, which it never does by itself: its thread died.
     fn restart_backend(&mut self) {
         if let Some(backend) = self.backend.take() {
-            let _ = epoll::delete(&self.epoll, backend.line());
+            let _ = epoll::delete(&self.epoll, &backend.line);
         }
         // Its workers have ended: what none of them had taken is left.
         self.collect();
@@ -205,7 +206,7 @@ impl Gate {
         }
         let token = self.next;
         self.next += 1;
-        if watch(&self.epoll, &stream, token, epoll::EventFlags::IN).is_err() {
+        if watch(&self.epoll, &stream, token, EventFlags::IN).is_err() {
             return;
         }
         self.connections.insert(token, Connection::new(stream, peer, Instant::now()));
@@ -231,7 +232,7 @@ impl Gate {
         self.close(token);
     }
 
-    fn on_connection(&mut self, token: u64, flags: epoll::EventFlags) {
+    fn on_connection(&mut self, token: u64, flags: EventFlags) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         match connection.state {
             State::Reading => self.read(token),
@@ -243,7 +244,7 @@ impl Gate {
             }
             // Nothing is expected of it now: it is gone.
             State::Waiting | State::Asked | State::Served => {
-                if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+                if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
                     self.close(token);
                 } else {
                     // It has more to say already: it is looked at again when its turn comes.
@@ -289,9 +290,8 @@ impl Gate {
     /// Gives whole requests to tiny_http, as many as there are workers that are free.
     fn dispatch(&mut self) {
         let Some(backend) = &mut self.backend else { return };
-        let workers = self.service.serves.audience.workers();
         let mut heads = String::new();
-        while self.queue.working().count() < workers
+        while self.queue.working().count() < self.limits.workers
             && let Some(token) = self.queue.next_request()
         {
             let is_alone = self.queue.working().count() == 1 && !self.queue.has_waiting();
@@ -304,7 +304,7 @@ impl Gate {
                 self.queue.finish(token);
             }
         }
-        if !heads.is_empty() && backend.ask(heads.as_bytes()).is_err() {
+        if !heads.is_empty() && backend.line.write_all(heads.as_bytes()).is_err() {
             self.restart_backend();
         }
     }
@@ -357,19 +357,19 @@ impl Gate {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         match connection.write(Instant::now()) {
             Err(_) => return self.close(token),
-            Ok(true) => {
+            Ok(0) => {
                 self.queue.take_read(token);
                 // The next request may have come behind the last one.
                 if connection.has_begun() && connection.state == State::Reading {
                     self.read(token);
                 }
             }
-            Ok(false) if connection.unread_bytes() > SHORT_BYTES_MAX => {
+            Ok(left) if left > SHORT_BYTES_MAX => {
                 if let Some(token) = self.queue.leave_unread(token) {
                     self.close(token);
                 }
             }
-            Ok(false) => {}
+            Ok(_) => {}
         }
         self.set_interest(token);
     }
@@ -379,14 +379,14 @@ impl Gate {
     fn set_interest(&mut self, token: u64) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         let flags = match connection.state {
-            State::Reading | State::Closing => epoll::EventFlags::IN,
-            State::Writing => epoll::EventFlags::OUT,
-            State::Waiting | State::Asked | State::Served => epoll::EventFlags::empty(),
+            State::Reading | State::Closing => EventFlags::IN,
+            State::Writing => EventFlags::OUT,
+            State::Waiting | State::Asked | State::Served => EventFlags::empty(),
         };
         if std::mem::replace(&mut connection.watched_for, flags) == flags {
             return;
         }
-        let data = epoll::EventData::new_u64(token);
+        let data = EventData::new_u64(token);
         let _ = epoll::modify(&self.epoll, &connection.stream, data, flags);
     }
 
@@ -423,8 +423,8 @@ impl Gate {
 
     fn listen(&mut self, accepts: bool) -> Result<(), Error> {
         self.accepts = accepts;
-        let flags = if accepts { epoll::EventFlags::IN } else { epoll::EventFlags::empty() };
-        Ok(epoll::modify(&self.epoll, &self.listener, epoll::EventData::new_u64(LISTENER), flags)?)
+        let flags = if accepts { EventFlags::IN } else { EventFlags::empty() };
+        Ok(epoll::modify(&self.epoll, &self.listener, EventData::new_u64(LISTENER), flags)?)
     }
 
     /// Shows the fault in `status`, for a while.
@@ -435,11 +435,6 @@ impl Gate {
     }
 }
 
-fn watch(
-    epoll: &OwnedFd,
-    what: &impl AsFd,
-    token: u64,
-    flags: epoll::EventFlags,
-) -> Result<(), Error> {
-    Ok(epoll::add(epoll, what, epoll::EventData::new_u64(token), flags)?)
+fn watch(epoll: &OwnedFd, what: &impl AsFd, token: u64, flags: EventFlags) -> Result<(), Error> {
+    Ok(epoll::add(epoll, what, EventData::new_u64(token), flags)?)
 }

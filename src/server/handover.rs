@@ -53,18 +53,18 @@ impl Output {
         self.bytes.len().saturating_sub(self.written)
     }
 
-    /// Writes as many as are taken. Gives whether all are written.
-    pub(super) fn write(&mut self, mut to: &TcpStream) -> Result<bool, Error> {
+    /// Writes as many as are taken. Gives how many are left.
+    pub(super) fn write(&mut self, mut to: &TcpStream) -> Result<usize, Error> {
         while let Some(rest) = self.bytes.get(self.written..).filter(|rest| !rest.is_empty()) {
             match to.write(rest) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(count) => self.written += count,
-                Err(why) if why.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(why) if why.kind() == ErrorKind::WouldBlock => break,
                 Err(why) if why.kind() == ErrorKind::Interrupted => {}
                 Err(why) => return Err(why),
             }
         }
-        Ok(true)
+        Ok(self.left())
     }
 }
 

@@ -238,6 +238,8 @@ mod tests {
         assert!(keeps("POST / HTTP/1.1\r\n\r\n"));
         assert!(!keeps("POST / HTTP/1.0\r\n\r\n"));
         assert!(!keeps("POST / HTTP/1.1\r\nConnection: Close\r\n\r\n"));
+        let twice = "Connection: keep-alive\r\nConnection: close\r\n";
+        assert!(!keeps(&format!("POST / HTTP/1.1\r\n{twice}\r\n")));
     }
 
     #[test]

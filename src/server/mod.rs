@@ -32,11 +32,8 @@ use zeroize::Zeroizing;
 
 pub use listen::{InvalidListen, Listen, is_missing};
 
-/// Workers, and requests that are with them: signatures are checked here, and small hosts have up
-/// to 4 cores.
+/// Workers of a port for nodes: signatures are checked there, and small hosts have up to 4 cores.
 const WORKERS: usize = 4;
-/// The same for people, who are few and need no signature: one may wait for a long answer.
-const WORKERS_FOR_PEOPLE: usize = 2;
 /// Stack of a thread, bytes: a request is on the heap.
 const STACK_BYTES: usize = 256 * 1024;
 /// How long a fault of the port is shown after it was seen last.
@@ -49,15 +46,6 @@ pub enum Audience {
     Nodes,
     /// People with browsers, and their programs.
     People,
-}
-
-impl Audience {
-    fn workers(self) -> usize {
-        match self {
-            Self::Nodes => WORKERS,
-            Self::People => WORKERS_FOR_PEOPLE,
-        }
-    }
 }
 
 /// What is served at a port.

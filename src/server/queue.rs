@@ -235,8 +235,7 @@ impl Queue {
 
     /// Whether somebody proved itself over the connection.
     pub(super) fn is_member(&self, token: u64) -> bool {
-        let known = self.connections.get(&token);
-        known.is_some_and(|known| matches!(known.party, Party::Member(_)))
+        matches!(self.party(token), Some(Party::Member(_)))
     }
 
     /// Forgets a connection that ended; a worker that is busy for it stays its party's.
