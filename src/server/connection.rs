@@ -45,8 +45,6 @@ pub(super) struct Connection {
     pub(super) stream: Arc<TcpStream>,
     pub(super) peer: SocketAddr,
     pub(super) state: State,
-    /// Whether the present body may be long.
-    pub(super) has_place: bool,
     /// What it is watched for.
     pub(super) watched_for: EventFlags,
     opened_at: Instant,
@@ -69,7 +67,6 @@ impl Connection {
             stream: Arc::new(stream),
             peer,
             state: State::Reading,
-            has_place: false,
             watched_for: EventFlags::IN,
             opened_at: now,
             since: now,
@@ -117,9 +114,11 @@ impl Connection {
         }
     }
 
-    /// What the bytes that are there amount to; nothing where more are needed.
+    /// What the bytes that are there amount to; nothing where more are needed. A place is asked for
+    /// once, when the head is there.
     fn look(&mut self, rules: &Rules) -> Option<Progress> {
-        if self.head.is_none() && !self.input.is_empty() {
+        let is_new = self.head.is_none();
+        if is_new && !self.input.is_empty() {
             match parse_request(&self.input, rules) {
                 Parsed::Incomplete => {}
                 Parsed::Bad => return Some(Progress::Bad),
@@ -134,10 +133,8 @@ impl Connection {
         let head = self.head.as_ref()?;
         if self.input.len() >= head.body_bytes {
             Some(Progress::Whole)
-        } else if head.body_bytes > SHORT_BYTES_MAX && !self.has_place {
-            Some(Progress::Long)
         } else {
-            None
+            (is_new && head.body_bytes > SHORT_BYTES_MAX).then_some(Progress::Long)
         }
     }
 
@@ -145,7 +142,6 @@ impl Connection {
     /// be done. What came behind the request stays.
     pub(super) fn take_request(&mut self, may_be_direct: bool) -> Option<(Head, Job)> {
         let mut head = self.head.take()?;
-        self.has_place = false;
         self.state = State::Served;
         let rest = self.input.split_off(head.body_bytes);
         let body = std::mem::replace(&mut self.input, rest);
@@ -217,11 +213,11 @@ mod tests {
         let mut other = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, peer) = listener.accept().unwrap();
         let mut connection = Connection::new(stream, peer, Instant::now());
-        connection.has_place = true;
         other.write_all(b"POST / HTTP/1.1\r\nContent-Length: 60000\r\n\r\nabc").unwrap();
         // Its end says that all has been read.
         other.shutdown(std::net::Shutdown::Write).unwrap();
         let rules = Rules::of(Audience::Nodes, 100_000);
+        assert_eq!(connection.read(&rules, is_member, Instant::now()), Progress::Long);
         assert_eq!(connection.read(&rules, is_member, Instant::now()), Progress::Gone);
         assert_eq!(connection.input, b"abc");
         connection.input.capacity()

@@ -279,7 +279,6 @@ impl Gate {
             self.dispatch();
             let Some(token) = self.queue.next_place() else { return };
             if let Some(connection) = self.connections.get_mut(&token) {
-                connection.has_place = true;
                 connection.state = State::Reading;
             }
             self.read(token);
