@@ -126,16 +126,17 @@ fn all<'a>(headers: &[httparse::Header<'a>], name: &str) -> impl Iterator<Item =
     of_it.map(|header| header.value)
 }
 
-/// A header that may be there once; nothing where it is there twice, as whoever stands before us may
-/// have looked at the other one.
+/// A header that may be there once; nothing where it is there twice, as whoever stands before us
+/// may have looked at the other one.
 fn one<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<Option<&'a [u8]>> {
     let mut all = all(headers, name);
     let first = all.next();
     if all.next().is_some() { None } else { Some(first) }
 }
 
-/// Names the connection that a request came over, between the gate and the workers.
-pub(super) const CONNECTION: &str = "Dsn-Connection";
+/// Names the connection that a request came over, between the gate and the workers: in few words,
+/// as tiny_http reads a head byte by byte.
+pub(super) const CONNECTION: &str = "C";
 /// Carries the seal of a 204.
 const SEAL: &str = "Dsn-Seal";
 
@@ -143,7 +144,7 @@ const SEAL: &str = "Dsn-Seal";
 pub(super) fn add_inner_request(heads: &mut String, head: &Head, token: u64) {
     // Writing to a String can't fail.
     let Head { method, path, .. } = head;
-    let _ = write!(heads, "{method} {path} HTTP/1.1\r\n{CONNECTION}: {token}\r\n\r\n");
+    let _ = write!(heads, "{method} {path} HTTP/1.1\r\n{CONNECTION}:{token}\r\n\r\n");
 }
 
 /// Room for the head of an answer but its seal, bytes.

@@ -9,8 +9,8 @@ const NODES: Limits = Limits {
     workers: WORKERS,
     // Whoever joins is one of them for a moment.
     strangers: 64,
-    // One of each of the 1024 peers that a node knows at most, and as many again for peers that came
-    // anew before their old connection was known to be dead.
+    // One of each of the 1024 peers that a node knows at most, and as many again for peers that
+    // came anew before their old connection was known to be dead.
     members: 2 * 1024,
     // One that is kept, one that is anew, and for each of them one that the other side gave up and
     // that is not known to be dead yet.

@@ -213,10 +213,7 @@ impl Queue {
     /// nobody moves its connections into the crowd of another. Gives the member's connection that
     /// has to go for it: one of the same caller where that has too many.
     pub(super) fn prove(&mut self, token: u64, caller: Caller) -> Option<u64> {
-        let stranger = self.connections.get(&token)?.party;
-        if self.is_member(token) {
-            return None;
-        }
+        let stranger @ Party::Stranger(_) = self.party(token)? else { return None };
         self.withdraw(token);
         self.strangers.all.leave(stranger, token);
         let member = Party::Member(caller);
