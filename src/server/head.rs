@@ -66,36 +66,26 @@ pub(super) enum Parsed {
 pub(super) fn parse_request(bytes: &[u8], rules: &Rules) -> Parsed {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
-    let length = match request.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) if length <= rules.head_bytes_max => length,
-        Ok(httparse::Status::Partial) if bytes.len() < rules.head_bytes_max => {
-            return Parsed::Incomplete;
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) if length <= rules.head_bytes_max => {
+            head_of(&request, length, rules).map_or(Parsed::Bad, Parsed::Head)
         }
-        _ => return Parsed::Bad,
-    };
-    let (Some(method), Some(path), Some(version)) = (request.method, request.path, request.version)
-    else {
-        return Parsed::Bad;
-    };
-    let body_bytes = match body_length(request.headers) {
-        Some(length) if length <= rules.body_bytes_max => length,
-        _ => return Parsed::Bad,
-    };
+        Ok(httparse::Status::Partial) if bytes.len() < rules.head_bytes_max => Parsed::Incomplete,
+        _ => Parsed::Bad,
+    }
+}
+
+/// What is used of a head; nothing where it breaks a limit.
+fn head_of(request: &httparse::Request<'_, '_>, bytes: usize, rules: &Rules) -> Option<Head> {
     let closes = all(request.headers, "Connection")
         .any(|value| value.to_ascii_lowercase().windows(5).any(|word| word == b"close"));
-    if !path.is_ascii() || !method.is_ascii() {
-        return Parsed::Bad;
-    }
-    let headers =
-        if rules.keeps_headers { kept(request.headers) } else { Some(Headers::default()) };
-    let Some(headers) = headers else { return Parsed::Bad };
-    Parsed::Head(Head {
-        method: method.to_owned(),
-        path: path.to_owned(),
-        bytes: length,
-        body_bytes,
-        keep_alive: version == 1 && !closes,
-        headers,
+    Some(Head {
+        method: request.method?.to_owned(),
+        path: request.path.filter(|path| path.is_ascii())?.to_owned(),
+        bytes,
+        body_bytes: body_length(request.headers).filter(|it| *it <= rules.body_bytes_max)?,
+        keep_alive: request.version? == 1 && !closes,
+        headers: if rules.keeps_headers { kept(request.headers)? } else { Headers::default() },
     })
 }
 
