@@ -64,13 +64,10 @@ impl Driver {
             let text = format!("the node broke a rule of its own and stops: {why}");
             Fault::new(Code::Program, text, "start it again, and report it")
         });
-        let health = self.server().as_ref().map(Server::health).unwrap_or_default();
-        let missing = health.missing.map(|text| (Trouble::NoAddress, text));
-        let port = missing.into_iter().chain(health.degraded);
-        let port = port.map(|(trouble, text)| port_fault(trouble, text));
-        let web = self.web().as_ref().map(Server::health).unwrap_or_default();
-        let missing = web.missing.map(|text| (Trouble::NoAddress, text));
-        let web = missing.into_iter().chain(web.degraded).filter(|(trouble, _)| counts(*trouble));
+        let port = self.server().as_ref().map(Server::troubles).unwrap_or_default();
+        let port = port.into_iter().map(|(trouble, text)| port_fault(trouble, text));
+        let web = self.web().as_ref().map(Server::troubles).unwrap_or_default();
+        let web = web.into_iter().filter(|(trouble, _)| counts(*trouble));
         let web = web.map(|(trouble, text)| web_fault(trouble, &text));
         let inner = self.lock();
         let hint = "it is tried again by itself; until then no change of it is taken";

@@ -33,7 +33,7 @@ impl Driver {
         let degraded = self.faults(now);
         let port = self.server().as_ref().map(|server| {
             let tally = server.tally();
-            Port { accepted: tally.accepted(), cut: tally.cut(), open: tally.open() as u64 }
+            Port { accepted: tally.accepted, cut: tally.cut, open: tally.open as u64 }
         });
         let inner = self.lock();
         let node = inner.node.measures();

@@ -5,8 +5,9 @@
 //! reads them and deals them to the workers. Bodies and answers go past it: over its connection
 //! each byte would be copied twice more, and an answer would wait for all before it.
 
-use std::io::{Error, Write};
-use std::net::{Shutdown, TcpStream};
+use std::hash::{BuildHasher, RandomState};
+use std::io::Error;
+use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,10 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::connection::{SHORT_BYTES_MAX, write_some};
-use super::handover::{Answer, Done, Handover, Job};
-use super::head::{self, PLACE};
-use super::{Audience, Handler, OnFault, Request, Response, Serves, join, spawn};
+use super::connection::SHORT_BYTES_MAX;
+use super::handover::{Answer, Handover, Job, Output};
+use super::head::{self, CONNECTION};
+use super::{Audience, Handler, OnFault, Request, Response, Serves, spawn};
 
 /// How long tiny_http may take to take heads. It does nothing else.
 const LINE_TIME_MAX: Duration = Duration::from_secs(1);
@@ -34,16 +35,20 @@ pub(super) struct Service {
 /// A tiny_http server with its workers and the connection to it.
 pub(super) struct Backend {
     server: Arc<tiny_http::Server>,
-    /// tiny_http writes nothing to it: whatever comes is its end.
-    line: UnixStream,
-    handover: Arc<Handover>,
+    /// Takes heads. tiny_http writes nothing to it: whatever comes is its end.
+    pub(super) line: UnixStream,
     ended: Arc<AtomicBool>,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Backend {
-    pub(super) fn start(service: &Service) -> Result<Self, Error> {
-        let name: u128 = random_name()?;
+    pub(super) fn start(
+        service: &Service,
+        handover: &Arc<Handover>,
+        workers: usize,
+    ) -> Result<Self, Error> {
+        // Nobody can guess it.
+        let name = RandomState::new().hash_one(());
         let address = std::os::unix::net::SocketAddr::from_abstract_name(name.to_le_bytes())?;
         let listener = UnixListener::bind_addr(&address)?;
         let line = UnixStream::connect_addr(&address)?;
@@ -52,19 +57,17 @@ impl Backend {
         rustix::net::shutdown(&listener, rustix::net::Shutdown::Both)?;
         let server = tiny_http::Server::from_listener(listener, None)
             .map_err(|fault| Error::other(fault.to_string()))?;
-        let workers = service.serves.audience.workers();
-        let (server, handover) = (Arc::new(server), Arc::new(Handover::new(workers)?));
-        let mut backend =
-            Self { server, line, handover, ended: Arc::default(), workers: Vec::new() };
+        let (server, ended) = (Arc::new(server), Arc::default());
+        let mut backend = Self { server, line, ended, workers: Vec::new() };
         for index in 0..workers {
             let (server, ended) = (Arc::clone(&backend.server), Arc::clone(&backend.ended));
-            let (own, handover) = (service.clone(), Arc::clone(&backend.handover));
+            let (own, handover) = (service.clone(), Arc::clone(handover));
             let on_fault = Arc::clone(&service.on_fault);
             let work = move || {
                 while !ended.load(Ordering::SeqCst) {
                     // An error is the end of the accept loop, which has done its work.
                     if let Ok(request) = server.recv() {
-                        own.serve(request, &handover, &ended);
+                        own.serve(request, &handover);
                     }
                 }
                 Ok(())
@@ -74,28 +77,9 @@ impl Backend {
         }
         Ok(backend)
     }
-
-    pub(super) fn line(&self) -> &UnixStream {
-        &self.line
-    }
-
-    pub(super) fn handover(&self) -> &Handover {
-        &self.handover
-    }
-
-    /// Passes heads on.
-    pub(super) fn ask(&mut self, heads: &[u8]) -> Result<(), Error> {
-        self.line.write_all(heads)
-    }
-
-    /// Ends it; gives what its workers were done with. What they were at is answered by nobody.
-    pub(super) fn end(self) -> Vec<Done> {
-        let handover = Arc::clone(&self.handover);
-        drop(self);
-        handover.collect(false)
-    }
 }
 
+/// Its workers end what they are at.
 impl Drop for Backend {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
@@ -104,7 +88,8 @@ impl Drop for Backend {
             self.server.unblock();
         }
         for worker in self.workers.drain(..) {
-            join(worker);
+            // Who panicked has told it.
+            let _ = worker.join();
         }
         // tiny_http's own end asks for the path of its socket, and panics as this one has none. All
         // its threads have ended by now: what stays is one empty queue.
@@ -112,26 +97,28 @@ impl Drop for Backend {
     }
 }
 
-fn random_name() -> Result<u128, Error> {
-    let mut bytes = [0; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(u128::from_le_bytes(bytes))
-}
-
 impl Service {
-    fn serve(&self, request: tiny_http::Request, handover: &Handover, ended: &AtomicBool) {
-        let header = request.headers().iter().find(|header| header.field.equiv(PLACE));
-        let place = header.and_then(|it| it.value.as_str().parse().ok());
+    fn serve(&self, request: tiny_http::Request, handover: &Handover) {
+        let header = request.headers().iter().find(|header| header.field.equiv(CONNECTION));
+        let token = header.and_then(|it| it.value.as_str().parse().ok());
         // One that is dropped here tiny_http answers with 500, by which the gate knows.
-        let Some(place) = place else { return };
-        let Some(mut job) = handover.take(place) else { return };
+        let Some(token) = token else { return };
+        let Some(mut job) = handover.take(token) else { return };
         let direct = job.direct.take();
         let response = self.decide(&request, job);
-        if !ended.load(Ordering::SeqCst) {
-            reply(response, direct, &|answer, is_urgent| {
-                handover.give_back(Done { place, answer }, is_urgent);
-            });
-        }
+        let is_direct = direct.is_some();
+        let answer = match direct.filter(|_| response.body.len() <= SHORT_BYTES_MAX) {
+            Some(stream) => {
+                let mut output = Output::new(head::answer(&response, true));
+                // Who is gone the gate sees by itself.
+                let _ = output.write(&stream);
+                Answer::Begun(output)
+            }
+            None => Answer::Whole(response),
+        };
+        // The gate counts on it that nothing is left to do.
+        let is_urgent = is_direct && !answer.is_written();
+        handover.give_back(token, answer, is_urgent);
         // Nothing goes back over the line.
         drop(request.into_writer());
     }
@@ -161,20 +148,4 @@ impl Service {
         });
         Response { is_bodiless: method == "HEAD", ..response }
     }
-}
-
-/// Writes a short answer where it may be written, and tells the gate, which has to go on at once
-/// with what is left.
-fn reply(response: Response, direct: Option<Arc<TcpStream>>, tell: &dyn Fn(Answer, bool)) {
-    let is_short = response.body.len() <= SHORT_BYTES_MAX;
-    let Some(stream) = direct.as_ref().filter(|_| is_short) else {
-        return tell(Answer::Whole(response), direct.is_some());
-    };
-    tell(Answer::Begun, false);
-    let (mut bytes, mut written) = (head::answer(&response, true), 0);
-    // Who is gone the gate sees by itself.
-    let _ = write_some(&mut &**stream, &bytes, &mut written);
-    bytes.drain(..written);
-    let is_left = !bytes.is_empty();
-    tell(Answer::Rest(bytes), is_left);
 }

@@ -1,14 +1,16 @@
 //! One connection of the port: what came in of a request, what goes out of its answer.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Error, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustix::buffer::spare_capacity;
 use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
-use super::handover::Job;
+use super::handover::{Job, Output};
 use super::head::{Head, Parsed, Rules, parse_request};
 use super::limits::{Age, State};
 
@@ -43,8 +45,6 @@ pub(super) struct Connection {
     pub(super) stream: Arc<TcpStream>,
     pub(super) peer: SocketAddr,
     pub(super) state: State,
-    /// Whether the present body may be long.
-    pub(super) has_place: bool,
     /// What it is watched for.
     pub(super) watched_for: EventFlags,
     opened_at: Instant,
@@ -53,10 +53,12 @@ pub(super) struct Connection {
     head: Option<Head>,
     /// The beginning of a head; behind a whole head its body, and what came after that.
     input: Vec<u8>,
-    output: Vec<u8>,
-    written: usize,
+    output: Output,
     thrown_away: usize,
-    keep_alive: bool,
+    /// Whether the caller wants to keep it.
+    pub(super) keep_alive: bool,
+    /// Whether the worker that has its request writes a short answer, so that the gate sleeps on.
+    is_direct: bool,
 }
 
 impl Connection {
@@ -65,16 +67,15 @@ impl Connection {
             stream: Arc::new(stream),
             peer,
             state: State::Reading,
-            has_place: false,
             watched_for: EventFlags::IN,
             opened_at: now,
             since: now,
             head: None,
             input: Vec::new(),
-            output: Vec::new(),
-            written: 0,
+            output: Output::default(),
             thrown_away: 0,
             keep_alive: true,
+            is_direct: false,
         }
     }
 
@@ -102,20 +103,22 @@ impl Connection {
             let wanted = most.saturating_sub(self.input.len());
             let chunk = if is_member { CHUNK_BYTES } else { STRANGER_CHUNK_BYTES };
             let begins = !self.has_begun();
-            match read_some(&self.stream, &mut self.input, wanted.min(chunk)) {
-                Ok(0) => return Progress::Gone,
-                Ok(_) if begins => self.since = now,
-                Ok(_) => {}
-                Err(why) if why.kind() == ErrorKind::WouldBlock => return Progress::Partial,
-                Err(why) if why.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Progress::Gone,
+            // Grows with what comes, not with what was announced.
+            self.input.reserve(wanted.min(chunk));
+            match recv(&self.stream, spare_capacity(&mut self.input), RecvFlags::empty()) {
+                Ok((1.., _)) if begins => self.since = now,
+                Ok((1.., _)) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Progress::Partial,
+                Ok((0, _)) | Err(_) => return Progress::Gone,
             }
         }
     }
 
-    /// What the bytes that are there amount to; nothing where more are needed.
+    /// What the bytes that are there amount to; nothing where more are needed. A place is asked for
+    /// once, when the head is there.
     fn look(&mut self, rules: &Rules) -> Option<Progress> {
-        if self.head.is_none() && !self.input.is_empty() {
+        let is_new = self.head.is_none();
+        if is_new && !self.input.is_empty() {
             match parse_request(&self.input, rules) {
                 Parsed::Incomplete => {}
                 Parsed::Bad => return Some(Progress::Bad),
@@ -130,10 +133,8 @@ impl Connection {
         let head = self.head.as_ref()?;
         if self.input.len() >= head.body_bytes {
             Some(Progress::Whole)
-        } else if head.body_bytes > SHORT_BYTES_MAX && !self.has_place {
-            Some(Progress::Long)
         } else {
-            None
+            (is_new && head.body_bytes > SHORT_BYTES_MAX).then_some(Progress::Long)
         }
     }
 
@@ -141,41 +142,36 @@ impl Connection {
     /// be done. What came behind the request stays.
     pub(super) fn take_request(&mut self, may_be_direct: bool) -> Option<(Head, Job)> {
         let mut head = self.head.take()?;
-        self.has_place = false;
         self.state = State::Served;
         let rest = self.input.split_off(head.body_bytes);
         let body = std::mem::replace(&mut self.input, rest);
-        let is_direct = may_be_direct && self.keep_alive && self.input.is_empty();
-        let direct = is_direct.then(|| Arc::clone(&self.stream));
+        self.is_direct = may_be_direct && self.keep_alive && self.input.is_empty();
+        let direct = self.is_direct.then(|| Arc::clone(&self.stream));
         let headers = std::mem::take(&mut head.headers);
         Some((head, Job { peer: self.peer, headers, body, direct }))
     }
 
-    /// Whether nothing that comes over it is seen.
-    pub(super) fn is_left_alone(&self) -> bool {
-        self.watched_for.is_empty()
+    /// Whether the gate has to do something as soon as its worker is done: there is an answer to
+    /// write, or what came meanwhile was not looked at.
+    pub(super) fn awaits_worker(&self) -> bool {
+        !self.is_direct || self.watched_for.is_empty()
     }
 
     /// Begins to write an answer, or goes on; the connection ends behind it unless it is kept.
-    pub(super) fn answer(&mut self, bytes: Vec<u8>, keep_alive: bool, now: Instant) {
-        self.output = bytes;
-        self.written = 0;
+    pub(super) fn answer(&mut self, output: Output, keep_alive: bool, now: Instant) {
+        self.output = output;
         self.keep_alive &= keep_alive;
         self.state = State::Writing;
         self.since = now;
     }
 
-    /// Whether the caller wants to keep the connection.
-    pub(super) fn is_kept(&self) -> bool {
-        self.keep_alive
-    }
-
-    /// Writes as much as the other side takes. Gives whether all is written.
-    pub(super) fn write(&mut self, now: Instant) -> Result<bool, Gone> {
-        if !write_some(&mut &*self.stream, &self.output, &mut self.written)? {
-            return Ok(false);
+    /// Writes as much as the other side takes. Gives how many bytes are left.
+    pub(super) fn write(&mut self, now: Instant) -> Result<usize, Error> {
+        let left = self.output.write(&self.stream)?;
+        if left > 0 {
+            return Ok(left);
         }
-        self.output = Vec::new();
+        self.output = Output::default();
         self.since = now;
         if self.keep_alive {
             self.state = State::Reading;
@@ -184,12 +180,7 @@ impl Connection {
             let _ = self.stream.shutdown(std::net::Shutdown::Write);
             self.state = State::Closing;
         }
-        Ok(true)
-    }
-
-    /// How much of the answer is not written, bytes.
-    pub(super) fn unread_bytes(&self) -> usize {
-        self.output.len().saturating_sub(self.written)
+        Ok(0)
     }
 
     /// Throws away what comes behind the last answer; says whether the connection is over.
@@ -208,46 +199,9 @@ impl Connection {
     }
 }
 
-/// The other side is gone.
-#[derive(Debug)]
-pub(super) struct Gone;
-
-/// Appends what is there, and makes room for this many bytes before; there may be more.
-pub(super) fn read_some(
-    from: &impl AsFd,
-    to: &mut Vec<u8>,
-    room: usize,
-) -> Result<usize, std::io::Error> {
-    // Grows with what comes, not with what was announced.
-    to.reserve(room);
-    let (count, _) = rustix::net::recv(
-        from,
-        rustix::buffer::spare_capacity(to),
-        rustix::net::RecvFlags::empty(),
-    )?;
-    Ok(count)
-}
-
-/// Writes as much as is taken of the bytes behind those that are written. Gives whether all is.
-pub(super) fn write_some(
-    to: &mut impl Write,
-    bytes: &[u8],
-    written: &mut usize,
-) -> Result<bool, Gone> {
-    while let Some(rest) = bytes.get(*written..).filter(|rest| !rest.is_empty()) {
-        match to.write(rest) {
-            Ok(0) => return Err(Gone),
-            Ok(count) => *written += count,
-            Err(why) if why.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(why) if why.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return Err(Gone),
-        }
-    }
-    Ok(true)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::net::TcpListener;
 
     use super::*;
@@ -259,11 +213,11 @@ mod tests {
         let mut other = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, peer) = listener.accept().unwrap();
         let mut connection = Connection::new(stream, peer, Instant::now());
-        connection.has_place = true;
         other.write_all(b"POST / HTTP/1.1\r\nContent-Length: 60000\r\n\r\nabc").unwrap();
         // Its end says that all has been read.
         other.shutdown(std::net::Shutdown::Write).unwrap();
         let rules = Rules::of(Audience::Nodes, 100_000);
+        assert_eq!(connection.read(&rules, is_member, Instant::now()), Progress::Long);
         assert_eq!(connection.read(&rules, is_member, Instant::now()), Progress::Gone);
         assert_eq!(connection.input, b"abc");
         connection.input.capacity()

@@ -3,22 +3,24 @@
 //! Who is next, and who has to go, is decided in [`super::queue`].
 
 use std::collections::HashMap;
-use std::io::{Error, ErrorKind};
+use std::io::{Error, ErrorKind, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::event::{Timespec, epoll};
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::backend::{Backend, Service};
 use super::connection::{Connection, Progress, SHORT_BYTES_MAX};
-use super::handover::{Answer, Done};
+use super::handover::{Answer, Handover, Output};
 use super::head::{Rules, add_inner_request, answer};
 use super::limits::{Limits, State};
 use super::queue::Queue;
-use super::{Health, Response, Tally, Trouble};
+use super::{Health, Response, Tally, Trouble, locked};
 
 /// Most connections that are taken in a row, so that the others are served meanwhile.
 const ACCEPTS_MAX: usize = 16;
@@ -26,8 +28,6 @@ const ACCEPTS_MAX: usize = 16;
 const EVENTS_MAX: usize = 128;
 /// Time between looks at who took too long.
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
-/// How long a fault of the port is shown after it was seen last.
-const DEGRADED_SHOWN: Duration = Duration::from_secs(60);
 
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
@@ -42,19 +42,15 @@ pub(super) struct Gate {
     service: Service,
     rules: Rules,
     health: Arc<Mutex<Health>>,
-    tally: Arc<Tally>,
+    tally: Arc<Mutex<Tally>>,
     backend: Option<Backend>,
-    /// Whose requests are with workers, and whether those write the answers.
-    places: Vec<Option<(u64, bool)>>,
+    handover: Arc<Handover>,
     limits: Limits,
     connections: HashMap<u64, Connection>,
     next: u64,
     queue: Queue,
     accepts: bool,
     swept_at: Instant,
-    /// Strangers that were cut to make room since the last sweep.
-    cut: usize,
-    degraded_at: Option<Instant>,
 }
 
 impl Gate {
@@ -62,7 +58,7 @@ impl Gate {
         listener: TcpListener,
         service: Service,
         limits: Limits,
-        (health, tally): (Arc<Mutex<Health>>, Arc<Tally>),
+        (health, tally): (Arc<Mutex<Health>>, Arc<Mutex<Tally>>),
         stopped: UnixStream,
     ) -> Result<Self, Error> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -76,25 +72,26 @@ impl Gate {
             health,
             tally,
             backend: None,
-            places: vec![None; serves.audience.workers()],
+            handover: Arc::new(Handover::new()?),
             limits,
             connections: HashMap::new(),
             next: FIRST_CONNECTION,
             queue: Queue::new(&limits),
             accepts: true,
             swept_at: Instant::now(),
-            cut: 0,
-            degraded_at: None,
         };
-        watch(&gate.epoll, &gate.listener, LISTENER, epoll::EventFlags::IN)?;
-        watch(&gate.epoll, &gate.stopped, STOP, epoll::EventFlags::IN)?;
+        watch(&gate.epoll, &gate.listener, LISTENER, EventFlags::IN)?;
+        watch(&gate.epoll, &gate.stopped, STOP, EventFlags::IN)?;
+        // An edge: so nobody has to read how often it was rung.
+        let rung = EventFlags::IN | EventFlags::ET;
+        watch(&gate.epoll, &gate.handover.bell(), BELL, rung)?;
         gate.start_backend()?;
         Ok(gate)
     }
 
     #[cfg(test)]
     pub(super) fn line(&self) -> &UnixStream {
-        self.backend.as_ref().unwrap().line()
+        &self.backend.as_ref().unwrap().line
     }
 
     /// Runs until the other end of `stopped` is closed, or until it can't wait any more.
@@ -103,13 +100,9 @@ impl Gate {
         loop {
             events.clear();
             let is_idle = self.connections.is_empty() && self.accepts && self.backend.is_some();
-            let timeout = (!is_idle || self.degraded_at.is_some())
-                .then(|| Timespec { tv_sec: 0, tv_nsec: SWEEP_EVERY.subsec_nanos().into() });
-            let waited = epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                timeout.as_ref(),
-            );
+            let timeout = Timespec { tv_sec: 0, tv_nsec: SWEEP_EVERY.subsec_nanos().into() };
+            let timeout = (!is_idle).then_some(&timeout);
+            let waited = epoll::wait(&self.epoll, spare_capacity(&mut events), timeout);
             if let Err(why) = waited
                 && why != rustix::io::Errno::INTR
             {
@@ -138,11 +131,8 @@ impl Gate {
 
     /// Starts tiny_http, and connects to it.
     fn start_backend(&mut self) -> Result<(), Error> {
-        let backend = Backend::start(&self.service)?;
-        watch(&self.epoll, backend.line(), LINE, epoll::EventFlags::IN)?;
-        // An edge: so nobody has to read how often it was rung.
-        let rung = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        watch(&self.epoll, &backend.handover().bell(), BELL, rung)?;
+        let backend = Backend::start(&self.service, &self.handover, self.limits.workers)?;
+        watch(&self.epoll, &backend.line, LINE, EventFlags::IN)?;
         self.backend = Some(backend);
         Ok(())
     }
@@ -150,20 +140,18 @@ impl Gate {
     /// The connection to tiny_http ended, which it never does by itself: its thread died.
     fn restart_backend(&mut self) {
         if let Some(backend) = self.backend.take() {
-            let _ = epoll::delete(&self.epoll, backend.line());
-            for Done { place, answer } in backend.end() {
-                if !matches!(answer, Answer::Whole(_)) {
-                    self.finish(place, answer);
-                }
-            }
+            let _ = epoll::delete(&self.epoll, &backend.line);
         }
-        for (token, _) in self.places.iter_mut().filter_map(Option::take).collect::<Vec<_>>() {
+        // Its workers have ended: what none of them had taken is left.
+        self.collect();
+        for token in self.queue.working().collect::<Vec<_>>() {
+            self.handover.take(token);
             self.queue.finish(token);
             self.refuse(token, 500);
         }
         let text = match self.start_backend() {
             Ok(()) => {
-                let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut health = locked(&self.health);
                 health.restarted += 1;
                 format!(
                     "the HTTP server behind the port had died and was started again (so far {} times)",
@@ -181,27 +169,28 @@ impl Gate {
 
     fn accept(&mut self) {
         for at in 0..ACCEPTS_MAX {
-            match self.listener.accept() {
-                Ok((stream, peer)) => self.admit(stream, peer),
-                Err(why) if why.kind() == ErrorKind::WouldBlock => return,
+            let why = match self.listener.accept() {
+                Ok((stream, peer)) => {
+                    self.admit(stream, peer);
+                    continue;
+                }
+                Err(why) => why,
+            };
+            match why.kind() {
+                ErrorKind::WouldBlock => return,
                 // Whoever came is gone again.
-                Err(why)
-                    if matches!(
-                        why.kind(),
-                        ErrorKind::ConnectionAborted | ErrorKind::Interrupted
-                    ) => {}
+                ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
                 // No descriptor is left, and maybe nobody waits: the kernel looks in this order.
-                Err(_) if at > 0 => return,
-                Err(why) => {
-                    // A stranger has to go, or those who come have to wait.
-                    let Some(token) = self.queue.stranger_to_cut() else {
+                _ if at > 0 => return,
+                // A stranger has to go, or those who come have to wait.
+                _ => match self.queue.stranger_to_cut() {
+                    Some(token) => self.cut(token),
+                    None => {
                         let _ = self.listen(false);
                         let text = format!("the port can't take connections right now: {why}");
-                        self.degrade(Trouble::Deaf, text);
-                        return;
-                    };
-                    self.cut(token);
-                }
+                        return self.degrade(Trouble::Deaf, text);
+                    }
+                },
             }
         }
     }
@@ -217,11 +206,14 @@ impl Gate {
         }
         let token = self.next;
         self.next += 1;
-        if watch(&self.epoll, &stream, token, epoll::EventFlags::IN).is_err() {
+        if watch(&self.epoll, &stream, token, EventFlags::IN).is_err() {
             return;
         }
         self.connections.insert(token, Connection::new(stream, peer, Instant::now()));
-        self.tally.note_open(self.connections.len());
+        let mut tally = locked(&self.tally);
+        tally.accepted += 1;
+        tally.open = self.connections.len();
+        drop(tally);
         if let Some(token) = self.queue.admit(token, peer.ip()) {
             self.cut(token);
         }
@@ -229,12 +221,18 @@ impl Gate {
 
     /// Ends a stranger's connection to make room.
     fn cut(&mut self, token: u64) {
-        self.cut += 1;
-        self.tally.note_cut();
+        let mut tally = locked(&self.tally);
+        tally.cut += 1;
+        let text = format!(
+            "strangers hold many connections to this port: so far {} were cut to make room",
+            tally.cut
+        );
+        drop(tally);
+        self.degrade(Trouble::Strangers, text);
         self.close(token);
     }
 
-    fn on_connection(&mut self, token: u64, flags: epoll::EventFlags) {
+    fn on_connection(&mut self, token: u64, flags: EventFlags) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         match connection.state {
             State::Reading => self.read(token),
@@ -246,7 +244,7 @@ impl Gate {
             }
             // Nothing is expected of it now: it is gone.
             State::Waiting | State::Asked | State::Served => {
-                if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+                if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
                     self.close(token);
                 } else {
                     // It has more to say already: it is looked at again when its turn comes.
@@ -281,7 +279,6 @@ impl Gate {
             self.dispatch();
             let Some(token) = self.queue.next_place() else { return };
             if let Some(connection) = self.connections.get_mut(&token) {
-                connection.has_place = true;
                 connection.state = State::Reading;
             }
             self.read(token);
@@ -293,23 +290,20 @@ impl Gate {
     fn dispatch(&mut self) {
         let Some(backend) = &mut self.backend else { return };
         let mut heads = String::new();
-        let mut is_alone = self.places.iter().all(Option::is_none);
-        for (at, place) in self.places.iter_mut().enumerate() {
-            while place.is_none() {
-                let Some(token) = self.queue.next_request() else { break };
-                is_alone &= self.queue.is_member(token) && !self.queue.has_waiting();
-                let connection = self.connections.get_mut(&token);
-                if let Some((head, job)) = connection.and_then(|it| it.take_request(is_alone)) {
-                    add_inner_request(&mut heads, &head, at);
-                    *place = Some((token, job.direct.is_some()));
-                    backend.handover().put(at, job);
-                    is_alone = false;
-                } else {
-                    self.queue.finish(token);
-                }
+        while self.queue.working().count() < self.limits.workers
+            && let Some(token) = self.queue.next_request()
+        {
+            let is_alone = self.queue.working().count() == 1 && !self.queue.has_waiting();
+            let may_be_direct = is_alone && self.queue.is_member(token);
+            let connection = self.connections.get_mut(&token);
+            if let Some((head, job)) = connection.and_then(|it| it.take_request(may_be_direct)) {
+                add_inner_request(&mut heads, &head, token);
+                self.handover.put(token, job);
+            } else {
+                self.queue.finish(token);
             }
         }
-        if !heads.is_empty() && backend.ask(heads.as_bytes()).is_err() {
+        if !heads.is_empty() && backend.line.write_all(heads.as_bytes()).is_err() {
             self.restart_backend();
         }
     }
@@ -317,37 +311,18 @@ impl Gate {
     /// Takes what the workers have done; says whether that is anything. If not, the next one wakes
     /// the gate, unless a worker writes the answer and nobody waits for anything.
     fn collect(&mut self) -> bool {
-        let Some(backend) = &self.backend else { return false };
-        let waits = |(token, is_direct): &(u64, bool)| {
-            !is_direct || self.connections.get(token).is_some_and(Connection::is_left_alone)
-        };
-        let is_awaited = self.queue.has_waiting() || self.places.iter().flatten().any(waits);
-        let all = backend.handover().collect(is_awaited);
+        let waits = |token| self.connections.get(&token).is_some_and(Connection::awaits_worker);
+        let is_awaited = self.queue.has_waiting() || self.queue.working().any(waits);
+        let all = self.handover.collect(is_awaited);
         let is_some = !all.is_empty();
-        for Done { place, answer } in all {
-            self.finish(place, answer);
+        for (token, answer) in all {
+            self.queue.finish(token);
+            match answer {
+                Answer::Whole(response) => self.answer(token, &response),
+                Answer::Begun(output) => self.send(token, output, true),
+            }
         }
         is_some
-    }
-
-    fn finish(&mut self, place: usize, answer: Answer) {
-        let Some(place) = self.places.get_mut(place) else { return };
-        let Some((token, _)) = *place else { return };
-        match answer {
-            Answer::Whole(response) => {
-                *place = None;
-                self.queue.finish(token);
-                self.answer(token, &response);
-            }
-            Answer::Begun => self.queue.finish(token),
-            Answer::Rest(bytes) => {
-                *place = None;
-                if let Some(connection) = self.connections.get_mut(&token) {
-                    connection.answer(bytes, true, Instant::now());
-                    self.write(token);
-                }
-            }
-        }
     }
 
     fn answer(&mut self, token: u64, response: &Response) {
@@ -356,43 +331,44 @@ impl Gate {
         {
             self.close(token);
         }
-        let now = Instant::now();
         let is_member = self.queue.is_member(token);
-        let Some(connection) = self.connections.get_mut(&token) else { return };
-        let stayed = connection.age(now).stayed;
+        let Some(connection) = self.connections.get(&token) else { return };
+        let stayed = connection.age(Instant::now()).stayed;
         // One that never pauses is never found between its requests.
         let ends = self.limits.times.has_overstayed(is_member, stayed);
-        let keeps = connection.is_kept() && !ends;
-        connection.answer(answer(response, keeps), keeps, now);
-        self.write(token);
+        let keeps = connection.keep_alive && !ends;
+        self.send(token, Output::new(answer(response, keeps)), keeps);
     }
 
     /// A last answer without a body.
     fn refuse(&mut self, token: u64, status: u16) {
-        if let Some(connection) = self.connections.get_mut(&token) {
-            let last = answer(&Response { status, ..Response::default() }, false);
-            connection.answer(last, false, Instant::now());
-            self.write(token);
-        }
+        let last = answer(&Response { status, ..Response::default() }, false);
+        self.send(token, Output::new(last), false);
+    }
+
+    fn send(&mut self, token: u64, output: Output, keeps: bool) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        connection.answer(output, keeps, Instant::now());
+        self.write(token);
     }
 
     fn write(&mut self, token: u64) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         match connection.write(Instant::now()) {
             Err(_) => return self.close(token),
-            Ok(true) => {
+            Ok(0) => {
                 self.queue.take_read(token);
                 // The next request may have come behind the last one.
                 if connection.has_begun() && connection.state == State::Reading {
                     self.read(token);
                 }
             }
-            Ok(false) if connection.unread_bytes() > SHORT_BYTES_MAX => {
+            Ok(left) if left > SHORT_BYTES_MAX => {
                 if let Some(token) = self.queue.leave_unread(token) {
                     self.close(token);
                 }
             }
-            Ok(false) => {}
+            Ok(_) => {}
         }
         self.set_interest(token);
     }
@@ -402,14 +378,14 @@ impl Gate {
     fn set_interest(&mut self, token: u64) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         let flags = match connection.state {
-            State::Reading | State::Closing => epoll::EventFlags::IN,
-            State::Writing => epoll::EventFlags::OUT,
-            State::Waiting | State::Asked | State::Served => epoll::EventFlags::empty(),
+            State::Reading | State::Closing => EventFlags::IN,
+            State::Writing => EventFlags::OUT,
+            State::Waiting | State::Asked | State::Served => EventFlags::empty(),
         };
         if std::mem::replace(&mut connection.watched_for, flags) == flags {
             return;
         }
-        let data = epoll::EventData::new_u64(token);
+        let data = EventData::new_u64(token);
         let _ = epoll::modify(&self.epoll, &connection.stream, data, flags);
     }
 
@@ -421,7 +397,7 @@ impl Gate {
             // A worker may keep it open for a while.
             let _ = epoll::delete(&self.epoll, &connection.stream);
         }
-        self.tally.note_closed(self.connections.len());
+        locked(&self.tally).open = self.connections.len();
         self.queue.remove(token);
     }
 
@@ -442,38 +418,22 @@ impl Gate {
         if self.backend.is_none() {
             self.restart_backend();
         }
-        if self.cut > 0 {
-            let text = format!(
-                "strangers hold many connections to this port: {} were cut to make room",
-                std::mem::take(&mut self.cut)
-            );
-            self.degrade(Trouble::Strangers, text);
-        }
-        if self.degraded_at.is_some_and(|at| at.elapsed() > DEGRADED_SHOWN) {
-            self.degraded_at = None;
-            self.health.lock().unwrap_or_else(PoisonError::into_inner).degraded = None;
-        }
     }
 
     fn listen(&mut self, accepts: bool) -> Result<(), Error> {
         self.accepts = accepts;
-        let flags = if accepts { epoll::EventFlags::IN } else { epoll::EventFlags::empty() };
-        Ok(epoll::modify(&self.epoll, &self.listener, epoll::EventData::new_u64(LISTENER), flags)?)
+        let flags = if accepts { EventFlags::IN } else { EventFlags::empty() };
+        Ok(epoll::modify(&self.epoll, &self.listener, EventData::new_u64(LISTENER), flags)?)
     }
 
     /// Shows the fault in `status`, for a while.
-    fn degrade(&mut self, trouble: Trouble, text: String) {
-        self.degraded_at = Some(Instant::now());
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+    fn degrade(&self, trouble: Trouble, text: String) {
+        let mut health = locked(&self.health);
         health.degraded = Some((trouble, text));
+        health.seen_at = Some(Instant::now());
     }
 }
 
-fn watch(
-    epoll: &OwnedFd,
-    what: &impl AsFd,
-    token: u64,
-    flags: epoll::EventFlags,
-) -> Result<(), Error> {
-    Ok(epoll::add(epoll, what, epoll::EventData::new_u64(token), flags)?)
+fn watch(epoll: &OwnedFd, what: &impl AsFd, token: u64, flags: EventFlags) -> Result<(), Error> {
+    Ok(epoll::add(epoll, what, EventData::new_u64(token), flags)?)
 }

@@ -1,13 +1,14 @@
 //! What the gate and the workers hand to each other past tiny_http: bodies, and answers.
 
-use std::io::Error;
+use std::collections::HashMap;
+use std::io::{Error, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{Headers, Response};
+use super::{Headers, Response, locked};
 
 /// What a worker needs beside the head, which tiny_http reads.
 #[derive(Debug)]
@@ -20,45 +21,72 @@ pub(super) struct Job {
     pub(super) direct: Option<Arc<TcpStream>>,
 }
 
-/// A request that a worker is done with.
-#[derive(Debug)]
-pub(super) struct Done {
-    /// Its place.
-    pub(super) place: usize,
-    pub(super) answer: Answer,
-}
-
-/// What there is to do for it yet.
+/// What a worker made of a request.
 #[derive(Debug)]
 pub(super) enum Answer {
     /// It is to be written.
     Whole(Response),
-    /// Nothing yet: a worker writes it, and says so before anybody can have read it.
-    Begun,
-    /// A worker wrote it but for these bytes.
-    Rest(Vec<u8>),
+    /// The worker wrote it, as far as it was taken.
+    Begun(Output),
 }
 
-/// A place for each request that is with a worker, and those that are done.
+impl Answer {
+    pub(super) fn is_written(&self) -> bool {
+        matches!(self, Self::Begun(output) if output.left() == 0)
+    }
+}
+
+/// Bytes that go out.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+impl Output {
+    pub(super) fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes, written: 0 }
+    }
+
+    /// How many of them are not written.
+    pub(super) fn left(&self) -> usize {
+        self.bytes.len().saturating_sub(self.written)
+    }
+
+    /// Writes as many as are taken. Gives how many are left.
+    pub(super) fn write(&mut self, mut to: &TcpStream) -> Result<usize, Error> {
+        while let Some(rest) = self.bytes.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match to.write(rest) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => self.written += count,
+                Err(why) if why.kind() == ErrorKind::WouldBlock => break,
+                Err(why) if why.kind() == ErrorKind::Interrupted => {}
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(self.left())
+    }
+}
+
+/// Requests that are with workers, by the numbers of their connections, and those that are done.
 #[derive(Debug)]
 pub(super) struct Handover {
-    places: Vec<Mutex<Option<Job>>>,
-    finished: Mutex<Finished>,
+    desk: Mutex<Desk>,
     bell: OwnedFd,
 }
 
 #[derive(Debug, Default)]
-struct Finished {
-    all: Vec<Done>,
-    /// The gate may sleep, and waits for the next one.
+struct Desk {
+    jobs: HashMap<u64, Job>,
+    done: Vec<(u64, Answer)>,
+    /// The gate may sleep, and waits for the next one that is done.
     is_awaited: bool,
 }
 
 impl Handover {
-    pub(super) fn new(workers: usize) -> Result<Self, Error> {
+    pub(super) fn new() -> Result<Self, Error> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let places = (0..workers).map(|_| Mutex::default()).collect();
-        Ok(Self { places, finished: Mutex::default(), bell })
+        Ok(Self { desk: Mutex::default(), bell })
     }
 
     /// What wakes the gate: an edge each time that it is rung.
@@ -66,22 +94,20 @@ impl Handover {
         self.bell.as_fd()
     }
 
-    pub(super) fn put(&self, place: usize, job: Job) {
-        if let Some(place) = self.places.get(place) {
-            *locked(place) = Some(job);
-        }
+    pub(super) fn put(&self, token: u64, job: Job) {
+        locked(&self.desk).jobs.insert(token, job);
     }
 
-    pub(super) fn take(&self, place: usize) -> Option<Job> {
-        locked(self.places.get(place)?).take()
+    pub(super) fn take(&self, token: u64) -> Option<Job> {
+        locked(&self.desk).jobs.remove(&token)
     }
 
     /// Tells the gate, and wakes it where it waits, or has to see to this one at once.
-    pub(super) fn give_back(&self, done: Done, is_urgent: bool) {
-        let mut finished = locked(&self.finished);
-        finished.all.push(done);
-        let rings = std::mem::take(&mut finished.is_awaited) || is_urgent;
-        drop(finished);
+    pub(super) fn give_back(&self, token: u64, answer: Answer, is_urgent: bool) {
+        let mut desk = locked(&self.desk);
+        desk.done.push((token, answer));
+        let rings = std::mem::take(&mut desk.is_awaited) || is_urgent;
+        drop(desk);
         if rings {
             // It fails where it was rung more often than 64 bits can count, and no sooner.
             let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
@@ -90,13 +116,9 @@ impl Handover {
 
     /// Gives all that is done. Where that is nothing, the bell rings for the next one, if it is
     /// awaited.
-    pub(super) fn collect(&self, is_awaited: bool) -> Vec<Done> {
-        let mut finished = locked(&self.finished);
-        finished.is_awaited = is_awaited && finished.all.is_empty();
-        std::mem::take(&mut finished.all)
+    pub(super) fn collect(&self, is_awaited: bool) -> Vec<(u64, Answer)> {
+        let mut desk = locked(&self.desk);
+        desk.is_awaited = is_awaited && desk.done.is_empty();
+        std::mem::take(&mut desk.done)
     }
-}
-
-fn locked<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
-    it.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -66,92 +66,75 @@ pub(super) enum Parsed {
 pub(super) fn parse_request(bytes: &[u8], rules: &Rules) -> Parsed {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
-    let length = match request.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) if length <= rules.head_bytes_max => length,
-        Ok(httparse::Status::Partial) if bytes.len() < rules.head_bytes_max => {
-            return Parsed::Incomplete;
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) if length <= rules.head_bytes_max => {
+            head_of(&request, length, rules).map_or(Parsed::Bad, Parsed::Head)
         }
-        _ => return Parsed::Bad,
-    };
-    let (Some(method), Some(path), Some(version)) = (request.method, request.path, request.version)
-    else {
-        return Parsed::Bad;
-    };
-    let body_bytes = match body_length(request.headers) {
-        Some(length) if length <= rules.body_bytes_max => length,
-        _ => return Parsed::Bad,
-    };
-    let connection = find(request.headers, "Connection").unwrap_or_default();
-    let closes = connection.to_ascii_lowercase().windows(5).any(|word| word == b"close");
-    if !path.is_ascii() || !method.is_ascii() {
-        return Parsed::Bad;
+        Ok(httparse::Status::Partial) if bytes.len() < rules.head_bytes_max => Parsed::Incomplete,
+        _ => Parsed::Bad,
     }
-    let headers =
-        if rules.keeps_headers { kept(request.headers) } else { Some(Headers::default()) };
-    let Some(headers) = headers else { return Parsed::Bad };
-    Parsed::Head(Head {
-        method: method.to_owned(),
-        path: path.to_owned(),
-        bytes: length,
-        body_bytes,
-        keep_alive: version == 1 && !closes,
-        headers,
+}
+
+/// What is used of a head; nothing where it breaks a limit.
+fn head_of(request: &httparse::Request<'_, '_>, bytes: usize, rules: &Rules) -> Option<Head> {
+    let closes = all(request.headers, "Connection")
+        .any(|value| value.to_ascii_lowercase().windows(5).any(|word| word == b"close"));
+    Some(Head {
+        method: request.method?.to_owned(),
+        path: request.path.filter(|path| path.is_ascii())?.to_owned(),
+        bytes,
+        body_bytes: body_length(request.headers).filter(|it| *it <= rules.body_bytes_max)?,
+        keep_alive: request.version? == 1 && !closes,
+        headers: if rules.keeps_headers { kept(request.headers)? } else { Headers::default() },
     })
 }
 
-/// What the handler is given; nothing where one is there twice, as whoever stands before us may
-/// have looked at the other one.
+/// What the handler is given; nothing where it is not clear.
 fn kept(headers: &[httparse::Header<'_>]) -> Option<Headers> {
-    let one = |name: &str| {
-        let mut all = headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
-        let first = all.next().map(|header| str::from_utf8(header.value));
-        if all.next().is_some() { None } else { first.transpose().ok() }
-    };
+    let text = |name| one(headers, name)?.map(str::from_utf8).transpose().ok();
     Some(Headers {
-        host: one("Host")?.map(str::to_owned),
-        authorization: one("Authorization")?.map(|it| Zeroizing::new(it.to_owned())),
-        if_none_match: one("If-None-Match")?.map(str::to_owned),
+        host: text("Host")?.map(str::to_owned),
+        authorization: text("Authorization")?.map(|it| Zeroizing::new(it.to_owned())),
+        if_none_match: text("If-None-Match")?.map(str::to_owned),
     })
 }
 
 /// The length that is announced; nothing where it is not clear.
 fn body_length(headers: &[httparse::Header<'_>]) -> Option<usize> {
     // Without a length that is known before, nobody can hold the body to a limit.
-    if find(headers, "Transfer-Encoding").is_some() {
+    if all(headers, "Transfer-Encoding").next().is_some() {
         return None;
     }
-    let mut lengths =
-        headers.iter().filter(|header| header.name.eq_ignore_ascii_case("Content-Length"));
-    let Some(first) = lengths.next() else {
-        return Some(0);
-    };
-    if lengths.next().is_some() {
-        return None;
-    }
-    number(first.value)
+    let Some(length) = one(headers, "Content-Length")? else { return Some(0) };
+    // Digits alone, without a sign.
+    let is_number = length.iter().all(u8::is_ascii_digit);
+    str::from_utf8(length).ok().filter(|_| is_number)?.parse().ok()
 }
 
-/// A number in digits alone, without a sign.
-fn number(text: &[u8]) -> Option<usize> {
-    if !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    str::from_utf8(text).ok()?.parse().ok()
+fn all<'a>(headers: &[httparse::Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {
+    let of_it = headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+    of_it.map(|header| header.value)
 }
 
-fn find<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a [u8]> {
-    headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+/// A header that may be there once; nothing where it is there twice, as whoever stands before us
+/// may have looked at the other one.
+fn one<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<Option<&'a [u8]>> {
+    let mut all = all(headers, name);
+    let first = all.next();
+    if all.next().is_some() { None } else { Some(first) }
 }
 
-/// Names the place of the rest of a request, between the gate and the workers.
-pub(super) const PLACE: &str = "Dsn-Place";
+/// Names the connection that a request came over, between the gate and the workers: in few words,
+/// as tiny_http reads a head byte by byte.
+pub(super) const CONNECTION: &str = "C";
 /// Carries the seal of a 204.
 const SEAL: &str = "Dsn-Seal";
 
 /// Appends what tiny_http gets: a head alone, as the rest goes past it.
-pub(super) fn add_inner_request(heads: &mut String, head: &Head, place: usize) {
+pub(super) fn add_inner_request(heads: &mut String, head: &Head, token: u64) {
     // Writing to a String can't fail.
-    let _ = write!(heads, "{} {} HTTP/1.1\r\n{PLACE}: {place}\r\n\r\n", head.method, head.path);
+    let Head { method, path, .. } = head;
+    let _ = write!(heads, "{method} {path} HTTP/1.1\r\n{CONNECTION}:{token}\r\n\r\n");
 }
 
 /// Room for the head of an answer but its seal, bytes.
@@ -162,11 +145,12 @@ pub(super) fn answer(response: &Response, keep_alive: bool) -> Vec<u8> {
     let Response { status, seal, headers, body, is_bodiless, caller: _ } = response;
     let seal_bytes = seal.as_ref().map_or(0, String::len);
     let mut text = String::with_capacity(ANSWER_BYTES + seal_bytes + body.len());
+    let phrase = tiny_http::StatusCode(*status).default_reason_phrase();
     // Writing to a String can't fail.
-    let _ = write!(text, "HTTP/1.1 {status} {}\r\n", phrase(*status));
+    let _ = write!(text, "HTTP/1.1 {status} {phrase}\r\n");
     // A 204 has neither a length nor a body, and the length of a 304 would be that of the 200.
-    let body = if matches!(status, 204 | 304) { None } else { Some(body) };
-    if let Some(body) = body {
+    let has_length = !matches!(status, 204 | 304);
+    if has_length {
         let _ = write!(text, "Content-Length: {}\r\n", body.len());
     }
     if let Some(seal) = seal {
@@ -175,18 +159,12 @@ pub(super) fn answer(response: &Response, keep_alive: bool) -> Vec<u8> {
     for (name, value) in headers {
         let _ = write!(text, "{name}: {value}\r\n");
     }
-    if !keep_alive {
-        text += "Connection: close\r\n";
-    }
-    text += "\r\n";
+    text += if keep_alive { "\r\n" } else { "Connection: close\r\n\r\n" };
     let mut bytes = text.into_bytes();
-    let body = body.filter(|_| !is_bodiless);
-    bytes.extend_from_slice(body.map_or(&[], Vec::as_slice));
+    if has_length && !is_bodiless {
+        bytes.extend_from_slice(body);
+    }
     bytes
-}
-
-fn phrase(status: u16) -> &'static str {
-    tiny_http::StatusCode(status).default_reason_phrase()
 }
 
 #[cfg(test)]
@@ -251,6 +229,8 @@ mod tests {
         assert!(keeps("POST / HTTP/1.1\r\n\r\n"));
         assert!(!keeps("POST / HTTP/1.0\r\n\r\n"));
         assert!(!keeps("POST / HTTP/1.1\r\nConnection: Close\r\n\r\n"));
+        let twice = "Connection: keep-alive\r\nConnection: close\r\n";
+        assert!(!keeps(&format!("POST / HTTP/1.1\r\n{twice}\r\n")));
     }
 
     #[test]

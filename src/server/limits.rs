@@ -2,54 +2,64 @@
 
 use std::time::Duration;
 
-/// Most connections of strangers. Whoever joins is one of them for a moment.
-const STRANGERS_MAX: usize = 64;
-/// Most connections of members: one of each peer, and as many again for peers that came anew before
-/// their old connection was known to be dead.
-const MEMBERS_MAX: usize = 2 * super::PEERS_HINT;
-/// Most connections of one member: one that is kept, one that is anew, and for each of them one
-/// that the other side gave up and that is not known to be dead yet.
-const CALLER_CONNECTIONS: usize = 4;
-/// The same of those who show the token of the page from one address: several people behind one
-/// proxy, each with a page or two. Half of all, so that they fill no room.
-const VIEWER_CONNECTIONS: usize = 16;
-/// Most long answers that members, and strangers, have not taken yet: memory again. A worker makes
-/// them faster than a slow line takes them, so they are as many as a board can hold, not as few as
-/// would be enough.
-const MEMBER_ANSWERS: usize = 24;
-const STRANGER_ANSWERS: usize = 4;
-/// The same of those who look at the page: the answer with all states may be much longer.
-const VIEWER_ANSWERS: usize = 3;
-/// Most connections of those who look at the page and have shown no token, and of those who have.
-const VIEWERS_MAX: usize = 32;
+use super::WORKERS;
+
+/// A port for other nodes, where there are descriptors enough.
+const NODES: Limits = Limits {
+    workers: WORKERS,
+    // Whoever joins is one of them for a moment.
+    strangers: 64,
+    // One of each of the 1024 peers that a node knows at most, and as many again for peers that
+    // came anew before their old connection was known to be dead.
+    members: 2 * 1024,
+    // One that is kept, one that is anew, and for each of them one that the other side gave up and
+    // that is not known to be dead yet.
+    caller_connections: 4,
+    // Memory again. A worker makes them faster than a slow line takes them, so they are as many as
+    // a board can hold, not as few as would be enough.
+    member_answers: 24,
+    stranger_answers: 4,
+    times: Times {
+        stranger: Duration::from_secs(8),
+        // A caller waits 5 s for its request and the answer.
+        request: Duration::from_secs(6),
+        // Longer than a client keeps it, so that the client is the one who ends it.
+        idle: Duration::from_secs(20),
+        closing: Duration::from_secs(1),
+    },
+};
+/// A port for people, who are few. Who shows the token of the page counts as a member there.
+const PEOPLE: Limits = Limits {
+    // They need no signature: one may wait for a long answer.
+    workers: 2,
+    strangers: 32,
+    members: 32,
+    // From one address: several people behind one proxy, each with a page or two. Half of all, so
+    // that they fill no room.
+    caller_connections: 16,
+    // The answer with all states may be much longer.
+    member_answers: 3,
+    stranger_answers: 3,
+    // With a telephone on a slow line all takes long. They are cut where others need the room.
+    times: Times {
+        stranger: Duration::from_secs(120),
+        request: Duration::from_secs(30),
+        idle: Duration::from_secs(60),
+        ..NODES.times
+    },
+};
 /// Where there are few descriptors, one of so many is for a viewer, and one for one with a token.
 const DESCRIPTORS_A_VIEWER: usize = 32;
-/// How long who looks at the page, or its browser, may keep a connection, and take an answer: with
-/// a telephone on a slow line that is long. They are cut where others need the room.
-const VIEWER_TIMES: Times = Times {
-    stranger: Duration::from_secs(120),
-    request: Duration::from_secs(30),
-    idle: Duration::from_secs(60),
-    closing: CLOSING_TIME_MAX,
-};
 /// Connections that the port has at the least, however few descriptors there are.
 const CONNECTIONS_MIN: usize = 64;
 /// Descriptors that are left to the rest of the node, where there are few.
 const DESCRIPTORS_LEFT: usize = 96;
-/// How long a stranger may stay until it has proved that it is a member.
-const STRANGER_TIME_MAX: Duration = Duration::from_secs(8);
-/// How long a request may take to come in, with its wait for a place or a worker, and its answer to
-/// go out: a caller waits 5 s for both.
-const REQUEST_TIME_MAX: Duration = Duration::from_secs(6);
-/// How long a member's connection is kept without a request: longer than a client keeps it, so
-/// that the client is the one who ends it.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(20);
-/// How long the other side has to read the last answer.
-const CLOSING_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// The limits of one port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
+    /// Workers, and requests that are with them.
+    pub(super) workers: usize,
     /// Most connections over which nobody proved itself.
     pub(super) strangers: usize,
     /// Most connections of members: a room of their own, so that neither side fills the other's.
@@ -67,54 +77,35 @@ pub(super) struct Limits {
 impl Limits {
     /// Takes how many descriptors the process may have; nothing where that is not limited.
     pub(super) fn of(descriptors: Option<u64>) -> Self {
-        let descriptors = descriptors.and_then(|it| usize::try_from(it).ok()).unwrap_or(usize::MAX);
-        let all = descriptors
+        let all = number(descriptors)
             .saturating_sub(DESCRIPTORS_LEFT)
-            .clamp(CONNECTIONS_MIN, STRANGERS_MAX + MEMBERS_MAX);
-        let strangers = STRANGERS_MAX.min(all / 2);
-        Self {
-            strangers,
-            members: all - strangers,
-            caller_connections: CALLER_CONNECTIONS,
-            member_answers: MEMBER_ANSWERS,
-            stranger_answers: STRANGER_ANSWERS,
-            times: Times::default(),
-        }
+            .clamp(CONNECTIONS_MIN, NODES.strangers + NODES.members);
+        let strangers = NODES.strangers.min(all / 2);
+        Self { strangers, members: all - strangers, ..NODES }
     }
 
-    /// Those of a port for people. Who shows a token counts as a member there.
+    /// Those of a port for people.
     pub(super) fn of_people(descriptors: Option<u64>) -> Self {
-        let descriptors = descriptors.and_then(|it| usize::try_from(it).ok()).unwrap_or(usize::MAX);
-        let most = (descriptors / DESCRIPTORS_A_VIEWER).clamp(1, VIEWERS_MAX);
-        Self {
-            strangers: most,
-            members: most,
-            caller_connections: VIEWER_CONNECTIONS,
-            member_answers: VIEWER_ANSWERS,
-            stranger_answers: VIEWER_ANSWERS,
-            times: VIEWER_TIMES,
-        }
+        let most = (number(descriptors) / DESCRIPTORS_A_VIEWER).clamp(1, PEOPLE.strangers);
+        Self { strangers: most, members: most, ..PEOPLE }
     }
+}
+
+fn number(descriptors: Option<u64>) -> usize {
+    descriptors.and_then(|it| usize::try_from(it).ok()).unwrap_or(usize::MAX)
 }
 
 /// How long a connection may take for what it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Times {
+    /// For a stranger to stay until it has proved that it is a member.
     pub(super) stranger: Duration,
+    /// For a request to come in, with its wait for a place or a worker, and its answer to go out.
     pub(super) request: Duration,
+    /// For a connection that is kept without a request.
     pub(super) idle: Duration,
+    /// For the other side to read the last answer.
     pub(super) closing: Duration,
-}
-
-impl Default for Times {
-    fn default() -> Self {
-        Self {
-            stranger: STRANGER_TIME_MAX,
-            request: REQUEST_TIME_MAX,
-            idle: IDLE_TIME_MAX,
-            closing: CLOSING_TIME_MAX,
-        }
-    }
 }
 
 /// What a connection is doing.
@@ -204,7 +195,7 @@ mod tests {
         (0..100).find(|second| {
             let spent = Duration::from_secs(*second) + Duration::from_millis(1);
             let stayed = if is_new { spent } else { spent + Duration::from_secs(3) };
-            Times::default().are_over(is_member, Age { state, has_begun, stayed, spent })
+            NODES.times.are_over(is_member, Age { state, has_begun, stayed, spent })
         })
     }
 

@@ -43,26 +43,23 @@ impl FromStr for Listen {
 
     fn from_str(text: &str) -> Result<Self, InvalidListen> {
         let bad = |why| InvalidListen { text: text.chars().take(80).collect(), why };
-        let lacks_zone =
-            "a link-local address needs the name of its interface: [fe80::1%eth0]:8000";
-        match text.parse() {
-            Ok(SocketAddr::V6(it)) if it.ip().is_unicast_link_local() && it.scope_id() == 0 => {
-                return Err(bad(lacks_zone));
-            }
-            Ok(address) => return Ok(Self::At(address)),
-            Err(_) => {}
-        }
-        if let Some((ip, zone, port)) = zone::split(text) {
-            return Ok(Self::OnLink(ip, zone.to_owned(), port));
-        }
         let port = text.strip_prefix(':').unwrap_or(text).parse();
-        port.map(Self::Everywhere).map_err(|_| {
-            bad(if text.contains("://") {
-                "leave out http://"
-            } else {
-                "examples: 0.0.0.0:8000, 127.0.0.1:0, [::1]:8000, [fe80::1%eth0]:8000, :8000"
-            })
-        })
+        match (text.parse(), zone::split(text), port) {
+            (Ok(SocketAddr::V6(it)), ..)
+                if it.ip().is_unicast_link_local() && it.scope_id() == 0 =>
+            {
+                Err(bad(
+                    "a link-local address needs the name of its interface: [fe80::1%eth0]:8000",
+                ))
+            }
+            (Ok(address), ..) => Ok(Self::At(address)),
+            (_, Some((ip, zone, port)), _) => Ok(Self::OnLink(ip, zone.to_owned(), port)),
+            (.., Ok(port)) => Ok(Self::Everywhere(port)),
+            _ if text.contains("://") => Err(bad("leave out http://")),
+            _ => Err(bad(
+                "examples: 0.0.0.0:8000, 127.0.0.1:0, [::1]:8000, [fe80::1%eth0]:8000, :8000",
+            )),
+        }
     }
 }
 
@@ -110,8 +107,8 @@ impl Listen {
 
 /// The kernel was built or started without it, or it is switched off.
 fn has_no_ipv6(why: &Error) -> bool {
-    let codes = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL, Errno::PROTONOSUPPORT];
-    codes.iter().any(|code| why.raw_os_error() == Some(code.raw_os_error()))
+    let code = Errno::from_io_error(why);
+    matches!(code, Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL | Errno::PROTONOSUPPORT))
 }
 
 /// The listening socket. What is set here, the accepted sockets inherit (Linux).

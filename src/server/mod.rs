@@ -21,9 +21,9 @@ use std::io::Error;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use backend::Service;
 use gate::Gate;
@@ -32,15 +32,12 @@ use zeroize::Zeroizing;
 
 pub use listen::{InvalidListen, Listen, is_missing};
 
-/// Workers, and requests that are with them: signatures are checked here, and small hosts have up
-/// to 4 cores.
+/// Workers of a port for nodes: signatures are checked there, and small hosts have up to 4 cores.
 const WORKERS: usize = 4;
-/// The same for people, who are few and need no signature: one may wait for a long answer.
-const WORKERS_FOR_PEOPLE: usize = 2;
 /// Stack of a thread, bytes: a request is on the heap.
 const STACK_BYTES: usize = 256 * 1024;
-/// Nodes that may keep a connection each: as many as a node knows at most.
-const PEERS_HINT: usize = 1024;
+/// How long a fault of the port is shown after it was seen last.
+const DEGRADED_SHOWN: Duration = Duration::from_secs(60);
 
 /// Whom a port is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,22 +46,6 @@ pub enum Audience {
     Nodes,
     /// People with browsers, and their programs.
     People,
-}
-
-impl Audience {
-    fn workers(self) -> usize {
-        match self {
-            Self::Nodes => WORKERS,
-            Self::People => WORKERS_FOR_PEOPLE,
-        }
-    }
-
-    fn limits(self, descriptors: Option<u64>) -> Limits {
-        match self {
-            Self::Nodes => Limits::of(descriptors),
-            Self::People => Limits::of_people(descriptors),
-        }
-    }
 }
 
 /// What is served at a port.
@@ -138,53 +119,25 @@ pub type Handler = Arc<dyn Fn(Request) -> Response + Send + Sync>;
 /// Told when a thread of the port ended that should not have: the port is deaf, or soon will be.
 pub type OnFault = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// How the port is doing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Health {
+/// What was wrong with the port of late.
+#[derive(Debug, Clone, Default)]
+struct Health {
     /// How often tiny_http was started again since the start.
-    pub restarted: u64,
-    /// What is wrong right now, with what is done about it.
-    pub degraded: Option<(Trouble, String)>,
-    /// That the host lacks the address that is listened on, if it does.
-    pub missing: Option<String>,
+    restarted: u64,
+    /// What was seen last, with what is done about it.
+    degraded: Option<(Trouble, String)>,
+    seen_at: Option<Instant>,
 }
 
-/// What the port has seen so far, for others to read meanwhile.
-#[derive(Debug, Default)]
+/// What the port has seen so far.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
-    accepted: AtomicU64,
-    cut: AtomicU64,
-    open: AtomicUsize,
-}
-
-impl Tally {
     /// Connections that were taken.
-    pub fn accepted(&self) -> u64 {
-        self.accepted.load(Ordering::Relaxed)
-    }
-
+    pub accepted: u64,
     /// Strangers whose connection was cut to make room.
-    pub fn cut(&self) -> u64 {
-        self.cut.load(Ordering::Relaxed)
-    }
-
+    pub cut: u64,
     /// Connections that are open.
-    pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    fn note_open(&self, open: usize) {
-        self.accepted.fetch_add(1, Ordering::Relaxed);
-        self.open.store(open, Ordering::Relaxed);
-    }
-
-    fn note_closed(&self, open: usize) {
-        self.open.store(open, Ordering::Relaxed);
-    }
-
-    fn note_cut(&self) {
-        self.cut.fetch_add(1, Ordering::Relaxed);
-    }
+    pub open: usize,
 }
 
 /// What can be wrong with the port.
@@ -204,7 +157,7 @@ pub enum Trouble {
 pub struct Server {
     address: SocketAddr,
     health: Arc<Mutex<Health>>,
-    tally: Arc<Tally>,
+    tally: Arc<Mutex<Tally>>,
     gate: Option<JoinHandle<()>>,
     /// Closed to stop the gate.
     stop: Option<UnixStream>,
@@ -223,10 +176,13 @@ impl Server {
         let listener = listen.open().map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = UnixStream::pair().map_err(failed)?;
-        let (health, tally) = <(Arc<Mutex<Health>>, Arc<Tally>)>::default();
+        let (health, tally) = <(Arc<Mutex<Health>>, Arc<Mutex<Tally>>)>::default();
         let service = Service { handler, serves, on_fault: Arc::clone(&on_fault) };
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let limits = serves.audience.limits(descriptors);
+        let limits = match serves.audience {
+            Audience::Nodes => Limits::of(descriptors),
+            Audience::People => Limits::of_people(descriptors),
+        };
         let seen = (Arc::clone(&health), Arc::clone(&tally));
         let gate = Gate::new(listener, service, limits, seen, stopped);
         let gate = gate.map_err(failed)?;
@@ -241,38 +197,35 @@ impl Server {
     }
 
     /// What it has seen so far.
-    pub fn tally(&self) -> &Tally {
-        &self.tally
+    pub fn tally(&self) -> Tally {
+        *locked(&self.tally)
     }
 
-    /// How the port is doing.
-    pub fn health(&self) -> Health {
-        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    /// What is wrong with it right now, with what is done about it.
+    pub fn troubles(&self) -> Vec<(Trouble, String)> {
         let ip = self.address.ip().to_canonical();
         let missing = is_missing(self.address).then(|| {
-            format!(
+            let text = format!(
                 "this host does not have the address {ip} that the node listens on: nobody can call it until it has"
-            )
+            );
+            (Trouble::NoAddress, text)
         });
-        Health { missing, ..health }
+        let Health { degraded, seen_at, .. } = locked(&self.health).clone();
+        let is_shown = seen_at.is_some_and(|at| at.elapsed() <= DEGRADED_SHOWN);
+        missing.into_iter().chain(degraded.filter(|_| is_shown)).collect()
     }
 
-    /// Closes the port and all connections, and ends the threads.
-    pub fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        self.stop = None;
-        if let Some(gate) = self.gate.take() {
-            join(gate);
-        }
-    }
+    /// Closes the port and all connections, and ends the threads, as dropping it does.
+    pub fn stop(self) {}
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.end();
+        self.stop = None;
+        if let Some(gate) = self.gate.take() {
+            // One that panicked has told it.
+            let _ = gate.join();
+        }
     }
 }
 
@@ -308,10 +261,8 @@ fn spawn(
     })
 }
 
-fn join(thread: JoinHandle<()>) {
-    if thread.join().is_err() {
-        log::error!("a thread of the port had panicked");
-    }
+fn locked<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The port could not be opened.

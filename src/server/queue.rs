@@ -6,7 +6,7 @@
 //! however many connections it has, and has one worker at a time, and one place for a long body.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::Caller;
@@ -48,14 +48,15 @@ struct Turns {
     waiting: HashMap<Party, VecDeque<u64>>,
     /// Parties that wait and have none.
     next: VecDeque<Party>,
-    having: HashSet<Party>,
+    /// Which connection of a party has it.
+    having: HashMap<Party, u64>,
 }
 
 impl Turns {
     fn wait(&mut self, party: Party, token: u64) {
         let queue = self.waiting.entry(party).or_default();
         queue.push_back(token);
-        if queue.len() == 1 && !self.having.contains(&party) {
+        if queue.len() == 1 && !self.having.contains_key(&party) {
             self.next.push_back(party);
         }
     }
@@ -79,12 +80,17 @@ impl Turns {
         if queue.is_empty() {
             self.waiting.remove(&party);
         }
-        self.having.insert(party);
+        self.having.insert(party, token);
         Some((party, token))
     }
 
-    fn give_back(&mut self, party: Party) {
-        if self.having.remove(&party) && self.waiting.contains_key(&party) {
+    /// Takes it back from a connection, if that has it.
+    fn give_back(&mut self, party: Party, token: u64) {
+        if self.having.get(&party) != Some(&token) {
+            return;
+        }
+        self.having.remove(&party);
+        if self.waiting.contains_key(&party) {
             self.next.push_back(party);
         }
     }
@@ -157,7 +163,6 @@ struct Known {
     party: Party,
     /// When it was used last, where a member's; else when it came.
     used: u64,
-    has_place: bool,
 }
 
 /// All connections, and what they wait for.
@@ -192,8 +197,8 @@ impl Queue {
     /// Takes in a connection from there. Gives the stranger that has to go for it.
     pub(super) fn admit(&mut self, token: u64, ip: IpAddr) -> Option<u64> {
         let party = Party::stranger(ip);
-        let used = self.tick();
-        self.connections.insert(token, Known { party, used, has_place: false });
+        self.uses += 1;
+        self.connections.insert(token, Known { party, used: self.uses });
         self.strangers.all.join(party, token);
         if self.strangers.all.are_too_many() { self.stranger_to_cut() } else { None }
     }
@@ -208,10 +213,7 @@ impl Queue {
     /// nobody moves its connections into the crowd of another. Gives the member's connection that
     /// has to go for it: one of the same caller where that has too many.
     pub(super) fn prove(&mut self, token: u64, caller: Caller) -> Option<u64> {
-        let stranger = self.connections.get(&token)?.party;
-        if self.is_member(token) {
-            return None;
-        }
+        let stranger @ Party::Stranger(_) = self.party(token)? else { return None };
         self.withdraw(token);
         self.strangers.all.leave(stranger, token);
         let member = Party::Member(caller);
@@ -230,8 +232,7 @@ impl Queue {
 
     /// Whether somebody proved itself over the connection.
     pub(super) fn is_member(&self, token: u64) -> bool {
-        let known = self.connections.get(&token);
-        known.is_some_and(|known| matches!(known.party, Party::Member(_)))
+        matches!(self.party(token), Some(Party::Member(_)))
     }
 
     /// Forgets a connection that ended; a worker that is busy for it stays its party's.
@@ -254,9 +255,7 @@ impl Queue {
         let taken = [&mut self.members, &mut self.strangers]
             .into_iter()
             .find_map(|class| class.long.take(class.places));
-        let (_, token) = taken?;
-        self.connections.get_mut(&token)?.has_place = true;
-        Some(token)
+        taken.map(|(_, token)| token)
     }
 
     /// The connection has a whole request, and waits for a worker.
@@ -279,7 +278,7 @@ impl Queue {
             self.members.asked.take(usize::MAX)?
         };
         self.in_a_row = if is_strangers { 0 } else { self.in_a_row.saturating_add(1) };
-        self.give_place_back(token);
+        self.class(party).long.give_back(party, token);
         self.working.insert(token, party);
         Some(token)
     }
@@ -287,7 +286,7 @@ impl Queue {
     /// A worker is done with the request of the connection, whatever became of that.
     pub(super) fn finish(&mut self, token: u64) {
         if let Some(party) = self.working.remove(&token) {
-            self.class(party).asked.give_back(party);
+            self.class(party).asked.give_back(party, token);
         }
         self.touch(token);
     }
@@ -312,6 +311,11 @@ impl Queue {
         }
     }
 
+    /// The connections whose requests are with workers; some may have ended.
+    pub(super) fn working(&self) -> impl Iterator<Item = u64> {
+        self.working.keys().copied()
+    }
+
     /// Whether a connection waits for a worker or for a place.
     pub(super) fn has_waiting(&self) -> bool {
         let classes = [&self.members, &self.strangers];
@@ -331,35 +335,22 @@ impl Queue {
 
     /// Takes back all that a connection waits for or has, but a worker.
     fn withdraw(&mut self, token: u64) {
-        self.give_place_back(token);
         if let Some(party) = self.party(token) {
             let class = self.class(party);
             class.asked.forget(party, token);
             class.long.forget(party, token);
+            class.long.give_back(party, token);
             class.unread.leave(party, token);
         }
     }
 
-    fn give_place_back(&mut self, token: u64) {
-        let Some(known) = self.connections.get_mut(&token) else { return };
-        let party = known.party;
-        if std::mem::take(&mut known.has_place) {
-            self.class(party).long.give_back(party);
-        }
-    }
-
-    fn tick(&mut self) -> u64 {
-        self.uses += 1;
-        self.uses
-    }
-
     /// A member's connection was used.
     fn touch(&mut self, token: u64) {
-        let now = self.tick();
-        if self.is_member(token)
-            && let Some(known) = self.connections.get_mut(&token)
+        self.uses += 1;
+        if let Some(known) = self.connections.get_mut(&token)
+            && matches!(known.party, Party::Member(_))
         {
-            known.used = now;
+            known.used = self.uses;
         }
     }
 

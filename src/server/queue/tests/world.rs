@@ -1,5 +1,7 @@
 //! Whatever happens at the gate: the queue held against a plain model of it.
 
+use std::collections::HashSet;
+
 use proptest::collection;
 use proptest::prelude::*;
 
