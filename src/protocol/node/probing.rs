@@ -240,8 +240,8 @@ impl Node {
         }
     }
 
-    /// Whether this node looks after a peer: in a large network those do that keep links with it. Who
-    /// can't call it may be alone with that, and does not hear it.
+    /// Whether this node looks after a peer: in a large network those do that keep links with it.
+    /// Whoever else can't call it may be alone with that, and does not hear it.
     pub(super) fn watches(&self, peer: &Peer) -> bool {
         self.is_mesh() || peer.is_acquaintance
     }
