@@ -47,8 +47,13 @@ fn who_keeps_no_link_with_one_leaves_it_to_those_that_do() {
     let at = others.iter().position(|other| !is_near(&us, other)).unwrap();
     let other = others.remove(at);
     is_far_away(&mut us, &other);
-    let (asks, told) = live(&mut us, 6 * TICK_MS, &others, &other);
-    assert!(asks.is_empty() && told.is_empty(), "{asks:?} {told:?}");
+    for _ in 0..6 {
+        // It is called, so it keeps no links but the usual ones.
+        others[0].number = us.now.wall_us;
+        us.is_pinged_by(&mut others[0]);
+        let (asks, told) = live(&mut us, TICK_MS, &others, &other);
+        assert!(asks.is_empty() && told.is_empty(), "{asks:?} {told:?}");
+    }
     assert_eq!(us.peer(&other).status, PeerStatus::Alive);
 }
 
@@ -114,7 +119,7 @@ fn who_can_call_nobody_loses_none_that_does_not_call_it() {
         let is_alive = |other: &Other| us.peer(other).status == PeerStatus::Alive;
         assert!(round < 100 || others.iter().all(is_alive), "{round}");
     }
-    assert!(asks <= 40, "{asks} times others were asked in vain");
+    assert!(asks <= 100, "{asks} times others were asked in vain");
     let held = us.peer(&others[4]).version().fingerprint;
     pushed(&mut us, &others[0], accused(&others[4], held));
     for _ in 0..40 {
