@@ -47,6 +47,8 @@ pub(crate) struct Options {
     sets: usize,
     victims: usize,
     explain: bool,
+    /// Whose name has this in it, of shapes.
+    shape: String,
 }
 
 /// Lost tries, in a million, with the words for it.
@@ -77,6 +79,7 @@ fn main() {
         sets: 20,
         victims: 3,
         explain: false,
+        shape: String::new(),
     };
     let mut wanted = Vec::new();
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
@@ -90,6 +93,7 @@ fn main() {
             "--seed" => options.seed = next().parse().unwrap(),
             "--sets" => options.sets = next().parse().unwrap(),
             "--victims" => options.victims = next().parse().unwrap(),
+            "--shape" => options.shape = next(),
             "--explain" => options.explain = true,
             "--long" => {
                 options.sizes = vec![16, 64, 256, 1000];
@@ -309,7 +313,8 @@ fn restart(table: &mut Table, options: &Options, size: usize) {
 fn partial(table: &mut Table, options: &Options, size: usize) {
     let seconds = (options.hours * 3600.0) as u64;
     let hours = seconds as f64 / 3600.0;
-    for shape in partial::Shape::ALL {
+    let is_wanted = |shape: &partial::Shape| shape.name().contains(&options.shape);
+    for shape in partial::Shape::ALL.into_iter().filter(is_wanted) {
         let mut worst: Vec<(&str, &str, f64)> = Vec::new();
         for is_fresh in [true, false] {
             let mut crowd = partial::settled(shape, size, is_fresh, is_fresh, options.seed);

@@ -107,6 +107,8 @@ pub struct Watch {
     pub far: Pace,
     /// Who was asked about it as others say that it is there.
     pub sought: Vec<Asked>,
+    /// Until when a word of those counts, ms.
+    pub sought_until: u64,
 }
 
 /// A peer that gave no answer.
@@ -175,6 +177,18 @@ impl Watch {
         let accused = self.accused.iter_mut().flat_map(|accused| &mut accused.asked);
         let mut all = doubt.chain(accused).chain(&mut self.sought);
         all.find(|asked| asked.challenge == *challenge)
+    }
+
+    /// Words count no longer that come so long, ms, after a node was lost, or long after it was
+    /// sought: whoever was asked could keep one back, and bring it when the node is gone.
+    pub fn drop_late_asks(&mut self, now_ms: u64, most_ms: u64) {
+        if now_ms >= self.sought_until {
+            self.sought.clear();
+        }
+        let is_over = |accused: &&mut Accused| now_ms.saturating_sub(accused.until) >= most_ms;
+        if let Some(accused) = self.accused.as_mut().filter(is_over) {
+            accused.asked.clear();
+        }
     }
 
     /// Nothing stands against it any more.

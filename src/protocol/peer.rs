@@ -131,6 +131,8 @@ pub struct Peer {
     pub is_to_return: bool,
     /// Whether a link is kept with it, in a large network.
     pub is_acquaintance: bool,
+    /// Whether this node calls it once, as nobody calls this node: it may say that this one is lost.
+    pub is_visited: bool,
     /// Whether others know it by another key than the one that was told here: then it has to prove
     /// its own.
     pub is_disputed: bool,
@@ -199,6 +201,7 @@ impl Peer {
             given: BTreeMap::new(),
             is_to_return: false,
             is_acquaintance: false,
+            is_visited: false,
             is_disputed: false,
             upkeep: 0,
             may_try: false,

@@ -23,6 +23,8 @@ pub enum Shape {
     Mute,
     /// Nobody can call the one, which can call all.
     Hidden,
+    /// Nobody can call each eighth one, which can call all others.
+    Several,
     /// Two can't call each other.
     Pair,
     /// Two halves can't call each other, and the one can call all and be called by all.
@@ -30,12 +32,13 @@ pub enum Shape {
 }
 
 impl Shape {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Whole,
         Self::HalfIn,
         Self::HalfApart,
         Self::Mute,
         Self::Hidden,
+        Self::Several,
         Self::Pair,
         Self::Bridge,
     ];
@@ -47,6 +50,7 @@ impl Shape {
             Self::HalfApart => "half and one apart",
             Self::Mute => "one can call nobody",
             Self::Hidden => "nobody can call one",
+            Self::Several => "nobody can call an eighth",
             Self::Pair => "a pair apart",
             Self::Bridge => "two halves and a bridge",
         }
@@ -72,6 +76,11 @@ impl Shape {
             Self::HalfApart => odd.flat_map(|host| [(host, one), (one, host)]).collect(),
             Self::Mute => others.map(|host| (one, host)).collect(),
             Self::Hidden => others.map(|host| (host, one)).collect(),
+            Self::Several => {
+                let hidden = (0..count).filter(|host| host % 8 == one);
+                let callers = |to: usize| (0..count).filter(move |from| *from != to);
+                hidden.flat_map(|to| callers(to).map(move |from| (from, to))).collect()
+            }
             Self::Pair => HashSet::from([(one, 3), (3, one)]),
             Self::Bridge => {
                 let even = || (1..count).filter(|host| host % 2 == 0);

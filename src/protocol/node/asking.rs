@@ -60,7 +60,9 @@ impl Node {
     }
 
     fn do_favour(&mut self, ask: Ask, now: Now, actions: &mut Vec<Action>) {
-        if !self.peers.get(&ask.asker).is_some_and(|asker| asker.link.connected) {
+        // Who called in this session may be one that this node never called.
+        let is_known = |asker: &Peer| asker.link.connected || asker.link.called_at.is_some();
+        if !self.peers.get(&ask.asker).is_some_and(is_known) {
             return;
         }
         let about = ask.about.clone();

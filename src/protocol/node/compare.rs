@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::probing::UNCALLED_TICKS;
 use super::{Action, Node, Now, place_text};
 use crate::order::{self, Gather};
 use crate::protocol::address::Address;
@@ -36,7 +37,9 @@ impl Node {
         let are_equal = theirs == self.view.hash();
         // Where many start at once, what differs first is what this node lacks.
         let is_new = self.is_new();
-        let percent = if is_new { 0 } else { GRACE_PERCENT };
+        // Whom nobody can call gets no changes by relays, and calls most others once in a while.
+        let is_alone = !self.is_mesh() && self.is_uncalled(UNCALLED_TICKS, now);
+        let percent = if is_new || is_alone { 0 } else { GRACE_PERCENT };
         let grace_ms = self.settings.tick_ms * percent / 100;
         // In a large network what one list led to mostly makes the next one needless.
         let last = self.listed_at.filter(|_| !self.is_mesh());
@@ -110,7 +113,7 @@ impl Node {
             let (rank, version) = self.listed_of(node_id);
             let address = self.address_for(&peers.header.from, node_id);
             let peer = self.peers.get(node_id);
-            let is_lost = peer.is_some_and(|peer| peer.status == PeerStatus::Lost);
+            let is_lost = peer.is_some_and(Peer::is_lost_to_others);
             KnownNode { node_id: node_id.clone(), address, rank, version, is_lost }
         };
         PeersAnswer { buckets, nodes: listed.into_iter().map(known).collect() }

@@ -2,12 +2,15 @@
 //! between. Others that can call them are asked instead, ever more rarely: those see soon that they
 //! are gone, and say so.
 
+use std::collections::BTreeSet;
+
 use super::suspicion::can_help;
 use super::{Action, Node, Now};
+use crate::order::Gather;
 use crate::protocol::doubt::{Asker, FIRST_ASKED};
 use crate::protocol::identity::{Incarnation, NodeId};
 use crate::protocol::pace::Wait;
-use crate::protocol::peer::Peer;
+use crate::protocol::peer::{CallFault, Peer};
 use crate::protocol::report::PeerStatus;
 use crate::protocol::rings::position;
 use crate::protocol::wire::KnownNode;
@@ -27,6 +30,11 @@ const FAR_SHARE: usize = 3;
 /// The longest such wait, ms. Whoever made others believe that one is there could hide its end for
 /// so long from those that can't call it.
 const FAR_MAX_MS: u64 = 60_000;
+/// After how long a link is tried again with one that could not be called, ms.
+const FAR_LINK_MS: u64 = 10 * 60 * 1000;
+/// How long a word of those that were asked for one that is sought counts, ticks: they try it for
+/// one tick.
+const SOUGHT_TICKS: u64 = 2;
 /// Most that asked for somebody, and are told where it is accused: in a small network, which alone
 /// needs it, all for all others.
 const ASKERS_MAX: usize = 1_024;
@@ -72,6 +80,13 @@ impl Node {
         self.peers.get(via).filter(|peer| can_help(peer)).map(|_| via.clone())
     }
 
+    /// Who reached another one for this node that can't be called from here: most likely it reaches
+    /// the next one, too.
+    pub(super) fn those_that_reach_others(&self) -> BTreeSet<NodeId> {
+        let via = |(_, peer): (_, &Peer)| peer.watch.via.as_ref().map(|(via, _)| via.clone());
+        self.peers.awake().filter_map(via).gathered()
+    }
+
     /// Whether the silence of a peer is a doubt again: its wait is over, or who reached it last,
     /// and would tell us that it is gone, is lost or has started again since.
     pub(super) fn is_far_due(&self, peer: &Peer, now: Now) -> bool {
@@ -99,8 +114,8 @@ impl Node {
         (is_far && self.helper_of(node_id).is_some()).then(|| node_id.clone())
     }
 
-    /// Something says that one is there that is lost here, or was never heard: others are asked to
-    /// try it, and whoever says so.
+    /// Something says that one is there that is lost here, or was never heard: it is called, and
+    /// others are asked to try it, and whoever says so.
     pub(super) fn seek(
         &mut self,
         node_id: &NodeId,
@@ -114,15 +129,23 @@ impl Node {
         };
         let Some(peer) = self.peers.get_mut(node_id).filter(|peer| is_due(peer)) else { return };
         peer.watch.far.came_to_nothing(wait, FAR_MAX_MS);
+        self.look_for(node_id, now, actions);
         let by = by.filter(|by| self.peers.get(by).is_some_and(can_help));
         let by: Vec<NodeId> = by.into_iter().cloned().collect();
         let mut sought = self.ask_others(node_id, FIRST_ASKED, now, actions);
         if sought.iter().all(|asked| !by.contains(&asked.helper)) {
             sought.extend(self.ask_these(node_id, by, now, actions));
         }
+        let until = now.mono_ms + SOUGHT_TICKS * self.settings.tick_ms;
         if let Some(peer) = self.peers.get_mut(node_id) {
-            peer.watch.sought = sought;
+            (peer.watch.sought, peer.watch.sought_until) = (sought, until);
         }
+    }
+
+    /// Who was asked about one that is lost had its time.
+    pub(super) fn drop_late_asks(&mut self, now: Now) {
+        let most_ms = self.settings.tick_ms;
+        self.peers.change_awake(|_, peer| peer.watch.drop_late_asks(now.mono_ms, most_ms));
     }
 
     /// Somebody lists this node as lost, in a large network: perhaps no accusation comes here, as
@@ -148,11 +171,11 @@ impl Node {
     /// Whether a peer is silent for longer than it uses to be, where this node can call nobody and
     /// has to wait for a word; else it need not be.
     pub(super) fn is_late_word(&self, peer: &Peer, now: Now) -> bool {
-        let tick_ms = self.settings.tick_ms;
-        let enough = 2 * peer.usual_gap_ms(tick_ms);
-        // Who never called never will: others tell that it is gone.
+        let enough = 2 * peer.usual_gap_ms(self.settings.tick_ms);
+        // Who never called never will, and in a large network few ever do: others tell that one is
+        // gone.
         let is_late = peer.heard_at.is_some() && peer.silence(now.mono_ms) > enough;
-        is_late || !self.calls_nobody(now)
+        is_late && self.is_mesh() || !self.calls_nobody(now)
     }
 
     /// The same, of the peer of that name.
@@ -241,8 +264,9 @@ impl Peer {
     /// Whether it was shown that it is there though it can't be called: in a large network a link
     /// is kept with another one in its place.
     pub(super) fn is_far(&self, now_ms: u64) -> bool {
-        let waits = self.watch.far.is_failing() && !self.watch.far.is_due(now_ms);
-        waits && self.contact.is_failing()
+        let was_tried = |fault: &CallFault| now_ms.saturating_sub(fault.at) < FAR_LINK_MS;
+        let was_tried = self.last_fault.as_ref().is_some_and(was_tried);
+        self.watch.far.is_failing() && self.contact.is_failing() && was_tried
     }
 
     /// Whether it is lost here, or was never heard and can't be called.
@@ -254,11 +278,5 @@ impl Peer {
     /// Whether it was heard, or answered where it is called.
     pub(super) fn is_met(&self) -> bool {
         self.heard_at.is_some() || self.place.proved().is_some()
-    }
-
-    /// Whether a call to it failed since anything showed that it is there.
-    pub(super) fn failed_since(&self) -> bool {
-        let failed_at = self.last_fault.as_ref().map(|fault| fault.at);
-        self.contact.is_failing() && failed_at > self.heard_at && failed_at > self.watch.vouched_at
     }
 }

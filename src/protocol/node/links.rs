@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::probing::UNCALLED_TICKS;
+use super::probing::{SILENT_TICKS, UNCALLED_TICKS};
 use super::{Action, Node, Now};
 use crate::order::Gather;
 use crate::protocol::hash::Sha256;
@@ -61,6 +61,7 @@ impl Node {
             && peer.status == PeerStatus::Alive
             && peer.record.is_some()
             && !peer.is_acquaintance
+            && !peer.is_visited
             && (!is_linked || is_in_step)
             && peer.owed.is_settled(is_linked)
             && peer.is_idle()
@@ -75,7 +76,8 @@ impl Node {
         let asks_back = peer.link.called_at.is_some() && !self.knows_its_place();
         let has_begun = peer.link.connected || peer.link.was_introduced || asks_back;
         let is_to_prove = peer.is_disputed && peer.direct_key().is_none();
-        self.is_mesh() || peer.is_acquaintance || has_begun || is_asked_for || is_to_prove
+        let is_near = self.is_mesh() || peer.is_acquaintance;
+        is_near || peer.is_visited || has_begun || is_asked_for || is_to_prove
     }
 
     /// Whether there is anything to call a peer for.
@@ -89,14 +91,18 @@ impl Node {
             return;
         }
         let mut near = self.near(now);
+        let mut visited = None;
         if self.is_uncalled(UNCALLED_TICKS, now) {
-            // Perhaps nobody can call this node: those that would hear it.
+            // Perhaps nobody can call this node: those that would hear it; and by chance another
+            // one, as nobody can tell it that it is lost to all others.
             near.extend(self.watchers());
+            visited = self.random_one();
         }
         let lost = self.next_lost(now);
         // Whoever is one is awake.
         self.peers.change_awake(|node_id, peer| {
             peer.is_acquaintance = false;
+            peer.is_visited = false;
             peer.owed.ping |= lost.as_ref() == Some(node_id);
             // What did not prove anything for a tick makes room for others.
             peer.is_disputed = false;
@@ -106,6 +112,17 @@ impl Node {
                 peer.is_acquaintance = true;
             }
         }
+        if let Some(peer) = visited.and_then(|node_id| self.peers.get_mut(&node_id)) {
+            peer.is_visited = true;
+            peer.owed.ping = true;
+        }
+    }
+
+    /// Anybody that is there, by chance.
+    fn random_one(&mut self) -> Option<NodeId> {
+        let there = self.peers.iter().filter(|(_, peer)| peer.status == PeerStatus::Alive);
+        let there: Vec<NodeId> = there.map(|(node_id, _)| node_id.clone()).collect();
+        self.random.choice(there)
     }
 
     /// Who of those that are lost is looked for next: by turns, as each time in vain counts.
@@ -175,10 +192,10 @@ impl Node {
     /// as most nodes learn that from others alone.
     pub(super) fn note_in_view(&mut self, node_id: &NodeId) {
         let peer = self.peers.get(node_id);
-        let held = peer.and_then(|peer| Some((peer.record.as_ref()?.fingerprint, peer.status)));
+        let held = peer.and_then(|peer| Some((peer, peer.record.as_ref()?.fingerprint)));
         let is_mesh = self.is_mesh();
-        let mark = held.map(|(version, status)| match status {
-            PeerStatus::Lost if !is_mesh => lost_mark(version),
+        let mark = held.map(|(peer, version)| match peer.is_lost_to_others() {
+            true if !is_mesh => lost_mark(version),
             _ => version,
         });
         self.view.note(node_id, mark);
@@ -210,12 +227,16 @@ impl Node {
         let lost = nodes.iter().filter(|known| known.is_lost);
         self.said_lost = lost.map(|known| known.node_id.clone()).gathered();
         let is_mesh = self.is_mesh();
+        let silent_ms = SILENT_TICKS * self.settings.tick_ms;
         let is_disputed = |known: &&KnownNode| {
             let peer = self.peers.get(&known.node_id);
             peer.is_some_and(|peer| {
                 let is_lost = peer.is_unseen();
-                // In a small network each sees for itself who is lost.
-                let is_there = peer.status == PeerStatus::Alive && !is_mesh;
+                // In a small network each sees for itself who is lost; and in any what was shown
+                // here a moment ago counts for more.
+                let is_unsure = peer.unsure_for(now.mono_ms) > silent_ms;
+                let is_unsure = is_unsure && self.is_far_due(peer, now);
+                let is_there = peer.status == PeerStatus::Alive && !is_mesh && is_unsure;
                 let is_same = peer.version() == known.version && peer.record.is_some();
                 is_same && (is_lost && !known.is_lost || is_there && known.is_lost)
             })
@@ -234,7 +255,6 @@ impl Node {
             if is_lost_there {
                 self.begin_doubt(&node_id, false, now, actions);
             } else {
-                self.look_for(&node_id, now, actions);
                 self.seek(&node_id, Some(by), now, actions);
             }
         }

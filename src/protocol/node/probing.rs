@@ -14,7 +14,7 @@ use crate::protocol::rings::position;
 /// Up to so many peers, one that was heard a moment ago needs no probe.
 pub(super) const SMALL_MESH: usize = 4;
 /// A peer was not heard for so many ticks, and can't be called: others are asked.
-const SILENT_TICKS: u64 = 2;
+pub(super) const SILENT_TICKS: u64 = 2;
 /// A peer that was never met is in doubt after so many ticks of silence: most likely it is this
 /// node that can't call it, and whoever can has met it by then.
 const UNMET_TICKS: u64 = 10;
@@ -229,17 +229,25 @@ impl Node {
             // can call, and not be called.
             let is_linked = is_mesh || peer.is_acquaintance && peer.place.proved().is_some();
             let is_apart = is_linked && (!peer.link.connected || !peer.is_reached());
-            let is_near = is_mesh || peer.is_acquaintance;
-            let fails = if is_near { peer.contact.is_failing() } else { peer.failed_since() };
-            (fails || is_apart) && self.is_far_due(peer, now) && self.is_late_word(peer, now)
+            (peer.contact.is_failing() || is_apart)
+                && self.is_far_due(peer, now)
+                && self.is_late_word(peer, now)
         };
-        let doubtful = |peer: &Peer| peer.is_doubtable() && (is_late(peer) || is_silent(peer));
+        let doubtful = |peer: &Peer| {
+            peer.is_doubtable() && self.watches(peer) && (is_late(peer) || is_silent(peer))
+        };
         let late = self.peers.awake().filter(|(_, peer)| doubtful(peer));
         let late: Vec<(NodeId, bool)> =
             late.map(|(node_id, peer)| (node_id.clone(), is_late(peer))).collect();
         for (node_id, by_call) in late {
             self.begin_doubt(&node_id, by_call, now, actions);
         }
+    }
+
+    /// Whether this node looks after a peer: in a large network those do that keep links with it.
+    /// Whoever else can't call it may be alone with that, and does not hear it.
+    pub(super) fn watches(&self, peer: &Peer) -> bool {
+        self.is_mesh() || peer.is_acquaintance
     }
 
     /// Somebody answered or called: the network is there.

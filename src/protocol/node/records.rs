@@ -226,8 +226,8 @@ impl Node {
             self.take_hint(&node_id, &address, now, actions);
         }
         self.believe(&node_id, actions);
-        self.note_in_view(&node_id);
         self.is_brought_back(&node_id, now, actions);
+        self.note_in_view(&node_id);
         if is_mesh && !self.is_mesh() {
             // Who is known already counts as there from now on.
             self.peers.wake_all();

@@ -103,6 +103,7 @@ impl Node {
             peer.is_to_return = true;
             peer.owed.tell.suspects.insert(node_id.clone());
         }
+        self.note_in_view(node_id);
     }
 
     /// A newer version of one that was lost came: all that this node knows lost it too, and are
@@ -350,6 +351,12 @@ impl Peer {
         self.watch.accused.as_ref().is_some_and(|accused| {
             accused.by != Accuser::Silent && accused.fingerprint == self.version().fingerprint
         })
+    }
+
+    /// Whether it is lost, as most others see it: it was heard here since, and made no later version
+    /// yet. So it learns it from a list, where it can't be called.
+    pub(super) fn is_lost_to_others(&self) -> bool {
+        self.status == PeerStatus::Lost || self.is_to_return
     }
 
     /// Another version of its state takes the place of an older one.

@@ -19,6 +19,7 @@ impl Node {
     /// A call to a peer came to nothing.
     pub(super) fn probe_failed(&mut self, ended: &Ended<'_>, actions: &mut Vec<Action>) {
         let (node_id, now) = (ended.node_id, ended.now);
+        let is_watched = self.peers.get(node_id).is_some_and(|peer| self.watches(peer));
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         // Where it never answered it was not there before either.
         if peer.place.proved() != Some(&ended.address) {
@@ -32,7 +33,7 @@ impl Node {
         } else if let Some(accused) = &mut peer.watch.accused {
             accused.shown_at = accused.shown_at.min(now.mono_ms);
             self.show_accused(node_id, now, actions);
-        } else if is_new {
+        } else if is_new && is_watched {
             self.begin_doubt(node_id, true, now, actions);
         }
     }
@@ -99,6 +100,11 @@ impl Node {
         // Whoever came early has links with all, and can't do them all a favour.
         let is_close = |id: &NodeId| self.peers.get(id).is_some_and(|peer| peer.is_acquaintance);
         order::sort_by(&mut helpers, |a, b| is_close(b).cmp(&is_close(a)));
+        let reached = self.those_that_reach_others();
+        let at = helpers.iter().position(|helper| reached.contains(helper));
+        if let Some(first) = at.and_then(|at| helpers.get_mut(..=at)) {
+            first.rotate_right(1);
+        }
         helpers.truncate(count);
         self.ask_these(about, helpers, now, actions)
     }
@@ -186,9 +192,12 @@ impl Node {
         let is_taken = doubt.asked.iter().any(|asked| asked.is_taken);
         let passed_at = peer.watch.accused_at;
         let too_soon = passed_at.is_some_and(|at| now.mono_ms < at + times.window);
-        if doubt.asked.is_empty() && !is_overdue {
+        let can_ask = !doubt.asked.is_empty() && !self.calls_nobody(now);
+        // Perhaps this node can call nobody, which is known in a moment.
+        let is_unclear = !self.is_mesh() && hears_others && self.probing.in_vain_since.is_some();
+        if !can_ask && !is_overdue {
             // Nothing is called from here: it is waited for a word of it, or of others about it.
-        } else if doubt.asked.is_empty() {
+        } else if !can_ask && !is_unclear {
             self.suspect(node_id, Accuser::Silent, Vec::new(), now, actions);
         } else if !hears_others {
             self.count_as_cut_off(now, actions);

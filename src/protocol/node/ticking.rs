@@ -37,6 +37,7 @@ impl Node {
                 peer.drop_old_attempts(now.mono_ms);
             });
             self.age_peers(now, &mut actions);
+            self.drop_late_asks(now);
             self.drop_expired(now, &mut actions);
             if self.graves.age(now.mono_ms) {
                 self.want_saved(Urgency::Late, &mut actions);

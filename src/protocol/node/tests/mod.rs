@@ -8,6 +8,7 @@ mod far;
 mod found;
 mod hello;
 mod home;
+mod partial;
 mod records;
 mod relay;
 mod requests;
