@@ -353,8 +353,8 @@ impl Peer {
         })
     }
 
-    /// Whether it is lost, as most others see it: it was heard here since, and made no later version
-    /// yet. So it learns it from a list, where it can't be called.
+    /// Whether it is lost, as most others see it: it was heard here since, and made no later
+    /// version yet. So it learns it from a list, where it can't be called.
     pub(super) fn is_lost_to_others(&self) -> bool {
         self.status == PeerStatus::Lost || self.is_to_return
     }
