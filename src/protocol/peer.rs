@@ -131,7 +131,7 @@ pub struct Peer {
     pub is_to_return: bool,
     /// Whether a link is kept with it, in a large network.
     pub is_acquaintance: bool,
-    /// Whether this node calls it once, as nobody calls this node: it may say that this one is lost.
+    /// Whether this node calls it once, as nobody calls this node: perhaps it lists that as lost.
     pub is_visited: bool,
     /// Whether others know it by another key than the one that was told here: then it has to prove
     /// its own.
