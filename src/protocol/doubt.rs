@@ -109,6 +109,8 @@ pub struct Watch {
     pub sought: Vec<Asked>,
     /// Until when a word of those counts, ms.
     pub sought_until: u64,
+    /// When it answered last what this node asked of it itself without a link, ms.
+    pub answered_at: Option<u64>,
 }
 
 /// A peer that gave no answer.
@@ -261,6 +263,11 @@ impl Tell {
     /// What the peer itself is asked to sign, for somebody.
     pub fn self_ask(&self, peer: &NodeId) -> Option<&Ask> {
         self.asks.iter().find(|ask| ask.about == *peer)
+    }
+
+    /// Whether the peer itself is asked for this node.
+    pub fn asks_itself(&self, peer: &NodeId, me: &NodeId) -> bool {
+        self.asks.iter().any(|ask| ask.about == *peer && ask.asker == *me)
     }
 }
 

@@ -185,7 +185,12 @@ impl Node {
         actions: &mut Vec<Action>,
     ) {
         for ask in &tell.asks {
-            if ask.about == *ended.node_id {
+            if ask.about == *ended.node_id && self.is_me(&ask.asker) {
+                if here.is_some() {
+                    self.give_try_back(&ended.address);
+                }
+                self.itself_answered(ended.node_id, here.is_some(), ended.now, actions);
+            } else if ask.about == *ended.node_id {
                 self.end_favour(ask, here, ended.now, actions);
             } else if let Some(asked) = self.asked_under(ask) {
                 asked.is_taken = true;
@@ -233,7 +238,14 @@ impl Node {
         peer.attempts.insert(CallKind::Tell, attempt);
         // HELLO comes when it may: who refuses each of these is not called the sooner for it.
         peer.link.connected = false;
-        peer.owed.tell.asks.extend(tell.asks.iter().cloned());
+        // What this node asked of it itself is asked anew over a link.
+        let is_own = tell.asks_itself(ended.node_id, &self.settings.node_id);
+        peer.owed.is_asked_for |= is_own;
+        let others = tell
+            .asks
+            .iter()
+            .filter(|ask| ask.about != *ended.node_id || ask.asker != self.settings.node_id);
+        peer.owed.tell.asks.extend(others.cloned());
         peer.owed.tell.words.extend(tell.words.iter().cloned());
         peer.owed.tell.suspects.extend(tell.suspects.iter().cloned());
     }
@@ -247,7 +259,9 @@ impl Node {
         actions: &mut Vec<Action>,
     ) {
         for ask in &tell.asks {
-            if ask.about == *ended.node_id {
+            if ask.about == *ended.node_id && self.is_me(&ask.asker) {
+                self.itself_answered(ended.node_id, false, ended.now, actions);
+            } else if ask.about == *ended.node_id {
                 self.end_favour(ask, None, ended.now, actions);
             } else if let Some(asked) = self.asked_under(ask) {
                 asked.is_over = true;

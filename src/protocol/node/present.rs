@@ -1,6 +1,8 @@
 //! Who is there at this moment, and who holds what this node said last: for those who wait for it.
 
+use super::asking::{OWED_TELLS_MAX, may_be_told};
 use super::{Action, Node, Now};
+use crate::protocol::flight::Call;
 use crate::protocol::identity::NodeId;
 use crate::protocol::peer::Peer;
 use crate::protocol::report::{Holders, PeerStatus};
@@ -59,31 +61,77 @@ impl Node {
         is_anybody_there.then(|| now.mono_ms.saturating_sub(since))
     }
 
-    /// Asks all that count as alive and were not heard since then whether they still are: each
-    /// owes us the answer to one PING, however often that is asked. In a large network most have
-    /// to be met for it.
+    /// Asks all that count as alive and did not answer since then whether they still are: each owes
+    /// us one answer, however often that is asked. In a large network most are no links: they are
+    /// asked to sign that they are there, which is one request.
     pub fn ask_the_living(&mut self, since_ms: u64, now: Now) -> Vec<Action> {
         let mut actions = Vec::new();
-        let is_to_ask = |peer: &Peer| {
-            let is_silent = peer.heard_at.is_none_or(|at| at < since_ms);
-            peer.status == PeerStatus::Alive && is_silent && !peer.owed.is_asked_for
+        let me = self.settings.node_id.clone();
+        let is_asked = |node_id: &NodeId, peer: &Peer| {
+            let call = peer.flight.as_ref().and_then(|flight| flight.call.as_ref());
+            let in_flight = match call {
+                Some(Call::Tell(tell)) => tell.asks_itself(node_id, &me),
+                _ => false,
+            };
+            in_flight || peer.owed.is_asked_for || peer.owed.tell.asks_itself(node_id, &me)
         };
-        let asked = self.peers.iter().filter(|(_, peer)| is_to_ask(peer));
-        let asked: Vec<NodeId> = asked.map(|(node_id, _)| node_id.clone()).collect();
-        for node_id in asked {
-            if let Some(peer) = self.peers.get_mut(&node_id) {
-                (peer.owed.is_asked_for, peer.owed.ping) = (true, true);
-                self.poke(&node_id, now, &mut actions);
+        let is_to_ask = |(node_id, peer): &(&NodeId, &Peer)| {
+            let is_alive = peer.status == PeerStatus::Alive;
+            is_alive && !was_heard(peer, since_ms) && !is_asked(node_id, peer)
+        };
+        let asked = self.peers.iter().filter(is_to_ask);
+        let asked: Vec<(NodeId, bool)> = asked
+            .map(|(node_id, peer)| (node_id.clone(), self.is_linked(peer) || !can_be_asked(peer)))
+            .collect();
+        for (node_id, is_linked) in asked {
+            if is_linked {
+                self.ask_over_a_link(&node_id, now, &mut actions);
+            } else {
+                self.ask_these(&node_id, vec![node_id.clone()], now, &mut actions);
             }
         }
         actions
     }
 
+    /// It is called as those are that links are kept with, and tried again where that fails.
+    fn ask_over_a_link(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
+        if let Some(peer) = self.peers.get_mut(node_id) {
+            (peer.owed.is_asked_for, peer.owed.ping) = (true, true);
+            self.poke(node_id, now, actions);
+        }
+    }
+
+    /// What came of asking a peer itself: where it did not sign it is called as a link would be.
+    pub(super) fn itself_answered(
+        &mut self,
+        node_id: &NodeId,
+        has_signed: bool,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        if !has_signed {
+            return self.ask_over_a_link(node_id, now, actions);
+        }
+        self.vouch(node_id, now, actions);
+        if let Some(peer) = self.peers.get_mut(node_id) {
+            peer.watch.answered_at = Some(now.mono_ms);
+        }
+    }
+
     /// How many peers are alive and were heard since then.
     pub fn heard_since(&self, since_ms: u64) -> usize {
-        let was_heard = |peer: &Peer| {
-            peer.status == PeerStatus::Alive && peer.heard_at.is_some_and(|at| at >= since_ms)
-        };
-        self.peers.iter().filter(|(_, peer)| was_heard(peer)).count()
+        let is_there = |peer: &Peer| peer.status == PeerStatus::Alive && was_heard(peer, since_ms);
+        self.peers.iter().filter(|(_, peer)| is_there(peer)).count()
     }
+}
+
+/// Whether it was heard since then, or answered what it was asked itself.
+fn was_heard(peer: &Peer, since_ms: u64) -> bool {
+    peer.heard_at.max(peer.watch.answered_at) >= Some(since_ms)
+}
+
+/// Whether it can be asked without a link: it is known which run it is, by which key, and where.
+fn can_be_asked(peer: &Peer) -> bool {
+    let has_room = peer.owed.tell.asks.len() < OWED_TELLS_MAX;
+    has_room && may_be_told(peer) && peer.pin.is_some() && peer.place.shown().is_some()
 }

@@ -3,10 +3,10 @@
 use super::*;
 use crate::protocol::doubt::{FIRST_ASKED, NEXT_ASKED};
 use crate::protocol::node::CheckedWord;
-use crate::protocol::node::Republish;
+use crate::protocol::node::{RETRY_DELAY_MS, Republish};
 use crate::protocol::report::{Event, PeerStatus};
 use crate::protocol::rings::position;
-use crate::protocol::wire::{Ask, Here, Suspected, Word};
+use crate::protocol::wire::{Ask, Here, Suspected, Text, Word};
 
 const THIRD_MS: u64 = TICK_MS / 3;
 const GRACE_MS: u64 = TICK_MS * 4 / 5;
@@ -429,28 +429,66 @@ fn one_probe_goes_out_each_third_of_a_tick() {
     assert!(to_others.len() >= 7 && to_others.values().all(|count| *count <= 8), "{to_others:?}");
 }
 
-/// In a large network most are not linked with: who waits for all of them meets them.
-#[test]
-fn whoever_waits_for_peers_has_all_of_them_asked_once() {
+/// One of a large network, with which no link is kept; and when the question began.
+fn one_without_a_link() -> (Us, Other, u64) {
     let (mut us, mut others) = connected(3);
     us.node.settings.mesh_max = 1;
     us.node.count_members();
     us.jobs.clear();
-    let far = &mut others[2];
-    us.is_brought(far, &[&far.record(WALL_US + 5, "one")]);
+    let far = others.pop().unwrap();
+    us.is_brought(&far, &[&far.record(WALL_US + 5, "one")]);
     let peer = us.node.peers.get_mut(&far.id).unwrap();
     (peer.flight, peer.link.connected, peer.is_acquaintance) = (None, false, false);
     (peer.status, peer.contact) = (PeerStatus::Alive, Default::default());
     us.wait(1_000);
     let since = us.now.mono_ms;
+    (us, far, since)
+}
+
+fn asks_the_living(us: &mut Us, since: u64) {
     for _ in 0..3 {
         let actions = us.node.ask_the_living(since, us.now);
         us.take_actions(actions);
     }
-    let (_, outgoing) = us.begins_with(far).expect("it is met for it");
-    assert!(matches!(outgoing.request, Request::Hello(_)), "{:?}", outgoing.request);
-    us.is_joined_by(far);
-    assert!(!us.peer(far).owed.is_asked_for && us.node.heard_since(since) >= 1);
-    let actions = us.node.ask_the_living(since, us.now);
-    assert!(!us.peer(far).owed.is_asked_for, "it was heard: {actions:?}");
+}
+
+/// In a large network most are not linked with: who waits for all of them asks each of them once.
+#[test]
+fn whoever_waits_for_peers_has_all_of_them_asked_once() {
+    let (mut us, far, since) = one_without_a_link();
+    asks_the_living(&mut us, since);
+    let (job, outgoing) = us.begins_with(&far).expect("it is asked");
+    let Request::Push(push) = &outgoing.request else { panic!("{:?}", outgoing.request) };
+    let [ask] = &push.asks[..] else { panic!("{:?}", push.asks) };
+    assert_eq!((&ask.about, &ask.asker), (&far.id, us.node.node_id()));
+    let heard = us.node.heard_since(since);
+    let CheckedWord::Here(here) = here(&far, ask.challenge) else { panic!("a word") };
+    us.is_answered(&job, Outcome::Here(here));
+    assert_eq!(us.node.heard_since(since), heard + 1);
+    asks_the_living(&mut us, since);
+    assert!(us.begins_with(&far).is_none(), "it has answered");
+    assert!(!us.peer(&far).link.connected, "without a link");
+}
+
+/// Whoever does not sign, as its answer got lost or it is another run, is met for it.
+#[test]
+fn who_does_not_answer_whoever_waits_for_it_is_met() {
+    let reason = Reason::WrongSession.code();
+    let refusal = Refusal { reason, text: Text::new(""), number: 0, records: Vec::new() };
+    let outcomes =
+        [Outcome::Failed("no answer".into()), Outcome::Nothing, Outcome::Refused(refusal, None)];
+    for outcome in outcomes {
+        let (mut us, mut far, since) = one_without_a_link();
+        asks_the_living(&mut us, since);
+        let (job, _) = us.begins_with(&far).expect("it is asked");
+        let heard = us.node.heard_since(since);
+        let what = format!("{outcome:?}");
+        us.is_answered(&job, outcome);
+        us.goes_on(RETRY_DELAY_MS);
+        let (_, outgoing) = us.begins_with(&far).expect(&what);
+        assert!(matches!(outgoing.request, Request::Hello(_)), "{what}: {:?}", outgoing.request);
+        us.is_joined_by(&mut far);
+        assert!(!us.peer(&far).owed.is_asked_for, "{what}");
+        assert_eq!(us.node.heard_since(since), heard + 1, "{what}");
+    }
 }
