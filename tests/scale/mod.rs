@@ -143,6 +143,9 @@ const PARTIAL: [(usize, &[Shape]); 4] = [
 /// How many requests a second and node they make at most, beside 1.1 of a whole one: most where
 /// nobody can call a node, which all try.
 const PARTIAL_REQUESTS: f64 = 3.0;
+/// Most asks in a minute, of all together, where one can call nobody in a large network: none of its
+/// own gets through, and others need none.
+const MUTE_ASKS: u64 = 30;
 /// How long a change may take there, ms: it goes by views that differ.
 const PARTIAL_CHANGE_MS: f64 = 45_000.0;
 /// How long one that is killed is missed by nobody, s: where nobody could call it, it has to be
@@ -168,6 +171,9 @@ fn check_partial(nodes: usize, shape: Shape) {
     assert_eq!((rest.suspects, rest.losts), (0, 0), "{what}: {:?}", rest.of);
     assert_eq!((rest.unseen, rest.unheld), (0, 0), "{what}");
     assert!(rest.requests <= PARTIAL_REQUESTS, "{what}: {} requests/s", rest.requests);
+    let asks = rest.traffic.asks;
+    let is_mute = shape == Shape::Mute && nodes > MESH_MAX;
+    assert!(!is_mute || asks <= MUTE_ASKS, "{what}: {asks} asks that nobody hears");
     let faults = partial::faults(&crowd);
     let is_told = faults.iter().any(|(code, ..)| code.starts_with("one-way"));
     assert!(is_told, "{what}: {faults:?}");
