@@ -2,7 +2,7 @@
 //!
 //! tiny_http 0.12 reads heads of any length, waits for ever, has a thread for each connection,
 //! stops accepting at the first error, and reserves memory for whatever length is announced. So it
-//! gets heads of whole requests, over a few connections of our own, and meets no stranger.
+//! gets heads of whole requests, over one connection of our own, and meets no stranger.
 
 mod backend;
 mod connection;

@@ -138,7 +138,7 @@ const PARTIAL: [(usize, &[Shape]); 4] = [
     (4, &[Shape::HalfIn, Shape::HalfApart, Shape::Hidden, Shape::Pair, Shape::Bridge]),
     (16, &[Shape::HalfIn, Shape::HalfApart, Shape::Mute, Shape::Hidden, Shape::Pair]),
     (40, &[Shape::HalfIn, Shape::HalfApart, Shape::Pair]),
-    (64, &[Shape::Mute, Shape::Hidden, Shape::Bridge]),
+    (64, &[Shape::Mute, Shape::Hidden, Shape::Bridge, Shape::Several]),
 ];
 /// How many requests a second and node they make at most, beside 1.1 of a whole one: most where
 /// nobody can call a node, which all try.

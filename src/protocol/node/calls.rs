@@ -382,9 +382,9 @@ pub(super) fn gives_others(peer: &Peer) -> bool {
 /// noticed soon, and a second one as well. A slow host on a slow link has the whole time at the
 /// third, and so has whoever was called in vain before, or is called once.
 pub(super) fn hello_limit_ms(times: &Times, tries: u32, is_given_up: bool) -> u64 {
-    let first = times.answer * 3 / 2;
+    let first = (times.answer * 3 / 2).max(RETRY_DELAY_MS);
     match tries {
-        0 | 1 if !is_given_up => (first << tries).clamp(RETRY_DELAY_MS, TRY_LIMIT_MS),
+        0 | 1 if !is_given_up => (first << tries).min(TRY_LIMIT_MS),
         _ => TRY_LIMIT_MS,
     }
 }

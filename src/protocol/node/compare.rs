@@ -113,7 +113,7 @@ impl Node {
             let (rank, version) = self.listed_of(node_id);
             let address = self.address_for(&peers.header.from, node_id);
             let peer = self.peers.get(node_id);
-            let is_lost = peer.is_some_and(Peer::is_lost_to_others);
+            let is_lost = peer.is_some_and(|peer| peer.is_lost_to_others(self.is_mesh()));
             KnownNode { node_id: node_id.clone(), address, rank, version, is_lost }
         };
         PeersAnswer { buckets, nodes: listed.into_iter().map(known).collect() }

@@ -194,7 +194,7 @@ impl Node {
         let peer = self.peers.get(node_id);
         let held = peer.and_then(|peer| Some((peer, peer.record.as_ref()?.fingerprint)));
         let is_mesh = self.is_mesh();
-        let mark = held.map(|(peer, version)| match peer.is_lost_to_others() {
+        let mark = held.map(|(peer, version)| match peer.is_lost_to_others(is_mesh) {
             true if !is_mesh => lost_mark(version),
             _ => version,
         });

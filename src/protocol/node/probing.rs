@@ -234,7 +234,7 @@ impl Node {
                 && self.is_late_word(peer, now)
         };
         let doubtful = |peer: &Peer| {
-            peer.is_doubtable() && self.watches(peer) && (is_late(peer) || is_silent(peer))
+            peer.is_doubtable() && self.watches(peer, now) && (is_late(peer) || is_silent(peer))
         };
         let late = self.peers.awake().filter(|(_, peer)| doubtful(peer));
         let late: Vec<(NodeId, bool)> =
@@ -244,10 +244,19 @@ impl Node {
         }
     }
 
-    /// Whether this node looks after a peer: in a large network those do that keep links with it.
-    /// Whoever else can't call it may be alone with that, and does not hear it.
-    pub(super) fn watches(&self, peer: &Peer) -> bool {
-        self.is_mesh() || peer.is_acquaintance
+    /// Whether this node doubts a peer that is silent: in a large network those do that keep links
+    /// with it. Whoever else can't call it may be alone with that, and does not hear it.
+    fn watches(&self, peer: &Peer, now: Now) -> bool {
+        let may_be_hidden = self.is_hidden(now) && peer.contact.is_failing();
+        self.is_mesh() || peer.is_acquaintance && !may_be_hidden
+    }
+
+    /// Whether, in a large network, nobody calls this node though its own calls are answered: most
+    /// likely nobody can. Then it hears none of the others that nobody can call, so a call that
+    /// fails tells it nothing.
+    pub(super) fn is_hidden(&self, now: Now) -> bool {
+        let is_answered = now.mono_ms.saturating_sub(self.probing.word_at) <= self.settings.tick_ms;
+        !self.is_mesh() && is_answered && self.is_uncalled(UNCALLED_TICKS, now)
     }
 
     /// Somebody answered or called: the network is there.

@@ -204,6 +204,8 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&node_id) else { return };
         if left && peer.status != PeerStatus::Left {
             peer.status = PeerStatus::Left;
+            // This is the later version, and nobody need be told more.
+            peer.is_to_return = false;
             peer.link.connected = false;
             // What this run still says does not bring it back.
             peer.link.left = peer.run();

@@ -353,10 +353,10 @@ impl Peer {
         })
     }
 
-    /// Whether it is lost, as most others see it: it was heard here since, and made no later
-    /// version yet. So it learns it from a list, where it can't be called.
-    pub(super) fn is_lost_to_others(&self) -> bool {
-        self.status == PeerStatus::Lost || self.is_to_return
+    /// Whether it is lost, as most others of a large network see it: it was heard here since, and
+    /// made no later version yet. So it learns it from a list, where it can't be called.
+    pub(super) fn is_lost_to_others(&self, is_mesh: bool) -> bool {
+        self.status == PeerStatus::Lost || self.is_to_return && !is_mesh
     }
 
     /// Another version of its state takes the place of an older one.

@@ -19,7 +19,7 @@ impl Node {
     /// A call to a peer came to nothing.
     pub(super) fn probe_failed(&mut self, ended: &Ended<'_>, actions: &mut Vec<Action>) {
         let (node_id, now) = (ended.node_id, ended.now);
-        let is_watched = self.peers.get(node_id).is_some_and(|peer| self.watches(peer));
+        let is_hidden = self.is_hidden(now);
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         // Where it never answered it was not there before either.
         if peer.place.proved() != Some(&ended.address) {
@@ -33,7 +33,7 @@ impl Node {
         } else if let Some(accused) = &mut peer.watch.accused {
             accused.shown_at = accused.shown_at.min(now.mono_ms);
             self.show_accused(node_id, now, actions);
-        } else if is_new && is_watched {
+        } else if is_new && !is_hidden {
             self.begin_doubt(node_id, true, now, actions);
         }
     }
@@ -97,8 +97,10 @@ impl Node {
         let mut helpers: Vec<NodeId> =
             self.peers.iter().filter(helps).map(|(node_id, _)| node_id.clone()).collect();
         self.random.shuffle(&mut helpers);
-        // Whoever came early has links with all, and can't do them all a favour.
-        let is_close = |id: &NodeId| self.peers.get(id).is_some_and(|peer| peer.is_acquaintance);
+        // Whoever came early to a large network has links with all, and can't do them all a favour.
+        let is_mesh = self.is_mesh();
+        let is_linked = |peer: &Peer| peer.is_acquaintance && !is_mesh;
+        let is_close = |id: &NodeId| self.peers.get(id).is_some_and(is_linked);
         order::sort_by(&mut helpers, |a, b| is_close(b).cmp(&is_close(a)));
         let reached = self.those_that_reach_others();
         let at = helpers.iter().position(|helper| reached.contains(helper));

@@ -184,3 +184,47 @@ fn a_link_with_one_that_can_not_be_called_is_tried_again_after_minutes() {
     let minutes = |count: u64| us.now.mono_ms + count * 60_000;
     assert!(us.peer(&last).is_far(minutes(9)) && !us.peer(&last).is_far(minutes(10)));
 }
+
+/// Those that heard it come back, and those that were brought its goodbye, see the same.
+#[test]
+fn one_that_was_lost_and_leaves_is_the_same_in_all_views() {
+    let views = [true, false].map(|hears_it| {
+        let (mut us, others, mut last) = with_a_silent_one(4);
+        grows(&mut us);
+        lose(&mut us, &last);
+        us.node.note_in_view(&last.id);
+        let goodbye = last.goodbye(WALL_US + 1);
+        if hears_it {
+            us.is_pinged_by(&mut last);
+            us.is_brought(&last, &[&goodbye]);
+        } else {
+            us.is_brought(&others[0], &[&goodbye]);
+        }
+        assert_eq!(us.peer(&last).status, PeerStatus::Left);
+        let listed = us.lists().nodes.into_iter().find(|known| known.node_id == last.id);
+        (us.node.view.hash(), listed.map(|known| known.is_lost))
+    });
+    assert_eq!(views[0], views[1]);
+}
+
+/// Those next to it on the ring may be two that lie.
+#[test]
+fn a_call_that_fails_is_a_doubt_for_those_too_that_keep_no_link() {
+    let (mut us, mut others, last) = with_a_silent_one(30);
+    others.push(last);
+    grows(&mut us);
+    us.tick();
+    let at = others.iter().position(|other| !us.peer(other).is_acquaintance).unwrap();
+    let dead = others.remove(at);
+    for _ in 0..10 {
+        others[0].number = us.now.wall_us;
+        us.is_pinged_by(&mut others[0]);
+        // Something is to be brought to it.
+        us.node.peers.get_mut(&dead.id).unwrap().owed.ping = true;
+        let (asks, _) = live(&mut us, TICK_MS, &others, &dead);
+        if asks.iter().any(|ask| ask.about == dead.id) {
+            return;
+        }
+    }
+    panic!("nobody is asked about it");
+}

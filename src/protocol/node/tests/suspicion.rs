@@ -109,6 +109,8 @@ fn few_are_asked_then_some_more_then_all_are_told_and_it_is_lost() {
 fn those_that_links_are_kept_with_are_asked_before_others() {
     let (mut us, others, silent) = with_a_silent_one(12);
     let close = [&others[1], &others[6], &others[8]].map(|other| other.id.clone());
+    us.node.settings.mesh_max = 1;
+    us.node.count_members();
     us.node.peers.change_all(|id, peer| peer.is_acquaintance = close.contains(id));
     for (count, expected) in [(2, 2), (FIRST_ASKED, 3), (NEXT_ASKED, 3)] {
         let asked = us.node.ask_others(&silent.id, count, us.now, &mut Vec::new());
