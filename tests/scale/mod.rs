@@ -146,6 +146,9 @@ const PARTIAL_REQUESTS: f64 = 3.0;
 /// Most asks in a minute, of all together, where one can call nobody in a large network: none of
 /// its own gets through, and others need none.
 const MUTE_ASKS: u64 = 30;
+/// Most pairs of two large halves that do not see each other as alive some minutes after the start,
+/// of about two thousand: they are found a few at a time, and some fall silent meanwhile.
+const BRIDGE_UNSEEN_MAX: usize = 100;
 /// How long a change may take there, ms: it goes by views that differ.
 const PARTIAL_CHANGE_MS: f64 = 45_000.0;
 /// How long one that is killed is missed by nobody, s: where nobody could call it, it has to be
@@ -171,7 +174,9 @@ fn check_partial(nodes: usize, shape: Shape) {
     let rest = partial::rest(&mut crowd, 60);
     eprintln!("{what}: {rest:?}");
     assert_eq!((rest.suspects, rest.losts), (0, 0), "{what}: {:?}", rest.of);
-    assert_eq!((rest.unseen, rest.unheld), (0, 0), "{what}");
+    let is_large_bridge = shape == Shape::Bridge && nodes > MESH_MAX;
+    let unseen_max = if is_large_bridge { BRIDGE_UNSEEN_MAX } else { 0 };
+    assert!(rest.unseen <= unseen_max && rest.unheld == 0, "{what}: {rest:?}");
     assert!(rest.requests <= PARTIAL_REQUESTS, "{what}: {} requests/s", rest.requests);
     let asks = rest.traffic.asks;
     assert!(!is_mute || asks <= MUTE_ASKS, "{what}: {asks} asks that nobody hears");
@@ -186,6 +191,5 @@ fn check_partial(nodes: usize, shape: Shape) {
     eprintln!("{what}: lost after {lost} s, back after {back} s");
     assert!(lost <= PARTIAL_KILLED_S, "{what}: killed, lost after {lost} s");
     // All pairs of two large halves are found anew, a few at a time.
-    let is_large_bridge = shape == Shape::Bridge && nodes > MESH_MAX;
     assert!(back.is_finite() || is_large_bridge, "{what}: it is not back for all");
 }

@@ -192,7 +192,8 @@ fn a_liar_among_the_helpers_makes_nobody_lost() {
         world.faults.loss = 0;
         world.run_for(20_000);
         world.kill(2);
-        let took = world.run_until(10_000, |world| is_lost_at_all(world, 2));
+        // One that asks the liar first is told of it by others.
+        let took = world.run_until(20_000, |world| is_lost_at_all(world, 2));
         assert!(took.is_some(), "{way:?}: {:?}", world.told);
         unbroken(&world);
     }

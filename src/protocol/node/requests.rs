@@ -95,7 +95,6 @@ impl Node {
     ) -> (Reply, Vec<Action>) {
         let mut actions = Vec::new();
         let actions_in = &mut actions;
-        self.note_call(now);
         let reply = match request {
             Incoming::Hello(hello) => self.on_hello(hello, caller, now, actions_in),
             Incoming::Push(push) => self.on_push(push, caller, now, actions_in),
@@ -134,6 +133,10 @@ impl Node {
                 self.admitted(data, |it| &it.header, caller, now, actions_in, Self::on_data)
             }
         };
+        // What anybody may have recorded does not show that this node can be called.
+        if reply.caller.is_some() {
+            self.note_call(now);
+        }
         (reply, actions)
     }
 

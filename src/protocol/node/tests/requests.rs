@@ -24,6 +24,24 @@ fn what_was_recorded_is_answered_to_nobody() {
     assert_eq!((reason_of(&reply), reply.caller), (Some(Reason::BadSignature), None));
 }
 
+/// A stranger could hide that nobody can call this node, or that it hears nobody.
+#[test]
+fn what_was_recorded_does_not_show_that_anybody_calls() {
+    let (mut us, mut other) = (Us::new(), Other::new("other", 2));
+    us.is_connected_with(&mut other);
+    let (recorded, record) = (other.clone(), other.record(6, "six"));
+    us.is_brought(&other, &[&record]);
+    assert!(us.is_pinged_by(&mut other).caller.is_some());
+    let heard_at = (us.node.probing.called_at, us.node.probing.word_at);
+    assert_eq!(heard_at.0, us.now.mono_ms);
+    us.wait(1_000);
+    us.is_pinged_by(&mut recorded.clone());
+    us.is_brought(&other, &[&record]);
+    assert_eq!((us.node.probing.called_at, us.node.probing.word_at), heard_at);
+    assert!(us.is_pinged_by(&mut other).caller.is_some());
+    assert_eq!(us.node.probing.called_at, us.now.mono_ms);
+}
+
 /// Records carry no number: only one that was never here, from where its owner lives, says who
 /// calls.
 #[test]
