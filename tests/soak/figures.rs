@@ -134,6 +134,11 @@ pub fn middle(samples: &[Vec<Option<Usage>>]) -> Vec<Usage> {
     of_each(samples, |all| all.get(all.len() / 2).copied())
 }
 
+/// The greatest of some samples of each node, each figure for itself.
+pub fn greatest(samples: &[Vec<Option<Usage>>]) -> Vec<Usage> {
+    of_each(samples, |all| all.last().copied())
+}
+
 /// The least of some samples of each node, each figure for itself: what a node keeps is in each of
 /// them, what it uses for a moment is not.
 pub fn least(samples: &[Vec<Option<Usage>>]) -> Vec<Usage> {
@@ -182,4 +187,18 @@ pub fn growth(before: &[Usage], after: &[Usage], with_memory: bool) -> Vec<(usiz
         }
     }
     grown
+}
+
+#[test]
+fn what_leaks_is_told_from_what_a_node_held_once() {
+    let of = |kilobytes: &[u64]| -> Vec<Vec<Option<Usage>>> {
+        let usage = |memory_kb: &u64| Usage { memory_kb: *memory_kb, ..Usage::default() };
+        kilobytes.iter().map(|it| vec![Some(usage(it)); STEADY]).collect()
+    };
+    let grows = |early: &[u64], late: &[u64]| {
+        !growth(&greatest(&of(early)), &least(&of(late)), true).is_empty()
+    };
+    assert!(grows(&[1_000, 1_050], &[1_300, 1_400, 1_500]));
+    assert!(!grows(&[1_000, 1_300], &[1_300, 1_310, 1_300]), "it keeps what it had to hold once");
+    assert!(!grows(&[1_000, 1_000], &[1_400, 1_050, 1_300]), "it gave that back");
 }

@@ -33,8 +33,9 @@ const LAG_MAX: Duration = Duration::from_secs(15);
 const WARM: Duration = Duration::from_secs(300);
 /// The shortest run of which both ends are compared.
 const SHORTEST_COMPARED: Duration = Duration::from_secs(60);
-/// Of so many calms at the end the least is compared: senders come and go with what is sent just
-/// then, and with how busy the host is. What leaks is in each of them.
+/// Of so many calms at the end the least is compared with the most of the first half: senders come
+/// and go with what is sent just then and with how busy the host is, and the heap keeps the most
+/// that it ever had to hold. What leaks grows on in the second half.
 const LAST_CALMS: usize = 3;
 /// Most lines of a log that are shown after a failure.
 const LOG_LINES: usize = 25;
@@ -371,21 +372,22 @@ fn not_alive(world: &World, clients: &mut [ControlClient]) -> Option<(usize, Str
 }
 
 fn verdict(world: &World, plan: &Plan, calms: &[(Duration, Vec<figures::Usage>)]) {
-    let Some(then) = calms.iter().find(|(at, _)| *at >= plan.warm()) else { return };
+    let Some(first) = calms.iter().position(|(at, _)| *at >= plan.warm()) else { return };
+    let warm = &calms[first..];
     let (end, _) = calms.last().expect("there was a calm");
-    let warm = calms.iter().filter(|(at, _)| *at > then.0);
-    let last: Vec<Vec<Option<figures::Usage>>> = warm
-        .rev()
-        .take(LAST_CALMS)
-        .map(|(_, usages)| usages.iter().copied().map(Some).collect())
-        .collect();
-    let last = figures::least(&last);
+    let half = warm.partition_point(|(at, _)| *at < plan.total / 2).max(1);
+    let (early, late) = warm.split_at(half);
+    let samples = |calms: &[(Duration, Vec<figures::Usage>)]| -> Vec<Vec<Option<figures::Usage>>> {
+        calms.iter().map(|(_, usages)| usages.iter().copied().map(Some).collect()).collect()
+    };
+    let then = figures::greatest(&samples(early));
+    let last = figures::least(&samples(&late[late.len().saturating_sub(LAST_CALMS)..]));
     println!(
-        "soak: at rest, after {} s, and the least of the last {LAST_CALMS} times until {} s:",
-        then.0.as_secs(),
+        "soak: at rest, the most from {} s to the half, and the least of the last {LAST_CALMS} times until {} s:",
+        warm[0].0.as_secs(),
         end.as_secs()
     );
-    for (at, (was, now)) in then.1.iter().zip(&last).enumerate() {
+    for (at, (was, now)) in then.iter().zip(&last).enumerate() {
         let kind = if at < STEADY { "never ended" } else { "ended at times" };
         println!("soak:   n{at} ({kind}): {was} -> {now}");
     }
@@ -402,7 +404,7 @@ fn verdict(world: &World, plan: &Plan, calms: &[(Duration, Vec<figures::Usage>)]
             "soak: the run is too short to compare memory; threads and descriptors are compared"
         );
     }
-    for (at, grown) in figures::growth(&then.1, &last, with_memory) {
+    for (at, grown) in figures::growth(&then, &last, with_memory) {
         world.fail("boundedness", at, &format!("more than a tenth more at the end: {grown}"));
     }
     let counts = &world.counts;
