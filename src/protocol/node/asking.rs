@@ -93,6 +93,23 @@ impl Node {
         }
     }
 
+    /// What came of asking a peer about itself, for this node or for another one.
+    fn end_self_ask(
+        &mut self,
+        ended: &Ended<'_>,
+        ask: &Ask,
+        here: Option<&Here>,
+        actions: &mut Vec<Action>,
+    ) {
+        if !self.is_me(&ask.asker) {
+            return self.end_favour(ask, here, ended.now, actions);
+        }
+        if here.is_some() {
+            self.give_try_back(&ended.address);
+        }
+        self.itself_answered(ended.node_id, here.is_some(), ended.now, actions);
+    }
+
     /// A peer answered what others asked of it. As their challenge may be an old one, that proves
     /// nothing here; but where it is lost it is called by ourselves now, as it seems to be there.
     pub(super) fn answers_others(&mut self, ended: &Ended<'_>, actions: &mut Vec<Action>) {
@@ -185,13 +202,8 @@ impl Node {
         actions: &mut Vec<Action>,
     ) {
         for ask in &tell.asks {
-            if ask.about == *ended.node_id && self.is_me(&ask.asker) {
-                if here.is_some() {
-                    self.give_try_back(&ended.address);
-                }
-                self.itself_answered(ended.node_id, here.is_some(), ended.now, actions);
-            } else if ask.about == *ended.node_id {
-                self.end_favour(ask, here, ended.now, actions);
+            if ask.about == *ended.node_id {
+                self.end_self_ask(ended, ask, here, actions);
             } else if let Some(asked) = self.asked_under(ask) {
                 asked.is_taken = true;
             }
@@ -259,10 +271,8 @@ impl Node {
         actions: &mut Vec<Action>,
     ) {
         for ask in &tell.asks {
-            if ask.about == *ended.node_id && self.is_me(&ask.asker) {
-                self.itself_answered(ended.node_id, false, ended.now, actions);
-            } else if ask.about == *ended.node_id {
-                self.end_favour(ask, None, ended.now, actions);
+            if ask.about == *ended.node_id {
+                self.end_self_ask(ended, ask, None, actions);
             } else if let Some(asked) = self.asked_under(ask) {
                 asked.is_over = true;
                 self.advance(&ask.about, ended.now, actions);

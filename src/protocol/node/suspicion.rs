@@ -4,7 +4,6 @@
 use super::answers::Ended;
 use super::asking::OWED_TELLS_MAX;
 use super::{Action, Node, Now, Republish, give_up};
-use crate::order;
 use crate::protocol::doubt::{
     Accused, Accuser, Asked, Doubt, FIRST_ASKED, LAST_ASKED, NEXT_ASKED, Stage,
 };
@@ -101,7 +100,8 @@ impl Node {
         let is_mesh = self.is_mesh();
         let is_linked = |peer: &Peer| peer.is_acquaintance && !is_mesh;
         let is_close = |id: &NodeId| self.peers.get(id).is_some_and(is_linked);
-        order::sort_by(&mut helpers, |a, b| is_close(b).cmp(&is_close(a)));
+        let (mut helpers, others): (Vec<_>, Vec<_>) = helpers.into_iter().partition(is_close);
+        helpers.extend(others);
         let reached = self.those_that_reach_others();
         let at = helpers.iter().position(|helper| reached.contains(helper));
         if let Some(first) = at.and_then(|at| helpers.get_mut(..=at)) {
