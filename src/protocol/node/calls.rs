@@ -379,14 +379,11 @@ pub(super) fn gives_others(peer: &Peer) -> bool {
 }
 
 /// How long the answer to a HELLO is waited for, ms, after so many tries: one that got lost is
-/// noticed soon, and a second one as well. A slow host on a slow link has the whole time at the
-/// third, and so has whoever was called in vain before, or is called once.
+/// noticed soon, and of a thousand that meet where one try in ten does one loses all three. Whoever
+/// was called in vain before, or is called once, has the whole time: it may be a slow host.
 pub(super) fn hello_limit_ms(times: &Times, tries: u32, is_given_up: bool) -> u64 {
     let first = (times.answer * 3 / 2).max(RETRY_DELAY_MS);
-    match tries {
-        0 | 1 if !is_given_up => (first << tries).min(TRY_LIMIT_MS),
-        _ => TRY_LIMIT_MS,
-    }
+    if is_given_up { TRY_LIMIT_MS } else { (first << tries.min(1)).min(TRY_LIMIT_MS) }
 }
 
 /// Whether a request is a PING, or an UPDATE that brings little.
