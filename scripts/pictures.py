@@ -9,6 +9,7 @@ either kind. A text that is too wide for its box, by a careful guess, is an erro
 """
 
 import html
+import math
 import pathlib
 import sys
 
@@ -250,6 +251,71 @@ def change():
     return picture
 
 
+def relays():
+    """A change in a large network: each ring is cut into stretches, each stretch has a head."""
+    picture = Picture(
+        "relays", 980, 560, "A change by relays",
+        "The owner cuts two rings of all nodes into stretches and brings the change to one head of each, which does the same "
+        "with its stretch. A head that is gone costs its stretch 150 ms; in the other ring it is no head.",
+    )
+    names, hashes = "abcdefghijklmnopqrstuvwx", "aqevkmbtgoxhdrjucpfwlisn"
+    gone = "h"
+
+    def ring(x, title, order):
+        middle, top, radius = x + 225, 232, 150
+        picture.box(x, 24, 450, 382, "panel", 8)
+        picture.text(x + 16, 50, title, "title")
+        places = {}
+        for at, name in enumerate(order):
+            angle = 2 * math.pi * at / len(order)
+            places[name] = (middle + radius * math.sin(angle), top - radius * math.cos(angle))
+
+        def bring(giver, taker, kind="line"):
+            """An arrow that bends towards the middle, from rim to rim."""
+            (x0, y0), (x1, y1) = places[giver], places[taker]
+            pull = 0.35 * min(1, math.hypot(x1 - x0, y1 - y0) / 260)
+            bend = [(a + b) / 2 * (1 - pull) + c * pull for a, b, c in [(x0, x1, middle), (y0, y1, top)]]
+
+            def rim(at):
+                dx, dy = bend[0] - at[0], bend[1] - at[1]
+                far = math.hypot(dx, dy)
+                return at[0] + dx / far * 13, at[1] + dy / far * 13
+
+            (x0, y0), (x1, y1) = rim(places[giver]), rim(places[taker])
+            picture.line(f"M {x0:.1f} {y0:.1f} Q {bend[0]:.1f} {bend[1]:.1f} {x1:.1f} {y1:.1f}", kind, end=True)
+
+        owner, others = order[0], order[1:]
+        heads = []
+        for part in [others[at:at + 6] for at in range(0, len(others), 6)]:
+            bring(owner, part[0], "line dash" if part[0] == gone else "line")
+            if part[0] == gone:
+                part = part[1:]
+                bring(owner, part[0])
+            heads.append(part[0])
+            for taker in part[1:]:
+                bring(part[0], taker, "line dash" if taker == gone else "line")
+        for name, (cx, cy) in places.items():
+            kind = "green" if name == owner else "red" if name == gone else "orange" if name in heads else "plain"
+            picture.parts.append(f'<circle class="{kind}" cx="{cx:.1f}" cy="{cy:.1f}" r="12"/>')
+            picture.text(cx, cy + 4, name, "small bold", "middle")
+
+    ring(24, "ring 0: all nodes, by their names", names)
+    ring(506, "ring 1: the same nodes, by their hashes", hashes)
+    keys = [("green", "the owner"), ("orange", "a head: it passes on"), ("plain", "the others"), ("red", "gone, and not known to be")]
+    for at, (kind, text) in enumerate(keys):
+        x = 40 + at * 228
+        picture.parts.append(f'<circle class="{kind}" cx="{x}" cy="430" r="8"/>')
+        picture.text(x + 16, 434, text, "small soft")
+    picture.lines(40, 466, [
+        "Each ring is cut into 8 stretches (4 here): the owner makes 16 requests, however many nodes there are. A head does the same",
+        "with what is before and behind it in its stretch. Nobody keeps a tree: each cuts by its own table when a change comes, and",
+        "passes on one version once a ring, whoever asks. Only what is new, and signed by its owner, is passed on.",
+        "A head that gives no answer in 150 ms costs its stretch no more than that: another one takes its place. In the other ring it",
+        "is none. What both rings let fall is found by views that differ. Up to 32 others are brought a change by its owner alone.",
+    ], "small soft", step=18)
+    return picture
+
+
 def states():
     picture = Picture(
         "states", 900, 520, "States of a peer, as another node sees it",
@@ -333,7 +399,7 @@ def main():
     if sys.argv[1:] and not check:
         sys.exit(__doc__)
     stale = []
-    pictures = [network(), code(), change(), states(), handshake()]
+    pictures = [network(), code(), change(), relays(), states(), handshake()]
     if TOO_WIDE:
         sys.exit("\n".join(["pictures.py: too wide:", *TOO_WIDE]))
     for picture in pictures:
