@@ -163,6 +163,8 @@ pub struct CallFault {
     pub since: u64,
     /// When the last one did, ms.
     pub at: u64,
+    /// How many tries did.
+    pub tries: u32,
     /// Whether somebody answered: then the port is open, and why says what is wrong.
     pub was_answered: bool,
 }
@@ -219,11 +221,13 @@ impl Peer {
         self.pin.filter(|pin| pin.trust == Trust::Direct).map(|pin| pin.key)
     }
 
-    /// A call came to nothing.
+    /// A try came to nothing.
     pub fn note_fault(&mut self, why: &str, now_ms: u64) {
-        let since = self.last_fault.as_ref().map_or(now_ms, |fault| fault.since);
-        let was_answered = self.was_answered;
-        self.last_fault = Some(CallFault { why: why.to_owned(), since, at: now_ms, was_answered });
+        let before = self.last_fault.as_ref();
+        let since = before.map_or(now_ms, |fault| fault.since);
+        let tries = before.map_or(0, |fault| fault.tries).saturating_add(1);
+        let (why, was_answered) = (why.to_owned(), self.was_answered);
+        self.last_fault = Some(CallFault { why, since, at: now_ms, tries, was_answered });
     }
 
     /// A PING was answered after this time.

@@ -100,6 +100,29 @@ fn check(nodes: usize, seed: u64) {
     assert!(max.is_finite(), "{what}: a change does not come everywhere");
 }
 
+/// How many meet while requests get lost, and for how long they are watched afterwards, s.
+const LOSSY: [usize; 2] = [16, 64];
+const LOSSY_S: u64 = 120;
+
+#[test]
+fn what_gets_lost_is_told_to_nobody_as_a_fault() {
+    std::thread::scope(|scope| {
+        for nodes in LOSSY {
+            scope.spawn(move || check_lossy(nodes));
+        }
+    });
+}
+
+fn check_lossy(nodes: usize) {
+    let (time, _, mut crowd) = figures::join(nodes, LOSS, 3, 60, |_| ());
+    assert!(time.is_finite(), "{nodes} nodes: {}", crowd.lack());
+    for second in 0..LOSSY_S {
+        crowd.run_for(1_000_000);
+        let faults = partial::faults(&crowd);
+        assert!(faults.is_empty(), "{nodes} nodes, after {second} s: {faults:?}");
+    }
+}
+
 /// Nodes that are only slow: how many times as much each request costs, and whether nobody may be
 /// suspected meanwhile.
 const SLOW: [(u64, bool); 3] = [(20, true), (50, true), (500, false)];

@@ -255,9 +255,20 @@ impl Node {
             // answers there as that run of it.
             self.prove_address(ended, actions);
         }
+        self.took(ended);
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         // Whether that was all that it lacked is seen by its view.
         peer.owed.ping |= gives && peer.owed.send.is_empty();
+    }
+
+    /// Something was taken where the peer lives. In a large network most are brought changes and
+    /// never called, so that nothing else would say that they can be reached again.
+    pub(super) fn took(&mut self, ended: &Ended<'_>) {
+        if let Some(peer) = self.peers.get_mut(ended.node_id)
+            && peer.place.proved() == Some(&ended.address)
+        {
+            peer.last_fault = None;
+        }
     }
 
     /// Wishes were answered, the last of those that brought something new being this one's. What
@@ -306,7 +317,6 @@ impl Node {
         let (node_id, now) = (ended.node_id, ended.now);
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         owe_again(peer, call);
-        peer.note_fault(why, now.mono_ms);
         if let Call::Data { ticket, session } = call {
             peer.note_doubt(*ticket, *session);
         }
@@ -332,6 +342,7 @@ impl Node {
             && let Some(peer) = self.peers.get_mut(node_id)
         {
             let at = now.mono_ms + RETRY_DELAY_MS;
+            peer.note_fault(why, now.mono_ms);
             peer.attempts.change(&call.kind(), |it| (it.tries, it.at) = (ended.tries, at));
             actions.push(Action::WakeAt(at));
             return self.note_failed(ended, call, actions);
@@ -397,6 +408,8 @@ impl Node {
     pub(super) fn drop_address(&mut self, ended: &Ended<'_>) {
         let wait = self.wait(ended.now);
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
+        let why = format!("another node answers at {}", ended.address);
+        peer.note_fault(&why, ended.now.mono_ms);
         peer.place.drop_address(&ended.address);
         peer.link.connected = false;
         peer.contact.came_to_nothing(wait, WAIT_MAX_MS);

@@ -201,6 +201,7 @@ impl Node {
         here: Option<&Here>,
         actions: &mut Vec<Action>,
     ) {
+        self.took(ended);
         for ask in &tell.asks {
             if ask.about == *ended.node_id {
                 self.end_self_ask(ended, ask, here, actions);

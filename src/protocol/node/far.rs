@@ -163,7 +163,12 @@ impl Node {
     /// Whether all calls of this node are in vain for a while, and it is called: it can call
     /// nobody, so whoever is silent says nothing.
     pub(super) fn calls_nobody(&self, now: Now) -> bool {
-        let enough = MUTE_TICKS * self.settings.tick_ms;
+        self.calls_nobody_for(MUTE_TICKS, now)
+    }
+
+    /// The same, for so many ticks.
+    pub(super) fn calls_nobody_for(&self, ticks: u64, now: Now) -> bool {
+        let enough = ticks * self.settings.tick_ms;
         let is_old = |at: u64| now.mono_ms.saturating_sub(at) > enough;
         self.probing.in_vain_since.is_some_and(is_old) && !is_old(self.probing.called_at)
     }

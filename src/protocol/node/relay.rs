@@ -393,7 +393,7 @@ fn is_healthy(peer: &Peer, now: Now) -> bool {
     let is_late = peer.flight.as_ref().is_some_and(|flight| {
         flight.call.is_some() && now.mono_ms.saturating_sub(flight.began) >= HEDGE_MS
     });
-    let is_well = peer.watch.doubt.is_none() && !peer.contact.is_failing();
+    let is_well = peer.watch.doubt.is_none() && peer.last_fault.is_none();
     peer.status == PeerStatus::Alive && is_well && peer.unanswered.is_empty() && !is_late
 }
 

@@ -27,8 +27,14 @@ const SEEDS_NAMED_MAX: usize = 4;
 const LOOK_AROUND_TICKS: u64 = 3;
 /// How many ticks a node is known before it is said that it can't be called.
 const ONE_WAY_TICKS: u64 = 3;
+/// How many tries have to come to nothing, one after the other, before it is said: where one in ten
+/// gets lost, that many do once in 100 000.
+const ONE_WAY_TRIES: u32 = 5;
 /// After so many ticks without a call it is said that nobody calls this node.
 const UNCALLED_TOLD_TICKS: u64 = 10;
+/// For how many ticks all calls of this node have to come to nothing, while others call it, before
+/// it is said that it can call nobody.
+const MUTE_TOLD_TICKS: u64 = 5;
 /// Most notices that are kept; the oldest go first.
 const NOTICES_MAX: usize = 16;
 /// How long a notice is shown, ms: a day, so that it is still there on the next morning.
@@ -177,10 +183,14 @@ impl Node {
     fn one_way(&self, now: Now) -> Vec<Fault> {
         let grace_ms = ONE_WAY_TICKS * self.settings.tick_ms;
         let is_told = |peer: &Peer| {
-            is_one_way(peer, self.settings.tick_ms)
-                && now.mono_ms.saturating_sub(peer.known_since) >= grace_ms
+            self.is_one_way(peer) && now.mono_ms.saturating_sub(peer.known_since) >= grace_ms
         };
         let mut faults: Vec<Fault> = self.uncalled(now).into_iter().collect();
+        if let Some(fault) = self.mute(now) {
+            // One sentence for all of them.
+            faults.push(fault);
+            return faults;
+        }
         let mut nodes = self.peers.iter().filter(|(_, peer)| is_told(peer));
         let told = nodes.by_ref().take(ONE_WAY_MAX).map(|(node_id, peer)| {
             let why = one_way_text(peer);
@@ -197,6 +207,58 @@ impl Node {
             faults.push(Fault::new(Code::OneWay, text, "`dsn peers` names them"));
         }
         faults
+    }
+
+    /// Whether a node calls here, or others reach it, and was called in vain all the time: one that
+    /// just died did not call since. In a large network only of those that links are kept with:
+    /// others are hardly ever called, so that what got lost once would stand for days.
+    fn is_one_way(&self, peer: &Peer) -> bool {
+        let tick_ms = self.settings.tick_ms;
+        let calls_since = |fault: &CallFault| {
+            let is_since = |at: Option<u64>| at.is_some_and(|at| at > fault.since + tick_ms);
+            let is_heard = is_since(peer.heard_at) || is_since(peer.watch.vouched_at);
+            fault.tries >= ONE_WAY_TRIES && !fault.was_answered && is_heard
+        };
+        peer.status == PeerStatus::Alive
+            && peer.contact.is_failing()
+            && self.is_linked(peer)
+            && peer.last_fault.as_ref().is_some_and(calls_since)
+            && (!peer.link.connected || !peer.is_reached())
+    }
+
+    /// Why a peer is not well, for people.
+    fn reason_of(&self, peer: &Peer) -> Option<String> {
+        match peer.status {
+            PeerStatus::Alive if self.is_one_way(peer) => Some(one_way_text(peer)),
+            PeerStatus::Alive | PeerStatus::Left => None,
+            PeerStatus::Suspect | PeerStatus::Lost => {
+                let why = match (&peer.last_fault, peer.place.shown()) {
+                    (Some(fault), _) => fault.why.clone(),
+                    (None, None) => "no address of it is known".into(),
+                    (None, Some(_)) if !peer.is_reached() => "never reached yet".into(),
+                    (None, Some(_)) => "no word from it".into(),
+                };
+                Some(suspected_by(peer).map_or(why.clone(), |by| format!("{why}; {by}")))
+            }
+        }
+    }
+
+    /// That this node can call nobody, though others call it.
+    fn mute(&self, now: Now) -> Option<Fault> {
+        if self.peers.len() < 2 || !self.calls_nobody_for(MUTE_TOLD_TICKS, now) {
+            return None;
+        }
+        let is_alive = |peer: &Peer| peer.status == PeerStatus::Alive;
+        let mut others = self.peers.iter().filter(|(_, peer)| is_alive(peer));
+        let (node_id, fault, peer) =
+            others.find_map(|(node_id, peer)| Some((node_id, peer.last_fault.as_ref()?, peer)))?;
+        let (place, why) = (place_text(peer.address_to_try()), &fault.why);
+        let text = format!(
+            "other nodes call this one, and it can call none of them; {node_id} at {place}: {why}"
+        );
+        let hint = "let connections out of this host: does a firewall stop those to the ports of the others? Until then what \
+                    changes here comes to them a few seconds late";
+        Some(Fault::new(Code::OneWay, text, hint).about(&self.settings.node_id))
     }
 
     /// That nobody calls this node, where somebody should.
@@ -227,7 +289,7 @@ impl Node {
             timestamp: peer.version().timestamp,
             public_key: peer.pin.map(|pin| pin.key),
             network_key: peer.sealed_with.clone(),
-            reason: reason_of(peer, self.settings.tick_ms),
+            reason: self.reason_of(peer),
         };
         self.peers.iter().map(info).collect()
     }
@@ -338,19 +400,6 @@ fn is_settled(seed: &super::Seed) -> bool {
     seed.last_fault.is_some() || seed.node_id.is_some()
 }
 
-/// Whether a node calls here, or others reach it, and was called in vain all the time: one that
-/// just died did not call since.
-fn is_one_way(peer: &Peer, tick_ms: u64) -> bool {
-    let calls_since = |fault: &CallFault| {
-        let is_since = |at: Option<u64>| at.is_some_and(|at| at > fault.since + tick_ms);
-        !fault.was_answered && (is_since(peer.heard_at) || is_since(peer.watch.vouched_at))
-    };
-    peer.status == PeerStatus::Alive
-        && peer.contact.is_failing()
-        && peer.last_fault.as_ref().is_some_and(calls_since)
-        && (!peer.link.connected || !peer.is_reached())
-}
-
 fn one_way_text(peer: &Peer) -> String {
     let why = peer.last_fault.as_ref().map_or("no answer", |fault| &fault.why);
     let address = place_text(peer.address_to_try());
@@ -374,22 +423,5 @@ fn suspected_by(peer: &Peer) -> Option<String> {
         }
         Accuser::Others => Some("others tried it in vain".into()),
         Accuser::Silent => None,
-    }
-}
-
-/// Why a peer is not well, for people.
-fn reason_of(peer: &Peer, tick_ms: u64) -> Option<String> {
-    match peer.status {
-        PeerStatus::Alive if is_one_way(peer, tick_ms) => Some(one_way_text(peer)),
-        PeerStatus::Alive | PeerStatus::Left => None,
-        PeerStatus::Suspect | PeerStatus::Lost => {
-            let why = match (&peer.last_fault, peer.place.shown()) {
-                (Some(fault), _) => fault.why.clone(),
-                (None, None) => "no address of it is known".into(),
-                (None, Some(_)) if !peer.is_reached() => "never reached yet".into(),
-                (None, Some(_)) => "no word from it".into(),
-            };
-            Some(suspected_by(peer).map_or(why.clone(), |by| format!("{why}; {by}")))
-        }
     }
 }

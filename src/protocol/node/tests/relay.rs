@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::super::answers::Ended;
 use super::*;
 use crate::protocol::report::PeerStatus;
 use crate::protocol::rings::{Ring, Stretch};
@@ -277,6 +278,29 @@ fn others_are_asked_at_once_where_a_head_fails_or_refuses() {
         assert!(!second.is_empty());
         assert!(second.iter().all(|(_, push)| push.to != first[0].1.to));
     }
+}
+
+/// Most are brought changes and never called otherwise: what got lost once would count for ever.
+#[test]
+fn who_was_called_in_vain_and_took_something_since_is_a_head_again() {
+    let (mut us, _) = among(40);
+    let heads = |us: &mut Us, value: &str| -> BTreeSet<NodeId> {
+        us.sets(value);
+        let pushes = pushes(us);
+        pushes.iter().for_each(|(job, _)| us.is_answered(job, Outcome::Nothing));
+        let is_head = |(_, push): &&(Job, Push)| !push.relays.is_empty();
+        pushes.iter().filter(is_head).map(|(_, push)| push.to.clone()).collect()
+    };
+    let head = heads(&mut us, "first").into_iter().next().unwrap();
+    let wait = us.node.wait(us.now);
+    let peer = us.node.peers.get_mut(&head).unwrap();
+    peer.note_fault("no answer", us.now.mono_ms);
+    peer.contact.came_to_nothing(wait, 30_000);
+    let address = peer.place.proved().unwrap().clone();
+    assert!(!heads(&mut us, "second").contains(&head));
+    let began = us.now.mono_ms;
+    us.node.took(&Ended { node_id: &head, address, tries: 1, began, now: us.now });
+    assert!(heads(&mut us, "third").contains(&head));
 }
 
 /// What is owed to one that hangs is bounded, whoever makes up owners.

@@ -138,6 +138,37 @@ fn who_calls_and_can_not_be_called_is_one_way_with_the_reason() {
     assert_eq!(us.node.peers(us.now)[0].reason, None);
 }
 
+/// Requests get lost: a few tries in vain say nothing. In a large network most are never called
+/// again, so that they would be told of for days.
+#[test]
+fn one_way_is_who_was_called_in_vain_often_and_is_called() {
+    let mut us = Us::new();
+    let mut other = Other::new("other", 2);
+    us.is_connected_with(&mut other);
+    let fails = |us: &mut Us, other: &mut Other| {
+        let (wait, now_ms) = (us.node.wait(us.now), us.now.mono_ms);
+        let peer = us.node.peers.get_mut(&other.id).unwrap();
+        peer.link.connected = false;
+        peer.was_answered = false;
+        peer.contact.came_to_nothing(wait, 30_000);
+        peer.note_fault("no answer", now_ms);
+        us.wait(4 * TICK_MS);
+        us.is_pinged_by(other);
+        us.node.peers.get_mut(&other.id).unwrap().link.connected = false;
+        codes(us)
+    };
+    for _ in 0..4 {
+        assert_eq!(fails(&mut us, &mut other), []);
+    }
+    assert_eq!(fails(&mut us, &mut other), [Code::OneWay]);
+    us.node.settings.mesh_max = 0;
+    us.node.count_members();
+    for (is_acquaintance, told) in [(false, &[][..]), (true, &[Code::OneWay])] {
+        us.node.peers.get_mut(&other.id).unwrap().is_acquaintance = is_acquaintance;
+        assert_eq!(codes(&us), told, "a link is kept: {is_acquaintance}");
+    }
+}
+
 /// It was called in vain after it was heard last: that is no more than a death.
 #[test]
 fn who_just_died_is_not_one_way() {
@@ -193,9 +224,11 @@ fn many_that_can_not_be_called_are_few_sentences() {
     let mut us = Us::new();
     let mut others: Vec<Other> =
         (10..60).map(|number| Other::new(&format!("n{number}"), number)).collect();
+    let mut well = Other::new("well", 2);
+    us.is_connected_with(&mut well);
     others.iter_mut().for_each(|other| us.is_joined_by(other));
     for _ in 0..40 {
-        live(&mut us, 1, mirror, &[]);
+        live(&mut us, 1, mirror, &[&well]);
         for other in &mut others {
             us.is_pinged_by(other);
         }
