@@ -2,8 +2,9 @@
 //! users have, and links that are cut, flap or go one way, hosts that move, hang or are gone.
 //!
 //! It needs root and `ip`; without them each test says `SKIPPED` and passes, unless
-//! `DSN_REQUIRE_NAMESPACES=1`. `DSN_LONG=1` splits a network for ten minutes instead of one.
-//! Each test prints what it measured (`cargo test network:: -- --show-output`).
+//! `DSN_REQUIRE_NAMESPACES=1`; and `nft` where packets get lost (`DSN_REQUIRE_LOSS=1`).
+//! `DSN_LONG=1` splits a network for ten minutes instead of one. Each test prints what it measured
+//! (`cargo test network:: -- --show-output`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{LazyLock, Mutex};
@@ -31,7 +32,7 @@ type Scenario = fn() -> Figures;
 
 /// The scenarios wait most of the time, and the test harness runs no more tests at one time than
 /// there are cores. So the first test starts the scenarios of all, and each waits for its own.
-const SCENARIOS: [(&str, Scenario); 9] = [
+const SCENARIOS: [(&str, Scenario); 10] = [
     ("halves_go_on_and_become_one_again", halves),
     ("splits_may_overlap", overlapping_splits),
     ("one_way_links_keep_nobody_from_the_state", one_way_links),
@@ -41,6 +42,7 @@ const SCENARIOS: [(&str, Scenario); 9] = [
     ("the_bootstrap_node_may_be_gone_for_ever", without_bootstrap_node),
     ("a_node_that_hangs_delays_nobody_and_comes_back_by_itself", hanging),
     ("flapping_neither_floods_nor_loses", flapping),
+    ("where_packets_get_lost_nobody_is_missed_and_nothing_is_wrong", lossy),
 ];
 
 type Threads = BTreeMap<&'static str, JoinHandle<Figures>>;
@@ -556,6 +558,42 @@ fn hanging() -> Figures {
 /// What a node may send while a link flaps, bytes and packets a second: four times what it does.
 const FLAPPING_BYTES_MAX: f64 = 8.0 * 1024.0;
 const FLAPPING_PACKETS_MAX: f64 = 40.0;
+
+/// Packets that get lost on their way to each host, %: far more than on a bad radio link, which
+/// sends again what was not acknowledged.
+const PACKETS_LOST: u32 = 10;
+
+#[test]
+fn where_packets_get_lost_nobody_is_missed_and_nothing_is_wrong() {
+    awaits("where_packets_get_lost_nobody_is_missed_and_nothing_is_wrong");
+}
+
+fn lossy() -> Figures {
+    let mut cluster = Cluster::empty(Layout::OneNetwork { left: 8, right: 0 })?;
+    let all = cluster.network.everyone();
+    if !cluster.network.lose(&all, PACKETS_LOST) {
+        return None;
+    }
+    let began = Instant::now();
+    cluster.start_all(&all);
+    let met = began.elapsed();
+    let mut times = Vec::new();
+    for round in 0..10 {
+        pass(seconds(3));
+        times.push(cluster.spreads(&all, round % all.len(), "round", &round.to_string()));
+    }
+    times.sort_unstable();
+    for (host, node) in &cluster.nodes {
+        let log = node.logged(&[" joined"]);
+        assert!(!log.lines().any(|line| line.ends_with(" lost")), "n{host} missed one: {log}");
+        assert!(!log.contains("(one-way"), "n{host} says that one can't be called: {log}");
+    }
+    let (median, longest) = (show(times[times.len() / 2]), show(times[times.len() - 1]));
+    Some(format!(
+        "met in {}; a change is there in {median} (median), {longest} (longest)",
+        show(met)
+    ))
+}
 
 #[test]
 fn flapping_neither_floods_nor_loses() {

@@ -12,6 +12,8 @@ use super::process::{Process, dsn};
 
 /// Set where the tests must run: without namespaces they fail then, else they are skipped.
 const REQUIRED: &str = "DSN_REQUIRE_NAMESPACES";
+/// The same for packets that get lost.
+const LOSS_REQUIRED: &str = "DSN_REQUIRE_LOSS";
 const PREFIX: &str = "dsn-test-";
 pub const PORT: u16 = 8000;
 
@@ -216,6 +218,30 @@ impl Network {
             let lines: String = to.map(|(_, to)| line(&self.hosts[*to][0].1)).collect();
             ip(&self.namespace(host), &lines);
         }
+    }
+
+    /// So many of a hundred packets, by chance, do not arrive at these hosts. Says whether that
+    /// can be done here.
+    pub fn lose(&self, hosts: &[usize], percent: u32) -> bool {
+        let rules = format!(
+            "add table inet loss; \
+             add chain inet loss input {{ type filter hook input priority 0; }}; \
+             add rule inet loss input iifname eth0 numgen random mod 100 < {percent} drop"
+        );
+        // Where root has it, and others may not look.
+        let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+        let lose = |host: &usize| {
+            let mut command = self.command(*host, "nft");
+            let output = command.arg(&rules).env("PATH", &path).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            if output.status.success() { Ok(()) } else { Err(said) }
+        };
+        let Err(why) = hosts.iter().try_for_each(lose) else { return true };
+        let must = std::env::var(LOSS_REQUIRED).is_ok_and(|value| value == "1");
+        assert!(!must, "{LOSS_REQUIRED}=1, but no packets can be dropped: {why}");
+        let text = format!("SKIPPED: a test in which packets get lost, by `nft`: {why}\n");
+        let _ = std::io::stderr().write_all(text.as_bytes());
+        false
     }
 
     /// The first host may not open connections to the second one, as behind a firewall that
