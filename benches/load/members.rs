@@ -80,7 +80,7 @@ impl Caller {
     /// Says a signed request and checks that the answer is one, and signed; gives both lengths.
     pub(crate) fn exchange(&self, request: &Request) -> (usize, usize) {
         let kind = request.kind();
-        let envelope = self.member.envelope(kind, &self.member.payload(request));
+        let envelope = self.member.sealed(request);
         let address = self.member.target.to_string();
         let answer = self.client.post(&address, kind.path(), &envelope, TIMEOUT).unwrap();
         assert_eq!(answer.status, 200, "{kind:?} is refused");

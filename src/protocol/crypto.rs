@@ -1,6 +1,7 @@
 //! Seal and open, sign and verify. The only user of `aes`, `ctr` and (but for hashes and for making
 //! keys) `ring`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -147,6 +148,63 @@ impl Place<'_> {
     }
 }
 
+/// What the signature of a request covers before type and payload.
+const REQUEST_LABEL: &[u8; 13] = b"dsn/1 request";
+/// Where it lies in a message: in the place of the nonce, up to the type.
+const LABEL_AT: usize = NONCE_BYTES - REQUEST_LABEL.len();
+
+/// A message as it lies in its envelope, but in plain. What the signature of a request covers is
+/// one piece of it, so a long one is signed, sealed, opened and checked without a copy.
+#[derive(Debug)]
+pub struct Plain(Vec<u8>);
+
+impl Plain {
+    /// One without a payload yet, and with room for one of so many bytes and for the tag.
+    pub fn new(kind: u8, payload_bytes: usize) -> Self {
+        let mut bytes = Vec::with_capacity(payload_bytes + ENVELOPE_BYTES);
+        bytes.resize(LABEL_AT, 0);
+        bytes.extend_from_slice(REQUEST_LABEL);
+        bytes.push(kind);
+        Self(bytes)
+    }
+
+    /// Adds to the payload.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &[u8] {
+        self.0.get(NONCE_BYTES + 1..).unwrap_or_default()
+    }
+
+    /// What the signature of a request covers: of the payload so many bytes.
+    pub fn signed(&self, payload_bytes: usize) -> Signed<'_> {
+        let end = NONCE_BYTES + 1 + payload_bytes;
+        Signed::Whole(Labelled(self.0.get(LABEL_AT..end).unwrap_or_default()))
+    }
+
+    /// `nonce ‖ AES-256-CTR[nonce](kind ‖ payload) ‖ HMAC-SHA-256(place ‖ nonce ‖ ciphertext)`.
+    ///
+    /// `key` is the index of a network key (0 for requests). Gives the envelope and its tag.
+    pub fn seal(
+        self,
+        keys: &NetworkKeys,
+        key: usize,
+        nonce: [u8; NONCE_BYTES],
+        place: Place<'_>,
+    ) -> Option<(Vec<u8>, Tag)> {
+        let keys = keys.0.get(key)?;
+        let Self(mut body) = self;
+        let (before, text) = body.split_first_chunk_mut()?;
+        *before = nonce;
+        keys.keystream.apply(&nonce, text);
+        let tag = keys.tag(place, &body);
+        body.extend_from_slice(&tag);
+        Some((body, tag))
+    }
+}
+
 /// An opened envelope.
 #[derive(Debug)]
 pub struct Opened {
@@ -156,19 +214,24 @@ pub struct Opened {
     pub tag: Tag,
     /// Which of the network keys opened it; an answer is sealed with the same one.
     pub key: usize,
-    /// Nonce and type, then the payload: decrypted where it lay.
-    text: Vec<u8>,
+    /// Decrypted where it lay.
+    plain: Plain,
 }
 
 impl Opened {
     /// What stands for an envelope that nobody sealed, with nothing in it.
     pub fn unsealed(kind: u8, tag: Tag) -> Self {
-        Self { kind, tag, key: 0, text: Vec::new() }
+        Self { kind, tag, key: 0, plain: Plain(Vec::new()) }
     }
 
     /// The payload.
     pub fn payload(&self) -> &[u8] {
-        self.text.get(NONCE_BYTES + 1..).unwrap_or_default()
+        self.plain.payload()
+    }
+
+    /// What the signature of a request covers: of the payload so many bytes.
+    pub fn signed(&self, payload_bytes: usize) -> Signed<'_> {
+        self.plain.signed(payload_bytes)
     }
 }
 
@@ -176,9 +239,7 @@ impl Opened {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotAMessage;
 
-/// `nonce ‖ AES-256-CTR[nonce](kind ‖ payload) ‖ HMAC-SHA-256(place ‖ nonce ‖ ciphertext)`.
-///
-/// `key` is the index of a network key (0 for requests). Gives the envelope and its tag.
+/// Seals a payload that lies elsewhere.
 pub fn seal(
     keys: &NetworkKeys,
     key: usize,
@@ -187,16 +248,9 @@ pub fn seal(
     kind: u8,
     payload: &[u8],
 ) -> Option<(Vec<u8>, Tag)> {
-    let keys = keys.0.get(key)?;
-    let mut body = Vec::with_capacity(payload.len() + ENVELOPE_BYTES);
-    body.extend_from_slice(&nonce);
-    body.push(kind);
-    body.extend_from_slice(payload);
-    let (_, text) = body.split_at_mut(NONCE_BYTES);
-    keys.keystream.apply(&nonce, text);
-    let tag = keys.tag(place, &body);
-    body.extend_from_slice(&tag);
-    Some((body, tag))
+    let mut plain = Plain::new(kind, payload.len());
+    plain.push(payload);
+    plain.seal(keys, key, nonce, place)
 }
 
 /// The other way: checks the tag in constant time before anything is decrypted.
@@ -217,7 +271,10 @@ pub fn open(
     let (nonce, text) = body.split_first_chunk_mut::<NONCE_BYTES>().ok_or(NotAMessage)?;
     derived.keystream.apply(nonce, text);
     let kind = *text.first().ok_or(NotAMessage)?;
-    Ok(Opened { kind, tag, key, text: body })
+    if let Some(label) = nonce.get_mut(LABEL_AT..) {
+        label.copy_from_slice(REQUEST_LABEL);
+    }
+    Ok(Opened { kind, tag, key, plain: Plain(body) })
 }
 
 /// Length of the number that names an announcement on the local network, bytes.
@@ -350,6 +407,8 @@ impl Verifier for Ecdsa {
 /// What a signature can cover; each kind has a label of its own, so none passes for another.
 #[derive(Debug, Clone, Copy)]
 pub enum Signed<'a> {
+    /// A request as it lies in its message.
+    Whole(Labelled<'a>),
     /// A request: its type, and its payload without the signature, as carried.
     Request {
         /// The message type.
@@ -377,11 +436,16 @@ pub enum Signed<'a> {
     },
 }
 
+/// Bytes with the label of a request in front: [`Plain`] alone makes them.
+#[derive(Debug, Clone, Copy)]
+pub struct Labelled<'a>(&'a [u8]);
+
 impl Signed<'_> {
     /// The bytes that a signature is made and checked over.
-    pub fn bytes(&self) -> Vec<u8> {
-        match self {
-            Self::Request { kind, payload } => [b"dsn/1 request", &[*kind][..], payload].concat(),
+    pub fn bytes(&self) -> Cow<'_, [u8]> {
+        let bytes = match self {
+            Self::Whole(labelled) => return labelled.0.into(),
+            Self::Request { kind, payload } => [REQUEST_LABEL, &[*kind][..], payload].concat(),
             Self::Answer { kind, request, payload } => {
                 [b"dsn/1 answer", &[*kind][..], &request[..], payload].concat()
             }
@@ -392,6 +456,32 @@ impl Signed<'_> {
                 let length = u8::try_from(id.len()).unwrap_or(u8::MAX);
                 [b"dsn/1 here", &[length][..], id, &challenge[..]].concat()
             }
-        }
+        };
+        bytes.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In the sealed bytes the nonce stands in its place, not the label.
+    #[test]
+    fn what_a_request_signs_lies_in_one_piece_before_it_is_sealed_and_after_it_was_opened() {
+        let keys = NetworkKeys::new(&[Zeroizing::new([1; 32])]).unwrap();
+        let place = Place::Request { path: "/data" };
+        let wanted = Signed::Request { kind: 5, payload: b"abc" };
+        let mut plain = Plain::new(5, 10);
+        plain.push(b"abc");
+        assert_eq!(plain.signed(3).bytes(), wanted.bytes());
+        plain.push(b"-signed");
+        let (envelope, tag) = plain.seal(&keys, 0, [7; 16], place).unwrap();
+        assert_eq!(envelope[..NONCE_BYTES], [7; 16]);
+        assert_eq!(seal(&keys, 0, [7; 16], place, 5, b"abc-signed").unwrap().0, envelope);
+        let opened = open(&keys, place, envelope).unwrap();
+        assert_eq!((opened.kind, opened.tag, opened.payload()), (5, tag, &b"abc-signed"[..]));
+        assert_eq!(opened.signed(3).bytes(), wanted.bytes());
+        // More than there is covers nothing, so no signature fits it.
+        assert!(opened.signed(11).bytes().is_empty());
     }
 }

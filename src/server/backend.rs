@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::connection::SHORT_BYTES_MAX;
 use super::handover::{Answer, Handover, Job, Output};
-use super::head::{self, CONNECTION};
+use super::head::CONNECTION;
 use super::{Audience, Handler, OnFault, Request, Response, Serves, spawn};
 
 /// How long tiny_http may take to take heads. It does nothing else.
@@ -109,7 +109,7 @@ impl Service {
         let is_direct = direct.is_some();
         let answer = match direct.filter(|_| response.body.len() <= SHORT_BYTES_MAX) {
             Some(stream) => {
-                let mut output = Output::new(head::answer(&response, true));
+                let mut output = Output::new(response, true);
                 // Who is gone the gate sees by itself.
                 let _ = output.write(&stream);
                 Answer::Begun(output)

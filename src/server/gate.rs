@@ -17,10 +17,10 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use super::backend::{Backend, Service};
 use super::connection::{Connection, Progress, SHORT_BYTES_MAX};
 use super::handover::{Answer, Handover, Output};
-use super::head::{Rules, add_inner_request, answer};
+use super::head::{Rules, add_inner_request};
 use super::limits::{Limits, State};
 use super::queue::Queue;
-use super::{Health, Response, Tally, Trouble, locked};
+use super::{Response, Seen, Trouble, locked};
 
 /// Most connections that are taken in a row, so that the others are served meanwhile.
 const ACCEPTS_MAX: usize = 16;
@@ -41,8 +41,7 @@ pub(super) struct Gate {
     stopped: UnixStream,
     service: Service,
     rules: Rules,
-    health: Arc<Mutex<Health>>,
-    tally: Arc<Mutex<Tally>>,
+    seen: Arc<Mutex<Seen>>,
     backend: Option<Backend>,
     handover: Arc<Handover>,
     limits: Limits,
@@ -58,7 +57,7 @@ impl Gate {
         listener: TcpListener,
         service: Service,
         limits: Limits,
-        (health, tally): (Arc<Mutex<Health>>, Arc<Mutex<Tally>>),
+        seen: Arc<Mutex<Seen>>,
         stopped: UnixStream,
     ) -> Result<Self, Error> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -69,8 +68,7 @@ impl Gate {
             stopped,
             service,
             rules: Rules::of(serves.audience, serves.body_bytes_max),
-            health,
-            tally,
+            seen,
             backend: None,
             handover: Arc::new(Handover::new()?),
             limits,
@@ -151,11 +149,11 @@ impl Gate {
         }
         let text = match self.start_backend() {
             Ok(()) => {
-                let mut health = locked(&self.health);
-                health.restarted += 1;
+                let mut seen = locked(&self.seen);
+                seen.restarted += 1;
                 format!(
                     "the HTTP server behind the port had died and was started again (so far {} times)",
-                    health.restarted
+                    seen.restarted
                 )
             }
             Err(why) => {
@@ -210,10 +208,10 @@ impl Gate {
             return;
         }
         self.connections.insert(token, Connection::new(stream, peer, Instant::now()));
-        let mut tally = locked(&self.tally);
-        tally.accepted += 1;
-        tally.open = self.connections.len();
-        drop(tally);
+        let mut seen = locked(&self.seen);
+        seen.tally.accepted += 1;
+        seen.tally.open = self.connections.len();
+        drop(seen);
         if let Some(token) = self.queue.admit(token, peer.ip()) {
             self.cut(token);
         }
@@ -221,13 +219,13 @@ impl Gate {
 
     /// Ends a stranger's connection to make room.
     fn cut(&mut self, token: u64) {
-        let mut tally = locked(&self.tally);
-        tally.cut += 1;
+        let mut seen = locked(&self.seen);
+        seen.tally.cut += 1;
         let text = format!(
             "strangers hold many connections to this port: so far {} were cut to make room",
-            tally.cut
+            seen.tally.cut
         );
-        drop(tally);
+        drop(seen);
         self.degrade(Trouble::Strangers, text);
         self.close(token);
     }
@@ -258,7 +256,7 @@ impl Gate {
         let is_member = self.queue.is_member(token);
         let Some(connection) = self.connections.get_mut(&token) else { return };
         match connection.read(&self.rules, is_member, Instant::now()) {
-            Progress::Partial => {}
+            Progress::Partial => self.set_interest(token),
             Progress::Gone => self.close(token),
             Progress::Bad => self.refuse(token, 400),
             Progress::Long => {
@@ -282,7 +280,6 @@ impl Gate {
                 connection.state = State::Reading;
             }
             self.read(token);
-            self.set_interest(token);
         }
     }
 
@@ -318,14 +315,14 @@ impl Gate {
         for (token, answer) in all {
             self.queue.finish(token);
             match answer {
-                Answer::Whole(response) => self.answer(token, &response),
+                Answer::Whole(response) => self.answer(token, response),
                 Answer::Begun(output) => self.send(token, output, true),
             }
         }
         is_some
     }
 
-    fn answer(&mut self, token: u64, response: &Response) {
+    fn answer(&mut self, token: u64, response: Response) {
         if let Some(caller) = response.caller
             && let Some(token) = self.queue.prove(token, caller)
         {
@@ -337,13 +334,13 @@ impl Gate {
         // One that never pauses is never found between its requests.
         let ends = self.limits.times.has_overstayed(is_member, stayed);
         let keeps = connection.keep_alive && !ends;
-        self.send(token, Output::new(answer(response, keeps)), keeps);
+        self.send(token, Output::new(response, keeps), keeps);
     }
 
     /// A last answer without a body.
     fn refuse(&mut self, token: u64, status: u16) {
-        let last = answer(&Response { status, ..Response::default() }, false);
-        self.send(token, Output::new(last), false);
+        let last = Response { status, ..Response::default() };
+        self.send(token, Output::new(last, false), false);
     }
 
     fn send(&mut self, token: u64, output: Output, keeps: bool) {
@@ -397,7 +394,7 @@ impl Gate {
             // A worker may keep it open for a while.
             let _ = epoll::delete(&self.epoll, &connection.stream);
         }
-        locked(&self.tally).open = self.connections.len();
+        locked(&self.seen).tally.open = self.connections.len();
         self.queue.remove(token);
     }
 
@@ -428,9 +425,7 @@ impl Gate {
 
     /// Shows the fault in `status`, for a while.
     fn degrade(&self, trouble: Trouble, text: String) {
-        let mut health = locked(&self.health);
-        health.degraded = Some((trouble, text));
-        health.seen_at = Some(Instant::now());
+        locked(&self.seen).degraded = Some((trouble, text, Instant::now()));
     }
 }
 

@@ -1,13 +1,14 @@
 //! What the gate and the workers hand to each other past tiny_http: bodies, and answers.
 
 use std::collections::HashMap;
-use std::io::{Error, ErrorKind, Write};
+use std::io::{Error, ErrorKind, IoSlice, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::head::answer;
 use super::{Headers, Response, locked};
 
 /// What a worker needs beside the head, which tiny_http reads.
@@ -36,27 +37,33 @@ impl Answer {
     }
 }
 
-/// Bytes that go out.
+/// Bytes that go out: a head, and a body.
 #[derive(Debug, Default)]
 pub(super) struct Output {
-    bytes: Vec<u8>,
+    head: Vec<u8>,
+    body: Vec<u8>,
     written: usize,
 }
 
 impl Output {
-    pub(super) fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes, written: 0 }
+    pub(super) fn new(response: Response, keep_alive: bool) -> Self {
+        let (head, body) = answer(response, keep_alive);
+        Self { head, body, written: 0 }
     }
 
     /// How many of them are not written.
     pub(super) fn left(&self) -> usize {
-        self.bytes.len().saturating_sub(self.written)
+        (self.head.len() + self.body.len()).saturating_sub(self.written)
     }
 
     /// Writes as many as are taken. Gives how many are left.
     pub(super) fn write(&mut self, mut to: &TcpStream) -> Result<usize, Error> {
-        while let Some(rest) = self.bytes.get(self.written..).filter(|rest| !rest.is_empty()) {
-            match to.write(rest) {
+        while self.left() > 0 {
+            let of_body = self.written.saturating_sub(self.head.len());
+            let head = self.head.get(self.written..).unwrap_or_default();
+            let body = self.body.get(of_body..).unwrap_or_default();
+            // In one piece, as it would wait for the other side between two.
+            match to.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(count) => self.written += count,
                 Err(why) if why.kind() == ErrorKind::WouldBlock => break,

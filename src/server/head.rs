@@ -140,12 +140,12 @@ pub(super) fn add_inner_request(heads: &mut String, head: &Head, token: u64) {
 /// Room for the head of an answer but its seal, bytes.
 const ANSWER_BYTES: usize = 128;
 
-/// What the caller gets.
-pub(super) fn answer(response: &Response, keep_alive: bool) -> Vec<u8> {
+/// What the caller gets: a head, and the body behind it, which is not copied.
+pub(super) fn answer(response: Response, keep_alive: bool) -> (Vec<u8>, Vec<u8>) {
     let Response { status, seal, headers, body, is_bodiless, caller: _ } = response;
     let seal_bytes = seal.as_ref().map_or(0, String::len);
-    let mut text = String::with_capacity(ANSWER_BYTES + seal_bytes + body.len());
-    let phrase = tiny_http::StatusCode(*status).default_reason_phrase();
+    let mut text = String::with_capacity(ANSWER_BYTES + seal_bytes);
+    let phrase = tiny_http::StatusCode(status).default_reason_phrase();
     // Writing to a String can't fail.
     let _ = write!(text, "HTTP/1.1 {status} {phrase}\r\n");
     // A 204 has neither a length nor a body, and the length of a 304 would be that of the 200.
@@ -160,11 +160,8 @@ pub(super) fn answer(response: &Response, keep_alive: bool) -> Vec<u8> {
         let _ = write!(text, "{name}: {value}\r\n");
     }
     text += if keep_alive { "\r\n" } else { "Connection: close\r\n\r\n" };
-    let mut bytes = text.into_bytes();
-    if has_length && !is_bodiless {
-        bytes.extend_from_slice(body);
-    }
-    bytes
+    let has_body = has_length && !is_bodiless;
+    (text.into_bytes(), if has_body { body } else { Vec::new() })
 }
 
 #[cfg(test)]
@@ -233,11 +230,13 @@ mod tests {
         assert!(!keeps(&format!("POST / HTTP/1.1\r\n{twice}\r\n")));
     }
 
+    fn text((head, body): (Vec<u8>, Vec<u8>)) -> String {
+        String::from_utf8([head, body].concat()).unwrap()
+    }
+
     #[test]
     fn an_answer_has_what_its_caller_needs_and_no_more() {
-        let text = |response: Response, keep_alive| {
-            String::from_utf8(answer(&response, keep_alive)).unwrap()
-        };
+        let text = |response: Response, keep_alive| text(answer(response, keep_alive));
         let sealed = Response { status: 204, seal: Some("abc".into()), ..Response::default() };
         assert_eq!(text(sealed, true), "HTTP/1.1 204 No Content\r\nDsn-Seal: abc\r\n\r\n");
         let body = Response { status: 200, body: b"xyz".into(), ..Response::default() };
@@ -252,7 +251,7 @@ mod tests {
 
     #[test]
     fn what_says_the_length_alone_has_no_body() {
-        let text = |response| String::from_utf8(answer(&response, true)).unwrap();
+        let text = |response| text(answer(response, true));
         let body = || b"xyz".to_vec();
         let head = Response { status: 200, body: body(), is_bodiless: true, ..Response::default() };
         assert_eq!(text(head), "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n");

@@ -119,14 +119,14 @@ pub type Handler = Arc<dyn Fn(Request) -> Response + Send + Sync>;
 /// Told when a thread of the port ended that should not have: the port is deaf, or soon will be.
 pub type OnFault = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// What was wrong with the port of late.
-#[derive(Debug, Clone, Default)]
-struct Health {
+/// What the gate tells of the port.
+#[derive(Debug, Default)]
+struct Seen {
+    tally: Tally,
     /// How often tiny_http was started again since the start.
     restarted: u64,
-    /// What was seen last, with what is done about it.
-    degraded: Option<(Trouble, String)>,
-    seen_at: Option<Instant>,
+    /// What was wrong last, with what is done about it, and when that was.
+    degraded: Option<(Trouble, String, Instant)>,
 }
 
 /// What the port has seen so far.
@@ -156,8 +156,7 @@ pub enum Trouble {
 /// An open port with its threads.
 pub struct Server {
     address: SocketAddr,
-    health: Arc<Mutex<Health>>,
-    tally: Arc<Mutex<Tally>>,
+    seen: Arc<Mutex<Seen>>,
     gate: Option<JoinHandle<()>>,
     /// Closed to stop the gate.
     stop: Option<UnixStream>,
@@ -176,19 +175,18 @@ impl Server {
         let listener = listen.open().map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = UnixStream::pair().map_err(failed)?;
-        let (health, tally) = <(Arc<Mutex<Health>>, Arc<Mutex<Tally>>)>::default();
+        let seen = Arc::<Mutex<Seen>>::default();
         let service = Service { handler, serves, on_fault: Arc::clone(&on_fault) };
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let limits = match serves.audience {
             Audience::Nodes => Limits::of(descriptors),
             Audience::People => Limits::of_people(descriptors),
         };
-        let seen = (Arc::clone(&health), Arc::clone(&tally));
-        let gate = Gate::new(listener, service, limits, seen, stopped);
+        let gate = Gate::new(listener, service, limits, Arc::clone(&seen), stopped);
         let gate = gate.map_err(failed)?;
         let name = format!("{}-gate", serves.name);
         let thread = spawn(name, on_fault, move || gate.run()).map_err(failed)?;
-        Ok(Self { address, health, tally, gate: Some(thread), stop: Some(stop) })
+        Ok(Self { address, seen, gate: Some(thread), stop: Some(stop) })
     }
 
     /// The address that it listens on.
@@ -198,7 +196,7 @@ impl Server {
 
     /// What it has seen so far.
     pub fn tally(&self) -> Tally {
-        *locked(&self.tally)
+        locked(&self.seen).tally
     }
 
     /// What is wrong with it right now, with what is done about it.
@@ -210,9 +208,9 @@ impl Server {
             );
             (Trouble::NoAddress, text)
         });
-        let Health { degraded, seen_at, .. } = locked(&self.health).clone();
-        let is_shown = seen_at.is_some_and(|at| at.elapsed() <= DEGRADED_SHOWN);
-        missing.into_iter().chain(degraded.filter(|_| is_shown)).collect()
+        let degraded = locked(&self.seen).degraded.clone();
+        let shown = degraded.filter(|(.., at)| at.elapsed() <= DEGRADED_SHOWN);
+        missing.into_iter().chain(shown.map(|(trouble, text, _)| (trouble, text))).collect()
     }
 
     /// Closes the port and all connections, and ends the threads, as dropping it does.

@@ -17,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 use super::backend::Service;
 use super::gate::Gate;
 use super::limits::{Limits, Times};
-use super::{Audience, Caller, Handler, Health, Listen, OnFault, Response, Serves, spawn};
+use super::{Audience, Caller, Handler, Listen, OnFault, Response, Seen, Serves, spawn};
 
 /// `/as` is asked by a caller of our choice: see [`Peer::ask`].
 static PATHS: [&str; 3] = ["/echo", "/panic", "/as"];
@@ -84,7 +84,7 @@ impl Desk {
 
 struct Port {
     address: SocketAddr,
-    health: Arc<Mutex<Health>>,
+    seen: Arc<Mutex<Seen>>,
     desk: Arc<Desk>,
     /// The gate's own connection to tiny_http.
     line: UnixStream,
@@ -123,7 +123,7 @@ fn start_with(limits: Limits) -> Port {
     let listener = Listen::open(&"127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = UnixStream::pair().unwrap();
-    let health = Arc::<Mutex<Health>>::default();
+    let seen = Arc::<Mutex<Seen>>::default();
     let on_fault: OnFault = Arc::new(|why| panic!("{why}"));
     let serves = Serves {
         name: "dsn",
@@ -134,8 +134,7 @@ fn start_with(limits: Limits) -> Port {
         audience: Audience::Nodes,
     };
     let service = Service { handler, serves, on_fault };
-    let gate = Gate::new(listener, service, limits, (Arc::clone(&health), Arc::default()), stopped)
-        .unwrap();
+    let gate = Gate::new(listener, service, limits, Arc::clone(&seen), stopped).unwrap();
     let line = gate.line().try_clone().unwrap();
     let (told, task) = mpsc::sync_channel(1);
     let gate = Some(std::thread::spawn(move || {
@@ -143,7 +142,7 @@ fn start_with(limits: Limits) -> Port {
         gate.run().unwrap();
     }));
     let task = PathBuf::from("/proc").join(task.recv().unwrap());
-    Port { address, health, desk, line, stop: Some(stop), gate, task }
+    Port { address, seen, desk, line, stop: Some(stop), gate, task }
 }
 
 /// A port where all have as much time as they like.
@@ -349,9 +348,10 @@ fn tiny_http_that_dies_is_started_again_and_that_is_told() {
     while port.post("/echo", b"after").0 != 200 {
         assert!(std::time::Instant::now() < until);
     }
-    let health = port.health.lock().unwrap().clone();
-    assert!(health.restarted >= 1, "{health:?}");
-    let (trouble, text) = health.degraded.unwrap();
+    let mut seen = port.seen.lock().unwrap();
+    assert!(seen.restarted >= 1, "{seen:?}");
+    let (trouble, text, _) = seen.degraded.take().unwrap();
+    drop(seen);
     assert!(trouble == super::Trouble::Backend && text.contains("started again"), "{text}");
 }
 
@@ -382,7 +382,7 @@ fn a_caller_has_its_worker_back_when_tiny_http_was_started_again() {
     port.line.shutdown(Shutdown::Both).unwrap();
     port.desk.release("hold");
     let until = Instant::now() + PATIENCE;
-    while port.health.lock().unwrap().restarted == 0 {
+    while port.seen.lock().unwrap().restarted == 0 {
         assert!(Instant::now() < until, "it is started again");
         std::thread::park_timeout(Duration::from_millis(10));
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Nonce, StepFault, seal_text};
 use crate::protocol::crypto::{
-    NetworkKeys, Opened, Place, Signed, Signer, Tag, Verifier, open, seal,
+    NetworkKeys, Opened, Place, Plain, Signed, Signer, Tag, Verifier, open,
 };
 use crate::protocol::identity::{NodeId, PublicKey, SIGNATURE_BYTES};
 use crate::protocol::node::{
@@ -205,8 +205,7 @@ fn check_caller(
     verifier: &impl Verifier,
 ) -> Result<Incoming, Reason> {
     let Arrived { message, opened, signed_bytes, signature, .. } = arrived;
-    let payload = opened.payload().get(..signed_bytes).unwrap_or_default();
-    let what = Signed::Request { kind: opened.kind, payload };
+    let what = opened.signed(signed_bytes);
     let incoming = match message {
         Request::Hello(it) => {
             Authentic::check(it, key, what, &signature, verifier).map(Incoming::Hello)
@@ -310,27 +309,30 @@ impl Answering {
         nonce: Nonce,
     ) -> Result<Answer, StepFault> {
         let Self { kind, tag, key } = self;
-        let signed = |mut payload: Vec<u8>| -> Result<Vec<u8>, StepFault> {
+        let signed = |mut plain: Plain| -> Result<Plain, StepFault> {
             if kind.is_answer_signed() {
-                let what = Signed::Answer { kind: kind.byte(), request: &tag, payload: &payload };
-                let signature = signer.sign(what)?;
-                payload.extend_from_slice(&signature);
+                let payload = plain.payload();
+                let what = Signed::Answer { kind: kind.byte(), request: &tag, payload };
+                plain.push(&signer.sign(what)?);
             }
-            Ok(payload)
+            Ok(plain)
         };
-        let (status, payload) = match reply.verdict {
-            Verdict::Answer(answer) => (Status::Ok, signed(wire::encode_answer(&answer)?)?),
-            Verdict::Nothing => (Status::NoContent, signed(Vec::new())?),
+        let (status, plain) = match reply.verdict {
+            Verdict::Answer(answer) => (Status::Ok, signed(wire::plain_answer(kind, &answer)?)?),
+            Verdict::Nothing => {
+                (Status::NoContent, signed(Plain::new(kind.byte(), SIGNATURE_BYTES))?)
+            }
             Verdict::Here(node_id, challenge) => {
                 let what = Signed::Here { node_id: &node_id, challenge: &challenge };
-                let signature = signer.sign(what)?;
-                (Status::Ok, wire::encode_answer(&wire::Answer::Here(signature))?)
+                let here = wire::Answer::Here(signer.sign(what)?);
+                (Status::Ok, wire::plain_answer(kind, &here)?)
             }
-            Verdict::Refuse(reason, refusal) => (reason.status(), wire::encode_refusal(&refusal)?),
+            Verdict::Refuse(reason, refusal) => {
+                (reason.status(), wire::plain_refusal(kind, &refusal)?)
+            }
         };
         let place = Place::Answer { path: kind.path(), status: status.code(), request: &tag };
-        let sealed = seal(keys, key, nonce, place, kind.byte(), &payload);
-        let (envelope, _) = sealed.ok_or(StepFault::NoKey)?;
+        let (envelope, _) = plain.seal(keys, key, nonce, place).ok_or(StepFault::NoKey)?;
         let (seal, body) = match status {
             Status::NoContent => (Some(seal_text(&envelope)), Vec::new()),
             _ => (None, envelope),

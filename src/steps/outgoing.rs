@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use super::{Nonce, StepFault, read_seal};
-use crate::protocol::crypto::{
-    NetworkKeys, Opened, Place, Signed, Signer, Tag, Verifier, open, seal,
-};
+use crate::protocol::crypto::{NetworkKeys, Opened, Place, Signed, Signer, Tag, Verifier, open};
 use crate::protocol::identity::{NodeId, PublicKey};
 use crate::protocol::node::{Judgement, Node, Outcome, Outgoing};
 use crate::protocol::record::{Record, Signature, SignedHead};
@@ -35,15 +33,14 @@ pub fn seal_request(
     nonce: Nonce,
 ) -> Result<Sealed, StepFault> {
     let kind = outgoing.request.kind();
-    let mut payload = wire::encode_request(&outgoing.request)?;
+    let mut plain = wire::plain_request(&outgoing.request)?;
     if outgoing.request.is_signed() {
-        let what = Signed::Request { kind: kind.byte(), payload: &payload };
-        let signature = signer.sign(what)?;
-        payload.extend_from_slice(&signature);
+        let signature = signer.sign(plain.signed(plain.payload().len()))?;
+        plain.push(&signature);
     }
     let path = kind.path();
     let key = outgoing.network_key % keys.count();
-    let sealed = seal(keys, key, nonce, Place::Request { path }, kind.byte(), &payload);
+    let sealed = plain.seal(keys, key, nonce, Place::Request { path });
     let (body, tag) = sealed.ok_or(StepFault::NoKey)?;
     Ok(Sealed { path, body, tag })
 }
@@ -261,6 +258,7 @@ mod tests {
     use super::super::seal_text;
     use super::*;
     use crate::protocol::crypto::CryptoFault;
+    use crate::protocol::crypto::seal;
     use crate::protocol::head::Home;
     use crate::protocol::identity::{Incarnation, Session};
     use crate::protocol::node::{Now, Secret, Settings};

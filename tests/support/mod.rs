@@ -226,6 +226,14 @@ pub fn network_keys(key: [u8; 32]) -> NetworkKeys {
     NetworkKeys::new(&[Zeroizing::new(key)]).unwrap()
 }
 
+/// One that was never used before in this process, nor by another one.
+fn new_nonce() -> [u8; 16] {
+    let mut nonce = [0; 16];
+    nonce[..8].copy_from_slice(&NONCE.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+    nonce[8..].copy_from_slice(&std::process::id().to_le_bytes().repeat(2));
+    nonce
+}
+
 impl Member {
     pub fn new(node_id: &str, target: SocketAddr) -> Self {
         Self {
@@ -389,17 +397,24 @@ impl Member {
     }
 
     pub fn envelope(&self, kind: Kind, payload: &[u8]) -> Vec<u8> {
-        let mut nonce = [0; 16];
-        nonce[..8].copy_from_slice(&NONCE.fetch_add(1, Ordering::Relaxed).to_le_bytes());
-        nonce[8..].copy_from_slice(&std::process::id().to_le_bytes().repeat(2));
         let place = Place::Request { path: kind.path() };
-        seal(&self.network, 0, nonce, place, kind.byte(), payload).unwrap().0
+        seal(&self.network, 0, new_nonce(), place, kind.byte(), payload).unwrap().0
+    }
+
+    /// A signed request as bytes, made as a node makes it.
+    pub fn sealed(&self, request: &Request) -> Vec<u8> {
+        let mut plain = wire::plain_request(request).unwrap();
+        if request.is_signed() {
+            let signature = self.key.sign(plain.signed(plain.payload().len())).unwrap();
+            plain.push(&signature);
+        }
+        let place = Place::Request { path: request.kind().path() };
+        plain.seal(&self.network, 0, new_nonce(), place).unwrap().0
     }
 
     pub fn say(&self, request: &Request) -> Heard {
         let kind = request.kind();
-        let envelope = self.envelope(kind, &self.payload(request));
-        self.say_bytes(kind, kind.path(), &envelope)
+        self.say_bytes(kind, kind.path(), &self.sealed(request))
     }
 
     /// Posts bytes and reads what comes back as the answer to them.

@@ -3,15 +3,17 @@
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::de::{BorrowDecode, BorrowDecoder};
+use bincode::enc::write::{SizeWriter, Writer};
 use bincode::enc::{Encode, Encoder};
 use bincode::error::{DecodeError, EncodeError};
 
 use super::{ProgramVersion, Text};
 use crate::protocol::BODY_BYTES_MAX;
 use crate::protocol::address::Address;
+use crate::protocol::crypto::Plain;
 use crate::protocol::head::{Fingerprint, Home, Version};
 use crate::protocol::identity::{
-    Incarnation, NodeId, PUBLIC_KEY_BYTES, PublicKey, RANK_BYTES, Rank, Session,
+    Incarnation, NodeId, PUBLIC_KEY_BYTES, PublicKey, RANK_BYTES, Rank, SIGNATURE_BYTES, Session,
 };
 use crate::protocol::rings::{Ring, Stretch};
 use crate::protocol::verdict::Reason;
@@ -27,8 +29,22 @@ const CONFIG: Config = bincode::config::standard()
     .with_fixed_int_encoding()
     .with_limit::<DECODED_BYTES_MAX>();
 
-pub(super) fn encode<T: Encode>(message: &T) -> Result<Vec<u8>, EncodeError> {
-    bincode::encode_to_vec(message, CONFIG)
+/// In the place where it is to be signed and sealed, with room for a signature.
+pub(super) fn plain<T: Encode>(kind: u8, message: &T) -> Result<Plain, EncodeError> {
+    let mut size = SizeWriter::default();
+    bincode::encode_into_writer(message, &mut size, CONFIG)?;
+    let mut plain = Plain::new(kind, size.bytes_written + SIGNATURE_BYTES);
+    bincode::encode_into_writer(message, Behind(&mut plain), CONFIG)?;
+    Ok(plain)
+}
+
+struct Behind<'a>(&'a mut Plain);
+
+impl Writer for Behind<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.push(bytes);
+        Ok(())
+    }
 }
 
 pub(super) fn decode<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<T, Reason> {

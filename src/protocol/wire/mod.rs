@@ -7,11 +7,12 @@ mod records;
 use bincode::enc::{Encode, Encoder};
 use bincode::error::EncodeError;
 
+use super::crypto::Plain;
 use super::identity::SIGNATURE_BYTES;
 use super::record::Signature;
 use super::verdict::Reason;
 use super::{DATA_BYTES_MAX, PEERS_MAX, PROTOCOL_VERSION};
-use codec::{Bounded, decode, encode};
+use codec::{Bounded, decode, plain};
 pub use messages::*;
 use records::{RawRecord, typed_records, whole_records};
 
@@ -109,31 +110,49 @@ pub struct Decoded<'a, T> {
 ///
 /// Errors only where a message breaks a limit, which no message that the core makes does.
 pub fn encode_request(request: &Request) -> Result<Vec<u8>, EncodeError> {
+    Ok(plain_request(request)?.payload().to_vec())
+}
+
+/// A request where it is to be signed and sealed, with room for the signature.
+pub fn plain_request(request: &Request) -> Result<Plain, EncodeError> {
+    let kind = request.kind().byte();
     match request {
-        Request::Hello(hello) => encode(&(PROTOCOL_VERSION, PROTOCOL_VERSION, hello)),
-        Request::Peers(peers) => encode(peers),
-        Request::Push(push) => encode(&(PUSH, push)),
-        Request::Pull(pull) => encode(&(PULL, pull)),
-        Request::Ping(ping) => encode(ping),
-        Request::Data(data) => encode(data),
+        Request::Hello(hello) => plain(kind, &(PROTOCOL_VERSION, PROTOCOL_VERSION, hello)),
+        Request::Peers(peers) => plain(kind, peers),
+        Request::Push(push) => plain(kind, &(PUSH, push)),
+        Request::Pull(pull) => plain(kind, &(PULL, pull)),
+        Request::Ping(ping) => plain(kind, ping),
+        Request::Data(data) => plain(kind, data),
     }
 }
 
 /// An answer as bytes; a signature over them follows where the kind is signed.
 pub fn encode_answer(answer: &Answer) -> Result<Vec<u8>, EncodeError> {
+    // Of whatever kind: that is no part of the payload.
+    Ok(plain_answer(Kind::Data, answer)?.payload().to_vec())
+}
+
+/// An answer where it is to be sealed.
+pub fn plain_answer(kind: Kind, answer: &Answer) -> Result<Plain, EncodeError> {
+    let kind = kind.byte();
     match answer {
-        Answer::Hello(hello) => encode(hello),
-        Answer::Peers(peers) => encode(peers),
-        Answer::Records(records) => encode(records),
-        Answer::Ping(pong) => encode(pong),
-        Answer::Data => Ok(Vec::new()),
-        Answer::Here(signature) => encode(signature),
+        Answer::Hello(hello) => plain(kind, hello),
+        Answer::Peers(peers) => plain(kind, peers),
+        Answer::Records(records) => plain(kind, records),
+        Answer::Ping(pong) => plain(kind, pong),
+        Answer::Data => plain(kind, &()),
+        Answer::Here(signature) => plain(kind, signature),
     }
 }
 
 /// A refusal as bytes; refusals are not signed.
 pub fn encode_refusal(refusal: &Refusal) -> Result<Vec<u8>, EncodeError> {
-    encode(refusal)
+    Ok(plain_refusal(Kind::Data, refusal)?.payload().to_vec())
+}
+
+/// A refusal where it is to be sealed.
+pub fn plain_refusal(kind: Kind, refusal: &Refusal) -> Result<Plain, EncodeError> {
+    plain(kind.byte(), refusal)
 }
 
 /// Bytes to a request of the kind, or the reason why they are refused.
