@@ -320,3 +320,32 @@ fn a_key_that_is_there_twice_is_refused_everywhere() {
     }
     assert_eq!(node.told(&["state", "a"]), "");
 }
+
+#[test]
+fn a_slip_is_told_with_what_was_meant() {
+    let place = Place4Nodes::new();
+    let long = "n".repeat(65);
+    let rows: [(&[&str], &str); 8] = [
+        (&["set", "t", "=", "5"], "\"t\" has a blank before its =: KEY=VALUE has none"),
+        (&["set", "=", "5", "6"], "= stands alone"),
+        (&["set", "a", "b", "--json"], "options come first"),
+        (&["get", "t"], "\"t\" stands where a node is named (`self`"),
+        (&["run", "--listen", "10.0.0.1"], "the port is missing, such as 10.0.0.1:8000"),
+        (&["run", "--node-id", &long], "has more than 64 characters"),
+        (&["kegen"], "'keygen'"),
+        (&["unset", "-5"], "put -- before it"),
+    ];
+    for (arguments, told) in rows {
+        let mut command = dsn();
+        let said = run_with(command.current_dir(place.path()).args(arguments), b"");
+        assert_eq!(said.code, 2, "{arguments:?}: {}", said.err);
+        assert!(said.err.contains(told), "{arguments:?}: {}", said.err);
+    }
+    for (name, told) in [("DSN_DATA", "/none (DSN_DATA)"), ("DSN_CONTROL", "none (DSN_CONTROL)")] {
+        let mut command = dsn();
+        let command = command.current_dir(place.path()).env(name, "none").arg("status");
+        let said = run_with(command, b"");
+        assert_eq!(said.code, 3, "{}", said.err);
+        assert!(said.err.contains(told), "{}", said.err);
+    }
+}

@@ -143,7 +143,9 @@ fn get_request(command: &Command) -> Result<Json, Fault> {
         (true, None, None, Some(prefix)) => Ok(json!({ "op": "state", "prefix": prefix })),
         (true, ..) => usage("with --all and --alive goes a KEY or --prefix PREFIX, and no node"),
         (false, Some(_), Some(_), Some(_)) => usage("either a KEY or --prefix PREFIX goes"),
-        (false, Some(_), None, None) => usage("the KEY is missing"),
+        (false, Some(node), None, None) => usage(&format!(
+            "the KEY is missing: {node:?} stands where a node is named (`self` is the one that is asked)"
+        )),
         (false, None, ..) => usage("NODE and KEY are missing"),
     }
 }
@@ -208,11 +210,19 @@ fn entries_of(words: &[OsString]) -> Result<Map<String, Json>, Fault> {
         let value = value_of("set", value)?;
         return Ok([(key_of(key.as_bytes())?, bytes_to_json(&value))].into_iter().gathered());
     }
+    words.iter().try_for_each(|word| no_option("set", word).map(drop))?;
     let mut entries = Map::new();
-    for word in words {
-        let word = no_option("set", word)?.as_bytes();
+    for word in words.iter().map(|word| word.as_bytes()) {
+        if word == b"=" {
+            return Err(Fault::Usage("= stands alone: KEY=VALUE has no blanks around it".into()));
+        }
         let Some(at) = word.iter().position(|byte| *byte == b'=') else {
             let word = String::from_utf8_lossy(word);
+            if words.iter().any(|word| word == "=") {
+                return Err(Fault::Usage(format!(
+                    "{word:?} has a blank before its =: KEY=VALUE has none"
+                )));
+            }
             return Err(Fault::Usage(format!(
                 "{word:?} is not KEY=VALUE; use `dsn set KEY VALUE` for one key, `dsn set K1=V1 K2=V2` for several"
             )));

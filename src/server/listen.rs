@@ -56,6 +56,9 @@ impl FromStr for Listen {
             (_, Some((ip, zone, port)), _) => Ok(Self::OnLink(ip, zone.to_owned(), port)),
             (.., Ok(port)) => Ok(Self::Everywhere(port)),
             _ if text.contains("://") => Err(bad("leave out http://")),
+            _ if text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() => {
+                Err(bad("the port is missing, such as 10.0.0.1:8000 or [::1]:8000"))
+            }
             _ if is_number_and_no_port(text.rsplit(':').next().unwrap_or_default()) => {
                 Err(bad("the port is a number from 0 to 65535"))
             }
