@@ -187,12 +187,25 @@ fn what_came_from_a_variable_or_a_file_is_named_so() {
         assert_eq!(said.code, 2, "{name}: {}", said.err);
         assert!(said.err.starts_with(&format!("dsn: {name}: ")), "{}", said.err);
     }
+    for (name, value) in [
+        ("DSN_ALLOW", "none/of"),
+        ("DSN_CREDENTIALS", "/dev/null"),
+        ("DSN_DATA", "/etc/passwd"),
+        ("DSN_CONTROL", "/etc/passwd"),
+    ] {
+        let said = run((name, value.as_bytes()), &[]);
+        assert!(said.err.contains(&format!("It was given by {name}\n")), "{name}: {}", said.err);
+        assert_eq!(said.err.lines().count(), 1, "{}", said.err);
+    }
     // What is typed counts, and is to blame.
     let said = run(("DSN_TICK", b"3s"), &["--tick", "x"]);
     assert!(said.err.starts_with("dsn: --tick: "), "{}", said.err);
     std::fs::write(place.path().join("c"), "# mine\n\n\"sync\" = \"x\"\ntick = \"3s\"\n").unwrap();
     let said = run(("DSN_CONFIG", b"c"), &[]);
     assert!(said.err.starts_with("dsn: c, line 3: sync: \"x\" is neither"), "{}", said.err);
+    std::fs::write(place.path().join("c"), "alone = true\nallow = \"none/of\"\n").unwrap();
+    let said = run(("DSN_CONFIG", b"c"), &[]);
+    assert!(said.err.contains("none/of") && said.err.contains("c, line 2: allow"), "{}", said.err);
     std::fs::write(place.path().join("c"), "tick = 5\n").unwrap();
     let said = run(("DSN_CONFIG", b"c"), &[]);
     assert!(said.err.contains("line 1") && said.err.contains("tick = \"3s\""), "{}", said.err);

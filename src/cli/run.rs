@@ -21,11 +21,16 @@ pub(super) fn run(
 ) -> Result<(), Fault> {
     let dropped = log::start()?;
     let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let config = settings::resolve(flags, control, variables, &host_name)?;
+    let (config, origin) = settings::resolve(flags, control, variables, &host_name)?;
     let signals =
         Heard::new().map_err(|why| Fault::No(format!("signals can't be handled: {why}")))?;
     let mut manager = Manager::from_environment();
-    let node = dsn::start(config)?;
+    let elsewhere = origin.elsewhere(&config);
+    let node = dsn::start(config).map_err(|fault| match Fault::from(fault) {
+        Fault::Usage(text) => Fault::Usage(elsewhere.explain(text)),
+        Fault::No(text) => Fault::No(elsewhere.explain(text)),
+        other => other,
+    })?;
     node.count_dropped_lines(dropped);
     announce(node.listen());
     manager.ready(&node.listen(), node.pulse());

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dsn::advice::whole_path;
 use dsn::config::{Config, Control, OWN_NODE, SyncRule};
 use dsn::protocol::SEEDS_MAX;
 use dsn::protocol::address::{Address, InvalidAddress};
@@ -159,40 +160,104 @@ const SETTINGS: [&str; 17] = [
 /// Puts together flags (with what came from the environment), file and defaults, in this order.
 ///
 /// `control` is the socket given on the command line or in the environment; `host_name` names a
-/// node that got no name. A fault names what was given, where it was given.
+/// node that got no name. A fault names what was given, where it was given; so does what comes with
+/// the configuration, for faults that show when it is used.
 pub(super) fn resolve(
     flags: RunArgs,
     control: Option<PathBuf>,
     variables: &Variables,
     host_name: &str,
-) -> Result<Config, ConfigError> {
+) -> Result<(Config, Origin), ConfigError> {
     let flags = flags.without_empty();
     let given = given(&flags, not_empty(control.clone()).is_some());
-    let named = |setting: &'static str| match variables.0.contains(&setting) {
-        true => format!("DSN_{}", setting.replace('-', "_").to_uppercase()),
-        false => format!("--{setting}"),
-    };
-    let mut lines = None;
+    let mut origin = Origin { given, variables: variables.0.clone(), file: None };
     let file = match flags.config.clone() {
         Some(path) => {
-            let (file, text) = read_file(&path, &named("config"))?;
-            lines = Some((path, text));
+            let (file, text) = read_file(&path, &origin.typed("config"))?;
+            origin.file = Some((path, text));
             file.without_empty()
         }
         None => FileArgs::default(),
     };
-    put_together(flags, control, file, host_name).map_err(|fault| {
-        let Some(setting) = fault.setting() else { return fault };
-        let place = match &lines {
-            _ if given.contains(&setting) => named(setting),
-            Some((path, text)) => match line_of(text, setting) {
-                Some(line) => format!("{}, line {line}: {setting}", path.display()),
-                None => return fault,
-            },
-            None => return fault,
+    match put_together(flags, control, file, host_name) {
+        Ok(config) => Ok((config, origin)),
+        Err(fault) => Err(match fault.setting().and_then(|setting| origin.of(setting)) {
+            Some(place) => ConfigError::At { place, fault: fault.into() },
+            None => fault,
+        }),
+    }
+}
+
+/// Where each setting was given.
+#[derive(Debug)]
+pub(super) struct Origin {
+    given: Vec<&'static str>,
+    variables: Vec<&'static str>,
+    file: Option<(PathBuf, String)>,
+}
+
+impl Origin {
+    /// How whoever gave it knows it; nothing where nobody did.
+    fn of(&self, setting: &'static str) -> Option<String> {
+        if self.given.contains(&setting) {
+            return Some(self.typed(setting));
+        }
+        let (path, text) = self.file.as_ref()?;
+        let line = line_of(text, setting)?;
+        Some(format!("{}, line {line}: {setting}", path.display()))
+    }
+
+    fn typed(&self, setting: &str) -> String {
+        match self.variables.contains(&setting) {
+            true => format!("DSN_{}", setting.replace('-', "_").to_uppercase()),
+            false => format!("--{setting}"),
+        }
+    }
+
+    /// What was given elsewhere than on the command line and may be told of by what is in it.
+    pub(super) fn elsewhere(&self, config: &Config) -> Elsewhere {
+        let shown = |path: &PathBuf| path.display().to_string();
+        let control = match &config.control {
+            Control::At(path) => Some(shown(path)),
+            _ => None,
         };
-        ConfigError::At { place, fault: fault.into() }
-    })
+        let http = config.http.as_ref();
+        let all = [
+            ("network-key", config.network_key.as_ref().map(shown)),
+            ("credentials", Some(shown(&config.credentials))),
+            ("data", config.data.as_ref().map(shown)),
+            ("allow", config.allow.as_ref().map(shown)),
+            ("control", control),
+            ("http-token", http.and_then(|http| http.token.as_ref()).map(shown)),
+            ("http", http.map(|http| http.listen.to_string())),
+            ("listen", Some(config.listen.to_string())),
+        ];
+        let of = |(setting, text): (&'static str, Option<String>)| {
+            let place = self.of(setting).filter(|place| !place.starts_with("--"))?;
+            Some((place, text?))
+        };
+        Elsewhere(all.into_iter().filter_map(of).collect())
+    }
+}
+
+/// Places, each with what was given there.
+pub(super) struct Elsewhere(Vec<(String, String)>);
+
+impl Elsewhere {
+    /// The same text, and where what it is about was given.
+    pub(super) fn explain(&self, text: String) -> String {
+        let is_about = |given: &String| {
+            let given = [given.clone(), whole_path(Path::new(given)).display().to_string()];
+            text.split_whitespace().map(|word| word.trim_end_matches([':', '.', ','])).any(|word| {
+                let behind = |given: &String| word.strip_prefix(given.as_str());
+                given.iter().filter_map(behind).any(|rest| rest.is_empty() || rest.starts_with('/'))
+            })
+        };
+        match self.0.iter().find(|(_, given)| is_about(given)) {
+            Some((place, _)) => format!("{text}. It was given by {place}"),
+            None => text,
+        }
+    }
 }
 
 /// The settings that flags and environment give.
@@ -202,7 +267,10 @@ fn given(flags: &RunArgs, has_control: bool) -> Vec<&'static str> {
         ("listen", flags.listen.is_some()),
         ("bootstrap", !flags.bootstrap.is_empty()),
         ("advertise", flags.advertise.is_some()),
+        ("network-key", flags.network_key.is_some()),
+        ("credentials", flags.credentials.is_some()),
         ("data", flags.data.is_some()),
+        ("allow", flags.allow.is_some()),
         ("sync", flags.sync.is_some()),
         ("control", has_control),
         ("control-group", flags.control_group.is_some()),
@@ -372,7 +440,7 @@ mod tests {
     use super::*;
 
     fn told(flags: RunArgs, control: Option<PathBuf>) -> Result<Config, ConfigError> {
-        resolve(flags, control, &Variables::default(), "pi")
+        resolve(flags, control, &Variables::default(), "pi").map(|(config, _)| config)
     }
 
     fn with_file(text: &str) -> (tempfile::TempDir, RunArgs) {

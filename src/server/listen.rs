@@ -208,7 +208,11 @@ mod tests {
             ("nowhere", "examples"),
             ("kitchen:8000", "examples"),
             ("", "examples"),
-            ("70000", "examples"),
+            ("70000", "from 0 to 65535"),
+            ("[::1]:-1", "from 0 to 65535"),
+            ("10.0.0.1", "the port is missing"),
+            ("[::1]", "the port is missing"),
+            ("::1", "the port is missing"),
         ] {
             let said = text.parse::<Listen>().unwrap_err().to_string();
             assert!(said.contains(named), "{said}");
