@@ -52,8 +52,8 @@ find_binary() {
 
 build() {
     command -v cargo >/dev/null 2>&1 || fail "cargo is not here: install Rust, or name a binary with DSN_BIN"
-    say "building (cargo build --release) …"
-    (cd "$here" && cargo build --release --quiet) || fail "the build failed"
+    say "building (cargo build --release), which takes some minutes …"
+    (cd "$here" && cargo build --release --quiet) || fail "the build failed: what stands above says why"
     DSN_BIN=$target/release/dsn
 }
 

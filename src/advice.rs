@@ -53,6 +53,9 @@ fn step(why: &Error, path: &Path) -> String {
         ErrorKind::ResourceBusy => {
             format!("Something holds {}: a mount, or another program", path.display())
         }
+        ErrorKind::InvalidInput if why.raw_os_error().is_none() => {
+            format!("Move {} away", path.display())
+        }
         ErrorKind::InvalidData => "That file is no text in UTF-8: save it as one".into(),
         ErrorKind::StaleNetworkFileHandle => "Mount that network disk again".into(),
         _ => by_number(why, path),

@@ -6,8 +6,9 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, Per
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
-
 use rustix::io::Errno;
+
+use crate::named::{self, Kind, Unreadable};
 
 /// Mode of files that hold secrets or state: for the owner alone.
 pub const FILE_MODE: u32 = 0o600;
@@ -21,23 +22,43 @@ const BAD_BLOCKS_MAX: usize = 16;
 /// Most damaged files that are kept beside a good one; then the last name is used again.
 const ASIDE_MAX: usize = 4;
 
-/// Makes a folder, and those above it, for the owner alone. One that is there stays as it is.
-pub fn create_private_folder(folder: &Path) -> Result<(), Error> {
+/// Folders that were made, the deepest one first.
+#[derive(Debug, Default)]
+pub struct NewFolders(Vec<PathBuf>);
+
+impl NewFolders {
+    /// Takes them away again, as far as nobody put anything there.
+    pub fn undo(&self) {
+        for folder in &self.0 {
+            // The fault that counts is the one before.
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+}
+
+/// Makes a folder, and those above it, for the owner alone. One that is there stays as it is. What
+/// fails leaves nothing behind.
+pub fn create_private_folder(folder: &Path) -> Result<NewFolders, Error> {
     if folder.is_dir() {
-        return Ok(());
+        return Ok(NewFolders::default());
     }
     let exists = |path: &&Path| !path.as_os_str().is_empty() && path.exists();
     if folder.ancestors().find(exists).is_some_and(|path| !path.is_dir()) {
         // The system would say that it exists.
         return Err(Errno::NOTDIR.into());
     }
-    let new: Vec<&Path> = folder
-        .ancestors()
-        .take_while(|path| !path.as_os_str().is_empty() && !path.is_dir())
-        .collect();
-    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
+    let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.is_dir();
+    let new = NewFolders(folder.ancestors().take_while(missing).map(Path::to_owned).collect());
+    let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder);
     // The name of each new folder stands in the one above it.
-    new.into_iter().try_for_each(sync_folder_of)
+    let synced = made.and_then(|()| new.0.iter().try_for_each(|folder| sync_folder_of(folder)));
+    match synced {
+        Ok(()) => Ok(new),
+        Err(why) => {
+            new.undo();
+            Err(why)
+        }
+    }
 }
 
 /// What a file has in it.
@@ -52,10 +73,10 @@ pub struct Content {
 /// Reads a file, up to so many bytes; nothing where there is none. A block that the disk can't
 /// read does not cost the others.
 pub fn read(path: &Path, bytes_max: u64) -> Result<Option<Content>, Error> {
-    match File::open(path) {
+    match named::open(path, Kind::File) {
         Ok(file) => read_open(&file, bytes_max).map(Some),
-        Err(why) if why.kind() == ErrorKind::NotFound => Ok(None),
-        Err(why) => Err(why),
+        Err(Unreadable::System { why, .. }) if why.kind() == ErrorKind::NotFound => Ok(None),
+        Err(fault) => Err(fault.into()),
     }
 }
 

@@ -56,6 +56,8 @@ pub mod journal;
 #[doc(hidden)]
 pub mod keeper;
 #[doc(hidden)]
+pub mod named;
+#[doc(hidden)]
 pub mod order;
 #[doc(hidden)]
 pub mod protocol;

@@ -44,4 +44,5 @@ mod support;
 mod systems;
 mod tidy;
 mod top;
+mod typed;
 mod web;

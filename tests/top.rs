@@ -205,3 +205,22 @@ fn a_script_gets_the_table_once() {
     kitchen.kill();
     assert_eq!(crate::support::process::run_with(&mut gone, b"").code, 3);
 }
+
+/// A terminal that can't draw is told what else there is, before a node is looked for.
+#[test]
+fn a_terminal_that_is_not_known_gets_no_full_screen() {
+    let dsn = crate::support::process::binary();
+    let line = format!("'{}' --control nowhere top", dsn.display());
+    for name in [None, Some(""), Some("dumb"), Some("unknown")] {
+        let mut script = Command::new("script");
+        script.args(["-qec", &line, "/dev/null"]).env_remove("TERM").env_remove("DSN_CONTROL");
+        if let Some(name) = name {
+            script.env("TERM", name);
+        }
+        let output = script.stdin(std::process::Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{name:?}: {said}");
+        assert!(said.contains("`dsn top --once` prints the table"), "{name:?}: {said}");
+        assert!(said.contains("TERM") && !said.contains('\x1b'), "{name:?}: {said}");
+    }
+}

@@ -1,7 +1,7 @@
 //! The commands that talk to a running node, and `keygen`.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{IsTerminal, Read, Write, stderr, stdin, stdout};
+use std::io::{Write, stderr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,7 +17,8 @@ use serde_json::{Map, Value as Json, json};
 
 use super::args::{Command, KeyCommand, Options, WaitFor};
 use super::follow::{Following, Form, Plan, Taker};
-use super::{Fault, entries, metrics, print, socket, tell};
+use super::streams::{read_stdin, stdout};
+use super::{Fault, entries, metrics, print, socket, was_done};
 
 /// How much longer than the node the command waits, so that the node's own answer comes first.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
@@ -38,8 +39,8 @@ pub(super) fn keygen(file: &Path) -> Result<(), Fault> {
         }
         other => other.into(),
     })?;
-    writeln!(stdout(), "made {}; copy it to every node of the network", file.display())?;
-    Ok(())
+    writeln!(stdout(), "made {}; copy it to every node of the network", file.display())
+        .map_err(was_done(&format!("made {}", file.display())))
 }
 
 /// Connects to the node and does what was asked.
@@ -90,6 +91,7 @@ fn request_of(command: &Command, options: &Options) -> Result<Map<String, Json>,
         Command::State { node } => json!({ "op": "state", "node": node }),
         Command::Get { .. } => get_request(command)?,
         Command::Set { ttl, from, pairs } => {
+            // Its limits were checked as it was parsed.
             let ttl = ttl.map(Ttl::try_from).transpose().map_err(Fault::usage)?;
             let entries = match from {
                 Some(file) => entries::read(file)?,
@@ -141,7 +143,9 @@ fn get_request(command: &Command) -> Result<Json, Fault> {
         (true, None, None, Some(prefix)) => Ok(json!({ "op": "state", "prefix": prefix })),
         (true, ..) => usage("with --all and --alive goes a KEY or --prefix PREFIX, and no node"),
         (false, Some(_), Some(_), Some(_)) => usage("either a KEY or --prefix PREFIX goes"),
-        (false, Some(_), None, None) => usage("the KEY is missing"),
+        (false, Some(node), None, None) => usage(&format!(
+            "the KEY is missing: {node:?} stands where a node is named (`self` is the one that is asked)"
+        )),
         (false, None, ..) => usage("NODE and KEY are missing"),
     }
 }
@@ -171,11 +175,11 @@ fn key_request(what: &KeyCommand) -> Result<Json, Fault> {
         KeyCommand::Remove { name } => json!({ "op": "key", "do": "remove", "name": name }),
         KeyCommand::Add { file } => {
             let keys = if file.as_os_str() == "-" {
-                let text =
-                    String::from_utf8(read_stdin("the key")?).map_err(|_| not_a_key("stdin"))?;
+                let text = String::from_utf8(read_stdin("the key", DATA_BYTES_MAX as u64)?)
+                    .map_err(|_| not_a_key("stdin"))?;
                 credentials::parse_network_key(Path::new("stdin"), &text)?
             } else {
-                credentials::load_network_key(file)?
+                credentials::load_network_key(file).map_err(of_a_pipe)?
             };
             let [key] = keys.as_slice() else {
                 return Err(not_a_key(&file.display().to_string()));
@@ -183,6 +187,15 @@ fn key_request(what: &KeyCommand) -> Result<Json, Fault> {
             json!({ "op": "key", "do": "add", "key": hex(&**key) })
         }
     })
+}
+
+/// A key file is read more than once, so it is no pipe; but there is a way for that.
+fn of_a_pipe(fault: CredentialsError) -> Fault {
+    let is_pipe = matches!(&fault, CredentialsError::NotAFile { what: "a pipe", .. });
+    match Fault::from(fault) {
+        Fault::Usage(text) if is_pipe => Fault::Usage(format!("{text}, or - for stdin")),
+        other => other,
+    }
 }
 
 fn not_a_key(place: &str) -> Fault {
@@ -197,11 +210,19 @@ fn entries_of(words: &[OsString]) -> Result<Map<String, Json>, Fault> {
         let value = value_of("set", value)?;
         return Ok([(key_of(key.as_bytes())?, bytes_to_json(&value))].into_iter().gathered());
     }
+    words.iter().try_for_each(|word| no_option("set", word).map(drop))?;
     let mut entries = Map::new();
-    for word in words {
-        let word = no_option("set", word)?.as_bytes();
+    for word in words.iter().map(|word| word.as_bytes()) {
+        if word == b"=" {
+            return Err(Fault::Usage("= stands alone: KEY=VALUE has no blanks around it".into()));
+        }
         let Some(at) = word.iter().position(|byte| *byte == b'=') else {
             let word = String::from_utf8_lossy(word);
+            if words.iter().any(|word| word == "=") {
+                return Err(Fault::Usage(format!(
+                    "{word:?} has a blank before its =: KEY=VALUE has none"
+                )));
+            }
             return Err(Fault::Usage(format!(
                 "{word:?} is not KEY=VALUE; use `dsn set KEY VALUE` for one key, `dsn set K1=V1 K2=V2` for several"
             )));
@@ -228,7 +249,7 @@ fn key_of(bytes: &[u8]) -> Result<String, Fault> {
 /// A value as it was typed, all bytes of it; `-` takes stdin.
 fn value_of(command: &str, word: &OsStr) -> Result<Vec<u8>, Fault> {
     if word == "-" {
-        read_stdin("the bytes")
+        read_stdin("the bytes", DATA_BYTES_MAX as u64)
     } else {
         Ok(no_option(command, word)?.as_bytes().to_vec())
     }
@@ -245,24 +266,6 @@ fn no_option<'a>(command: &str, word: &'a OsStr) -> Result<&'a OsStr, Fault> {
         "{name} stands where a value is expected; options come first: dsn {name} … {command} …. For this very value \
          use stdin (`-`)"
     )))
-}
-
-/// All of stdin, which is bounded by the largest message.
-fn read_stdin(what: &str) -> Result<Vec<u8>, Fault> {
-    if stdin().is_terminal() {
-        tell(&format!(
-            "- reads {what} from this terminal; end with Ctrl-D at the beginning of a line (Ctrl-C gives up)"
-        ));
-    }
-    let mut bytes = Vec::new();
-    stdin()
-        .take(DATA_BYTES_MAX as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|why| Fault::Usage(format!("stdin can't be read: {why}")))?;
-    if bytes.len() > DATA_BYTES_MAX {
-        return Err(Fault::Usage(format!("stdin has more than {DATA_BYTES_MAX} bytes")));
-    }
-    Ok(bytes)
 }
 
 struct Asking<'a> {
@@ -293,7 +296,7 @@ impl Asking<'_> {
             return self.print_got(command, result);
         }
         if self.options.json {
-            writeln!(stdout(), "{}", print::json(&result))?;
+            say(command, &format!("{}\n", print::json(&result)))?;
             return check_if_asked(command, &result);
         }
         if let Command::Metrics { output: Some(path) } = command {
@@ -316,7 +319,7 @@ impl Asking<'_> {
             // No news is good news: the exit code tells.
             _ => String::new(),
         };
-        stdout().write_all(text.as_bytes())?;
+        say(command, &text)?;
         check_if_asked(command, &result)
     }
 
@@ -405,6 +408,20 @@ impl Asking<'_> {
     }
 }
 
+/// Prints the answer.
+fn say(command: &Command, text: &str) -> Result<(), Fault> {
+    let printed = stdout().write_all(text.as_bytes());
+    let has_changed = match command {
+        Command::Key { what } => !matches!(what, KeyCommand::List),
+        Command::Set { .. } | Command::Unset { .. } | Command::Send { .. } => true,
+        other => matches!(other, Command::Forget { .. }),
+    };
+    match has_changed {
+        true => printed.map_err(was_done("it was done")),
+        false => Ok(printed?),
+    }
+}
+
 /// Those that were asked for: without a word those that are not known to be gone.
 fn choose_peers(peers: &mut Vec<Json>, all: bool, status: &[String]) {
     peers.retain(|peer| match print::text(peer, "status") {
@@ -443,7 +460,6 @@ fn print_bytes(json: Option<&Json>, raw: bool) -> Result<(), Fault> {
     } else {
         out.write_all(&bytes)?;
     }
-    out.flush()?;
     Ok(())
 }
 

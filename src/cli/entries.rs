@@ -1,17 +1,13 @@
 //! `dsn set --from`: the keys and values of a file, any bytes of them, as one change.
 
-use std::fmt;
-use std::fs::File;
-use std::io::{Error, Read, stdin};
 use std::path::Path;
 
 use dsn::Value;
-use dsn::advice::{advice, is_wrong_name};
-use dsn::control::{LINE_BYTES_MAX, bytes_from_json};
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use dsn::control::{LINE_BYTES_MAX, Once, bytes_from_json};
 use serde_json::{Map, Value as Json};
 
 use super::Fault;
+use super::streams::{read_named, read_stdin};
 
 /// The largest file: what is set travels to the node as one line, which has a few words more.
 const FILE_BYTES_MAX: u64 = LINE_BYTES_MAX - 1024;
@@ -24,25 +20,15 @@ pub(super) fn read(path: &Path) -> Result<Map<String, Json>, Fault> {
     if path.as_os_str().is_empty() {
         return Err(Fault::Usage("--from wants the name of a file, or - for stdin".to_owned()));
     }
-    let mut bytes = Vec::new();
-    let read = if path.as_os_str() == "-" {
-        stdin().take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)
+    let bytes = if path.as_os_str() == "-" {
+        read_stdin("the keys", FILE_BYTES_MAX)?
     } else {
-        File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        read_named(path, FILE_BYTES_MAX).map_err(|fault| {
+            let text = format!("--from: {}", fault.with("name another file"));
+            if fault.is_usage() { Fault::Usage(text) } else { Fault::No(text) }
+        })?
     };
-    read.map_err(|why| cannot_read(path, &why))?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(cannot_set(
-            path,
-            Wrong::File(format!("it has more than {FILE_BYTES_MAX} bytes")),
-        ));
-    }
     entries_in(&bytes).map_err(|wrong| cannot_set(path, wrong))
-}
-
-fn cannot_read(path: &Path, why: &Error) -> Fault {
-    let text = format!("{} can't be read: {}", path.display(), advice(why, path, ""));
-    if is_wrong_name(why) { Fault::Usage(text) } else { Fault::No(text) }
 }
 
 /// Why nothing is set.
@@ -119,68 +105,6 @@ fn entries_in(bytes: &[u8]) -> Result<Map<String, Json>, Wrong> {
 
 fn is_state(json: &Json) -> bool {
     json.get("node_id").is_some() && json.get("entries").is_some()
-}
-
-/// JSON in which no object has a key twice: of two values nobody knows which was meant.
-struct Once(Json);
-
-impl<'de> Deserialize<'de> for Once {
-    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
-        source.deserialize_any(OnceVisitor).map(Self)
-    }
-}
-
-struct OnceVisitor;
-
-impl<'de> Visitor<'de> for OnceVisitor {
-    type Value = Json;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Json, E> {
-        Ok(Json::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Json, E> {
-        Ok(text.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
-        let mut list = Vec::new();
-        while let Some(Once(item)) = items.next_element()? {
-            list.push(item);
-        }
-        Ok(list.into())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
-        let mut object = Map::new();
-        while let Some((key, Once(value))) = items.next_entry::<String, Once>()? {
-            if object.contains_key(&key) {
-                return Err(A::Error::custom(format!("the key {key:?} is there twice")));
-            }
-            object.insert(key, value);
-        }
-        Ok(object.into())
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `watch` and `recv`: answers that come one after the other, until something ends that.
 
-use std::io::{IsTerminal, Write, stdout};
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::args::Options;
 use super::commands::GRACE;
+use super::streams::stdout;
 use super::{Fault, print, socket, tell};
 
 /// How often a node that stopped is looked for.
@@ -151,7 +152,6 @@ impl<'a> Following<'a> {
                 true
             }
         };
-        stdout().flush()?;
         if let Taker::Messages(_) = self.taker {
             // Only what is printed is gone from the inbox.
             node.ask(&json!({ "op": "ack" })).map_err(Taken::Failure)?;
@@ -218,9 +218,6 @@ fn print_message(message: &Json, form: Form) -> Result<(), std::io::Error> {
     if out.is_terminal() && !form.raw && form.end != Some(0) {
         return writeln!(out, "{from}  {}", print::for_a_terminal(&bytes));
     }
-    if form.sender {
-        write!(out, "{from}\t")?;
-    }
-    out.write_all(&bytes)?;
-    out.write_all(form.end.as_slice())
+    let sender = if form.sender { format!("{from}\t") } else { String::new() };
+    out.write_all(&[sender.as_bytes(), &bytes, form.end.as_slice()].concat())
 }

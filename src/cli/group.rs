@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use super::settings::ConfigError;
+use super::wrong::ConfigError;
 
 /// Where the groups of the host are. Those of a directory service are not: they have numbers.
 const GROUPS: &str = "/etc/group";
@@ -53,7 +53,7 @@ mod tests {
         assert_eq!(number_in("1043").unwrap(), 1043);
         for none in ["sensor", "", "bad", "4294967295", "-1", "x"] {
             let said = number_in(none).unwrap_err().to_string();
-            assert!(said.contains("no group") && said.contains("control-group"), "{said}");
+            assert!(said.contains("no group") && said.contains("groupadd"), "{said}");
         }
     }
 }

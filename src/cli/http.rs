@@ -8,14 +8,14 @@ use dsn::Http;
 use dsn::server::{InvalidListen, Listen};
 use serde::Deserialize;
 
-use super::settings::ConfigError;
+use super::wrong::ConfigError;
 
 /// Most names of this host.
 const HOSTS_MAX: usize = 16;
 
 /// Where, in the file: a port may stand there as a number.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged, expecting = "expected an address or a port, such as \"10.0.0.1:8001\" or 8001")]
+#[serde(untagged, expecting = "expected an address or a port, such as \"10.0.0.1:8000\" or 8000")]
 pub(super) enum Port {
     Number(u16),
     Text(String),
@@ -56,6 +56,17 @@ pub(super) enum Wrong {
     },
 }
 
+impl Wrong {
+    /// Of which setting it is the fault.
+    pub(super) fn setting(&self) -> &'static str {
+        match self {
+            Self::Listen(_) => "http",
+            Self::NoPage { setting } => setting,
+            Self::Host { .. } | Self::TooManyHosts { .. } => "http-host",
+        }
+    }
+}
+
 impl From<Wrong> for ConfigError {
     fn from(why: Wrong) -> Self {
         Self::Http(why)
@@ -65,18 +76,17 @@ impl From<Wrong> for ConfigError {
 impl fmt::Display for Wrong {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listen(fault) => write!(formatter, "http: {fault}"),
-            Self::NoPage { setting } => write!(
-                formatter,
-                "{setting}: it is for the web page, and there is none; add --http 8001, or leave it out"
+            Self::Listen(fault) => fault.fmt(formatter),
+            Self::NoPage { .. } => formatter.write_str(
+                "it is for the web page, and there is none; add --http 8001, or leave it out",
             ),
             Self::Host { text } => write!(
                 formatter,
-                "http-host: {text:?} is not the name of a host; give it without http:// and without a port, such as \
+                "{text:?} is not the name of a host; give it without http:// and without a port, such as \
                  garden.example"
             ),
             Self::TooManyHosts { count } => {
-                write!(formatter, "http-host: {count} names are given, the limit is {HOSTS_MAX}")
+                write!(formatter, "{count} names are given, the limit is {HOSTS_MAX}")
             }
         }
     }
@@ -128,7 +138,7 @@ mod tests {
         };
         assert!(with(&["garden.example", "garden_2"]).is_ok());
         for wrong in ["http://garden", "garden:80", "a b", "\u{e4}"] {
-            assert!(with(&[wrong]).unwrap_err().contains("http-host"), "{wrong}");
+            assert!(with(&[wrong]).unwrap_err().contains("name of a host"), "{wrong}");
         }
         assert!(with(&["a"; 17]).unwrap_err().contains("limit is 16"));
     }

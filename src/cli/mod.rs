@@ -15,10 +15,14 @@ mod run;
 mod settings;
 mod signals;
 mod socket;
+mod streams;
 mod top;
+mod usage;
+mod wrong;
 
+use std::ffi::OsString;
 use std::fmt;
-use std::io::Error;
+use std::io::{Error, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -26,8 +30,10 @@ use clap::FromArgMatches;
 use dsn::credentials::CredentialsError;
 use dsn::runtime::StartError;
 
-use args::{Arguments, Command};
-use settings::ConfigError;
+use args::{Arguments, Command, Options};
+use settings::Variables;
+use streams::stdout;
+use wrong::ConfigError;
 
 /// Runs the command that was given; the one place where faults become exit codes.
 pub(crate) fn main() -> ExitCode {
@@ -35,23 +41,41 @@ pub(crate) fn main() -> ExitCode {
     // Where that can't be had, it is the end.
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     let mut definitions = Arguments::definitions();
-    let parsed = definitions.try_get_matches_from_mut(std::env::args_os());
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let parsed = definitions.try_get_matches_from_mut(&words);
     let parsed = parsed.and_then(|matches| {
-        Arguments::from_arg_matches(&matches).map_err(|fault| fault.format(&mut definitions))
+        let arguments = Arguments::from_arg_matches(&matches);
+        let arguments = arguments.map_err(|fault| fault.format(&mut definitions))?;
+        Ok((arguments, settings::Variables::of(&matches)))
     });
-    let arguments = match parsed {
-        Ok(arguments) => arguments,
+    let (arguments, variables) = match parsed {
+        Ok(parsed) => parsed,
         Err(fault) => {
             // Help goes to stdout with 0, wrong usage to stderr with 2.
-            let printed = fault.print().map_err(Fault::from);
             if fault.use_stderr() {
+                log::say(&usage::explain(&fault, &definitions, words.get(1..).unwrap_or_default()));
                 return ExitCode::from(2);
             }
+            let text = fault.render().to_string();
+            let printed = stdout().write_all(text.as_bytes()).map_err(Fault::from);
             return printed.map_or_else(end_with, |()| ExitCode::SUCCESS);
         }
     };
     let options = arguments.options();
-    let result = match arguments.command {
+    let code = match perform(arguments.command, options, &variables) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => end_with(fault),
+    };
+    log::finish();
+    code
+}
+
+fn perform(command: Command, options: Options, variables: &Variables) -> Result<(), Fault> {
+    // What can't be told is not asked, and not done.
+    if prints(&command, options.json) {
+        stdout().check()?;
+    }
+    match command {
         Command::Run(_) | Command::Keygen { .. } if options.json || options.limit.is_some() => {
             let text = "`run` and `keygen` ask no node: --json and --timeout mean nothing there";
             Err(Fault::usage(text))
@@ -59,20 +83,26 @@ pub(crate) fn main() -> ExitCode {
         Command::On(_) if options.json => Err(Fault::usage(
             "the command of `on` gets JSON on its stdin; --json means nothing there",
         )),
-        Command::Run(flags) => run::run(*flags, options.control),
+        Command::Run(flags) => run::run(*flags, options.control, variables),
         Command::On(flags) => hooks::run(flags, &options),
         Command::Keygen { file } => commands::keygen(&file),
         Command::Top { once, sort, filter } => {
             top::top(top::Wanted { once, sort, filter: filter.unwrap_or_default() }, &options)
         }
         command => commands::ask(command, &options),
-    };
-    let code = match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(fault) => end_with(fault),
-    };
-    log::finish();
-    code
+    }
+}
+
+/// Whether a command says something on stdout when all goes well. `run` and `on` go on without.
+fn prints(command: &Command, as_json: bool) -> bool {
+    use Command::{Forget, Leave, Metrics, On, Run, Send, Set, Status, Stop, Unset, Wait};
+    match command {
+        Run(_) | On(_) | Leave | Stop | Status { quiet: true, .. } => false,
+        Metrics { output: Some(_) } => false,
+        Set { .. } | Unset { .. } | Send { .. } | Wait { .. } => as_json,
+        Forget { lost: false, .. } => as_json,
+        _ => true,
+    }
 }
 
 fn end_with(fault: Fault) -> ExitCode {
@@ -152,8 +182,19 @@ impl From<Error> for Fault {
     fn from(fault: Error) -> Self {
         match fault.kind() {
             std::io::ErrorKind::BrokenPipe => Self::ReaderGone,
-            _ => Self::No(format!("the answer can't be written: {fault}")),
+            _ => Self::No(format!("{UNWRITTEN}: {fault}")),
         }
+    }
+}
+
+/// What begins the message about an answer that nobody got.
+const UNWRITTEN: &str = "the answer can't be written";
+
+/// The same where something was changed before: whoever reads it must not do it once more.
+fn was_done(done: &str) -> impl Fn(Error) -> Fault + '_ {
+    move |why| match why.into() {
+        Fault::No(text) => Fault::No(format!("{done}, but {text}")),
+        other => other,
     }
 }
 

@@ -1,25 +1,36 @@
 //! `dsn run`: a node in the foreground.
 
-use std::io::{Write, stdout};
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::args::RunArgs;
 use super::notify::Manager;
+use super::settings::Variables;
 use super::signals::{Heard, Reloads};
+use super::streams::stdout;
 use super::{Fault, log, settings};
 
 /// How long a stop waits for requests that are under way: a signal has to end us within 2 s.
 const STOP_PATIENCE: Duration = Duration::from_millis(1200);
 
-pub(super) fn run(flags: RunArgs, control: Option<PathBuf>) -> Result<(), Fault> {
+pub(super) fn run(
+    flags: RunArgs,
+    control: Option<PathBuf>,
+    variables: &Variables,
+) -> Result<(), Fault> {
     let dropped = log::start()?;
     let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let config = settings::resolve(flags, control, &host_name)?;
+    let (config, origin) = settings::resolve(flags, control, variables, &host_name)?;
     let signals =
         Heard::new().map_err(|why| Fault::No(format!("signals can't be handled: {why}")))?;
     let mut manager = Manager::from_environment();
-    let node = dsn::start(config)?;
+    let elsewhere = origin.elsewhere(&config);
+    let node = dsn::start(config).map_err(|fault| match Fault::from(fault) {
+        Fault::Usage(text) => Fault::Usage(elsewhere.explain(text)),
+        Fault::No(text) => Fault::No(elsewhere.explain(text)),
+        other => other,
+    })?;
     node.count_dropped_lines(dropped);
     announce(node.listen());
     manager.ready(&node.listen(), node.pulse());
@@ -43,7 +54,9 @@ pub(super) fn run(flags: RunArgs, control: Option<PathBuf>) -> Result<(), Fault>
 /// terminal) or have closed its end, and that must not keep the node from serving.
 fn announce(listen: String) {
     let line = move || {
-        let _ = writeln!(stdout(), "listening on {listen}");
+        if let Err(why) = writeln!(stdout(), "listening on {listen}") {
+            ::log::warn!("`listening on` could not be printed, and the node serves: {why}");
+        }
     };
     // Without a thread nobody would be told, so it is said here then.
     if let Err(why) = std::thread::Builder::new().name("dsn-announce".into()).spawn(line) {

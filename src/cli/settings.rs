@@ -1,27 +1,25 @@
 //! Flags, environment and file of `dsn run` to one checked configuration.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dsn::advice::advice;
+use dsn::advice::whole_path;
 use dsn::config::{Config, Control, OWN_NODE, SyncRule};
 use dsn::protocol::SEEDS_MAX;
 use dsn::protocol::address::{Address, InvalidAddress};
-use dsn::protocol::identity::{InvalidNodeId, NodeId};
-use dsn::server::InvalidListen;
+use dsn::protocol::identity::NodeId;
 use serde::Deserialize;
 
 use super::args::{RunArgs, not_empty};
-use super::group;
-use super::http;
+use super::wrong::ConfigError;
+use super::{group, http, streams};
 
 /// Shortest tick: below it a network talks about itself more than it works.
 const TICK_MIN: Duration = Duration::from_millis(100);
 /// Longest tick: above it a lost node is noticed after minutes only.
 const TICK_MAX: Duration = Duration::from_secs(60);
 /// Longest path of a Unix socket, bytes (unix(7): `sun_path` has 108 with its end).
-const SOCKET_PATH_BYTES_MAX: usize = 107;
+pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Largest configuration file, bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Longest time until a sync.
@@ -61,7 +59,7 @@ impl RunArgs {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct FileArgs {
     node_id: Option<String>,
-    listen: Option<String>,
+    listen: Option<http::Port>,
     bootstrap: Option<Bootstrap>,
     advertise: Option<String>,
     network_key: Option<PathBuf>,
@@ -84,7 +82,7 @@ impl FileArgs {
     fn without_empty(self) -> Self {
         Self {
             node_id: not_blank(self.node_id),
-            listen: not_blank(self.listen),
+            listen: self.listen.filter(|port| !port.is_empty()),
             advertise: not_blank(self.advertise),
             network_key: not_empty(self.network_key),
             credentials: not_empty(self.credentials),
@@ -122,26 +120,175 @@ enum Bootstrap {
     Several(Vec<String>),
 }
 
+/// Which settings came from the environment.
+#[derive(Debug, Default)]
+pub(super) struct Variables(Vec<&'static str>);
+
+impl Variables {
+    /// Those of `dsn run`, as it was parsed.
+    pub(super) fn of(matches: &clap::ArgMatches) -> Self {
+        let Some(run) = matches.subcommand_matches("run") else { return Self::default() };
+        let is_variable = |name: &&str| {
+            let id = name.replace('-', "_");
+            run.value_source(&id) == Some(clap::parser::ValueSource::EnvVariable)
+        };
+        Self(SETTINGS.into_iter().filter(is_variable).collect())
+    }
+}
+
+/// What a message may be about.
+const SETTINGS: [&str; 17] = [
+    "node-id",
+    "listen",
+    "bootstrap",
+    "discover",
+    "advertise",
+    "network-key",
+    "credentials",
+    "data",
+    "sync",
+    "allow",
+    "control",
+    "control-group",
+    "http",
+    "http-token",
+    "http-host",
+    "tick",
+    "config",
+];
+
 /// Puts together flags (with what came from the environment), file and defaults, in this order.
 ///
 /// `control` is the socket given on the command line or in the environment; `host_name` names a
-/// node that got no name.
+/// node that got no name. A fault names what was given, where it was given; so does what comes with
+/// the configuration, for faults that show when it is used.
 pub(super) fn resolve(
     flags: RunArgs,
     control: Option<PathBuf>,
+    variables: &Variables,
     host_name: &str,
-) -> Result<Config, ConfigError> {
+) -> Result<(Config, Origin), ConfigError> {
     let flags = flags.without_empty();
-    let put_together = |file| put_together(flags.clone(), control.clone(), file, host_name);
-    let Some(path) = &flags.config else { return put_together(FileArgs::default()) };
-    put_together(read_file(path)?.without_empty()).map_err(|fault| {
-        // What is wrong without the file, too, is not the fault of the file.
-        let without = put_together(FileArgs::default()).err();
-        if without.is_some_and(|without| without.to_string() == fault.to_string()) {
-            return fault;
+    let given = given(&flags, not_empty(control.clone()).is_some());
+    let mut origin = Origin { given, variables: variables.0.clone(), file: None };
+    let file = match flags.config.clone() {
+        Some(path) => {
+            let (file, text) = read_file(&path, &origin.typed("config"))?;
+            origin.file = Some((path, text));
+            file.without_empty()
         }
-        ConfigError::InFile { path: path.clone(), fault: fault.into() }
-    })
+        None => FileArgs::default(),
+    };
+    match put_together(flags, control, file, host_name) {
+        Ok(config) => Ok((config, origin)),
+        Err(fault) => Err(match fault.setting().and_then(|setting| origin.of(setting)) {
+            Some(place) => ConfigError::At { place, fault: fault.into() },
+            None => fault,
+        }),
+    }
+}
+
+/// Where each setting was given.
+#[derive(Debug)]
+pub(super) struct Origin {
+    given: Vec<&'static str>,
+    variables: Vec<&'static str>,
+    file: Option<(PathBuf, String)>,
+}
+
+impl Origin {
+    /// How whoever gave it knows it; nothing where nobody did.
+    fn of(&self, setting: &'static str) -> Option<String> {
+        if self.given.contains(&setting) {
+            return Some(self.typed(setting));
+        }
+        let (path, text) = self.file.as_ref()?;
+        let line = line_of(text, setting)?;
+        Some(format!("{}, line {line}: {setting}", path.display()))
+    }
+
+    fn typed(&self, setting: &str) -> String {
+        match self.variables.contains(&setting) {
+            true => format!("DSN_{}", setting.replace('-', "_").to_uppercase()),
+            false => format!("--{setting}"),
+        }
+    }
+
+    /// What was given elsewhere than on the command line and may be told of by what is in it.
+    pub(super) fn elsewhere(&self, config: &Config) -> Elsewhere {
+        let shown = |path: &PathBuf| path.display().to_string();
+        let control = match &config.control {
+            Control::At(path) => Some(shown(path)),
+            _ => None,
+        };
+        let http = config.http.as_ref();
+        let all = [
+            ("network-key", config.network_key.as_ref().map(shown)),
+            ("credentials", Some(shown(&config.credentials))),
+            ("data", config.data.as_ref().map(shown)),
+            ("allow", config.allow.as_ref().map(shown)),
+            ("control", control),
+            ("http-token", http.and_then(|http| http.token.as_ref()).map(shown)),
+            ("http", http.map(|http| http.listen.to_string())),
+            ("listen", Some(config.listen.to_string())),
+        ];
+        let of = |(setting, text): (&'static str, Option<String>)| {
+            let place = self.of(setting).filter(|place| !place.starts_with("--"))?;
+            Some((place, text?))
+        };
+        Elsewhere(all.into_iter().filter_map(of).collect())
+    }
+}
+
+/// Places, each with what was given there.
+pub(super) struct Elsewhere(Vec<(String, String)>);
+
+impl Elsewhere {
+    /// The same text, and where what it is about was given.
+    pub(super) fn explain(&self, text: String) -> String {
+        let is_about = |given: &String| {
+            let given = [given.clone(), whole_path(Path::new(given)).display().to_string()];
+            text.split_whitespace().map(|word| word.trim_end_matches([':', '.', ','])).any(|word| {
+                let behind = |given: &String| word.strip_prefix(given.as_str());
+                given.iter().filter_map(behind).any(|rest| rest.is_empty() || rest.starts_with('/'))
+            })
+        };
+        match self.0.iter().find(|(_, given)| is_about(given)) {
+            Some((place, _)) => format!("{text}. It was given by {place}"),
+            None => text,
+        }
+    }
+}
+
+/// The settings that flags and environment give.
+fn given(flags: &RunArgs, has_control: bool) -> Vec<&'static str> {
+    let all = [
+        ("node-id", flags.node_id.is_some()),
+        ("listen", flags.listen.is_some()),
+        ("bootstrap", !flags.bootstrap.is_empty()),
+        ("advertise", flags.advertise.is_some()),
+        ("network-key", flags.network_key.is_some()),
+        ("credentials", flags.credentials.is_some()),
+        ("data", flags.data.is_some()),
+        ("allow", flags.allow.is_some()),
+        ("sync", flags.sync.is_some()),
+        ("control", has_control),
+        ("control-group", flags.control_group.is_some()),
+        ("http", flags.http.is_some()),
+        ("http-token", flags.http_token.is_some()),
+        ("http-host", !flags.http_host.is_empty()),
+        ("tick", flags.tick.is_some()),
+    ];
+    all.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()
+}
+
+/// The line of a setting in the file, from 1. It was parsed: names stand before `=`.
+fn line_of(text: &str, setting: &str) -> Option<usize> {
+    let is_it = |line: &str| {
+        let name = line.split_once('=').map(|(name, _)| name.trim().trim_matches(['"', '\'']));
+        name == Some(setting)
+    };
+    text.lines().position(is_it).map(|at| at + 1)
 }
 
 fn put_together(
@@ -160,7 +307,7 @@ fn put_together(
         return Err(ConfigError::OwnName);
     }
     let mut config = Config { is_named_by_host, ..Config::new(node_id) };
-    if let Some(text) = flags.listen.or(file.listen) {
+    if let Some(text) = flags.listen.or(file.listen.map(http::Port::text)) {
         config.listen = text.trim().parse().map_err(ConfigError::Listen)?;
     }
     let bootstrap = words(flags.bootstrap, file.bootstrap);
@@ -226,21 +373,18 @@ fn named_by_host(name: &str) -> Result<NodeId, ConfigError> {
     if first.eq_ignore_ascii_case("localhost") { Err(fault()) } else { Ok(node_id) }
 }
 
-fn read_file(path: &Path) -> Result<FileArgs, ConfigError> {
-    use std::io::Read;
-    let unreadable = |why| ConfigError::File { path: path.into(), why };
-    let mut text = String::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
-        .map_err(unreadable)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(ConfigError::FileTooLong { path: path.into() });
-    }
+fn read_file(path: &Path, named: &str) -> Result<(FileArgs, String), ConfigError> {
+    let named = || named.to_owned();
+    let bytes = streams::read_named(path, FILE_BYTES_MAX)
+        .map_err(|fault| ConfigError::File { named: named(), fault })?;
+    let text = String::from_utf8(bytes).map_err(|_| ConfigError::NoText { path: path.into() })?;
     // Some editors put a mark before a text.
-    toml::from_str(text.trim_start_matches('\u{feff}')).map_err(|fault| ConfigError::Toml {
+    let text = text.trim_start_matches('\u{feff}');
+    let file = toml::from_str(text).map_err(|fault| ConfigError::Toml {
         path: path.into(),
         fault: fault.to_string().trim_end().to_owned(),
-    })
+    })?;
+    Ok((file, text.to_owned()))
 }
 
 /// A bootstrap address. A link-local one can't be dialled without its zone.
@@ -291,181 +435,13 @@ fn check_socket_path(path: &Path) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// What is wrong with the configuration.
-#[derive(Debug)]
-pub(super) enum ConfigError {
-    /// The node id breaks its rule.
-    NodeId(InvalidNodeId),
-    /// The node has the name that stands for any node.
-    OwnName,
-    /// No node id was given, and the host name is none.
-    HostName {
-        /// The host name.
-        name: String,
-    },
-    /// An address is none.
-    Address {
-        /// Which setting.
-        setting: &'static str,
-        /// What is wrong with it.
-        fault: InvalidAddress,
-    },
-    /// The address to listen on is none.
-    Listen(InvalidListen),
-    /// The tick is no duration, or out of its bounds.
-    Tick {
-        /// What was given.
-        text: String,
-    },
-    /// The time of a sync is neither `always` nor `shared` nor a duration.
-    Sync {
-        /// What was given.
-        text: String,
-    },
-    /// There is no such group.
-    Group {
-        /// What was given.
-        name: String,
-        /// Where it was looked for.
-        groups: PathBuf,
-    },
-    /// The file of groups can't be read.
-    Groups {
-        /// Which.
-        path: PathBuf,
-        /// Which group was looked for.
-        name: String,
-        /// What the system said.
-        why: std::io::Error,
-    },
-    /// Without a data folder there is no place for the control socket.
-    NoSocket,
-    /// There are more bootstrap addresses than a node tries.
-    TooManyBootstraps {
-        /// How many.
-        count: usize,
-    },
-    /// The path of the control socket is too long for the system.
-    SocketPath {
-        /// Which.
-        path: PathBuf,
-    },
-    /// The web page can't be as it is wanted.
-    Http(http::Wrong),
-    /// The file can't be read.
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        why: std::io::Error,
-    },
-    /// The file is longer than any configuration.
-    FileTooLong {
-        /// Which.
-        path: PathBuf,
-    },
-    /// A setting in the file is wrong.
-    InFile {
-        /// Which file.
-        path: PathBuf,
-        /// Which setting, and why.
-        fault: Box<ConfigError>,
-    },
-    /// What is in the file can't be understood.
-    Toml {
-        /// Which file.
-        path: PathBuf,
-        /// Where and why.
-        fault: String,
-    },
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NodeId(fault) => write!(formatter, "node-id: {fault}"),
-            Self::OwnName => write!(
-                formatter,
-                "no node may be called {OWN_NODE:?}: that is what commands call the node they talk to. Choose another \
-                 name with --node-id"
-            ),
-            Self::HostName { name } => write!(
-                formatter,
-                "the host name {name:?} can't be a node id, which names one host and no other: give one with --node-id ID \
-                 (or DSN_NODE_ID)"
-            ),
-            Self::Address { setting, fault } => write!(formatter, "{setting}: {fault}"),
-            Self::Listen(fault) => write!(formatter, "listen: {fault}"),
-            Self::Tick { text } => write!(
-                formatter,
-                "tick: {text:?} is not a duration from 100ms to 60s; examples: 3s, 500ms"
-            ),
-            Self::Sync { text } => write!(
-                formatter,
-                "sync: {text:?} is neither always nor shared nor a duration from 10ms to 1h, such as 5s"
-            ),
-            Self::Group { name, groups } => write!(
-                formatter,
-                "control-group: there is no group {name:?} in {}; make it with groupadd, or give its number",
-                groups.display()
-            ),
-            Self::Groups { path, name, why } => write!(
-                formatter,
-                "control-group: {} can't be read, so the group {name:?} is not known: {why}. Give its number",
-                path.display()
-            ),
-            Self::NoSocket => write!(
-                formatter,
-                "control: with the data `none` the control socket needs a place; give one with --control PATH, such as \
-                 /run/dsn.sock"
-            ),
-            Self::TooManyBootstraps { count } => {
-                write!(
-                    formatter,
-                    "bootstrap: {count} addresses are given, the limit is {SEEDS_MAX}"
-                )
-            }
-            Self::SocketPath { path } => write!(
-                formatter,
-                "control: the path {} has {} bytes, the system takes {SOCKET_PATH_BYTES_MAX}; give a shorter one with \
-                 --control PATH",
-                path.display(),
-                path.as_os_str().len()
-            ),
-            Self::Http(why) => why.fmt(formatter),
-            Self::File { path, why } => {
-                write!(
-                    formatter,
-                    "the configuration file {} can't be read: {}",
-                    path.display(),
-                    advice(why, path, "name another one with --config FILE")
-                )
-            }
-            Self::FileTooLong { path } => write!(
-                formatter,
-                "{} has more than {FILE_BYTES_MAX} bytes: it is not a configuration file of dsn. Name another one with \
-                 --config FILE",
-                path.display()
-            ),
-            Self::InFile { path, fault } => in_file(path, fault, formatter),
-            Self::Toml { path, fault } => in_file(path, fault, formatter),
-        }
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
-fn in_file(
-    path: &Path,
-    fault: &dyn fmt::Display,
-    formatter: &mut fmt::Formatter<'_>,
-) -> fmt::Result {
-    write!(formatter, "in the configuration file {}: {fault}", path.display())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn told(flags: RunArgs, control: Option<PathBuf>) -> Result<Config, ConfigError> {
+        resolve(flags, control, &Variables::default(), "pi").map(|(config, _)| config)
+    }
 
     fn with_file(text: &str) -> (tempfile::TempDir, RunArgs) {
         let folder = tempfile::tempdir().unwrap();
@@ -476,7 +452,7 @@ mod tests {
 
     #[test]
     fn defaults_are_what_readme_says() {
-        let config = resolve(RunArgs::default(), None, "pi").unwrap();
+        let config = told(RunArgs::default(), None).unwrap();
         assert_eq!(config.node_id.as_str(), "pi");
         assert_eq!(config.listen.to_string(), "[::]:8000");
         assert_eq!(config.network_key_file(), Path::new("credentials/network.key"));
@@ -491,20 +467,20 @@ mod tests {
             "node-id = \"a\"\nlisten = \"127.0.0.1:1\"\nbootstrap = [\"x:1\", \"y:2\"]\ntick = \"1s\"\ndata = \"/d\"",
         );
         flags.listen = Some(":9".into());
-        let config = resolve(flags, Some("/c".into()), "pi").unwrap();
+        let config = told(flags, Some("/c".into())).unwrap();
         assert_eq!(config.node_id.as_str(), "a");
         assert_eq!(config.listen.to_string(), "[::]:9");
         assert_eq!(config.bootstrap.len(), 2);
         let socket = config.control_socket().unwrap();
         assert_eq!((config.tick, &*socket), (Duration::from_secs(1), Path::new("/c")));
         let (_folder, flags) = with_file("bootstrap = \"x:1\"");
-        assert_eq!(resolve(flags, None, "pi").unwrap().bootstrap.len(), 1);
+        assert_eq!(told(flags, None).unwrap().bootstrap.len(), 1);
     }
 
     #[test]
     fn a_list_of_addresses_may_have_blanks() {
         let addresses = |flags| {
-            let config = resolve(flags, None, "pi").unwrap();
+            let config = told(flags, None).unwrap();
             config.bootstrap.iter().map(Address::to_string).collect::<Vec<_>>().join(" ")
         };
         for list in [&["a:1 b:2"][..], &["a:1, b:2"], &["a:1,b:2"], &[" a:1", "", "b:2,"]] {
@@ -517,7 +493,7 @@ mod tests {
 
     #[test]
     fn the_page_is_for_this_host_where_only_a_port_is_given() {
-        let http = |flags| resolve(flags, None, "pi").unwrap().http.unwrap();
+        let http = |flags| told(flags, None).unwrap().http.unwrap();
         for (text, listen) in [
             ("8001", "127.0.0.1:8001"),
             (":0", "127.0.0.1:0"),
@@ -534,7 +510,7 @@ mod tests {
         assert_eq!(http.listen.to_string(), "127.0.0.1:8001");
         assert_eq!(http.token.as_deref(), Some(Path::new("/t")));
         assert_eq!(http.hosts, ["a.example", "b"]);
-        assert_eq!(resolve(RunArgs::default(), None, "pi").unwrap().http, None);
+        assert_eq!(told(RunArgs::default(), None).unwrap().http, None);
     }
 
     #[test]
@@ -548,7 +524,7 @@ mod tests {
         flags.http_token = Some(PathBuf::new());
         flags.http_host = vec![String::new()];
         flags.bootstrap = vec![String::new()];
-        let config = resolve(flags, Some(PathBuf::new()), "pi").unwrap();
+        let config = told(flags, Some(PathBuf::new())).unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:1");
         assert_eq!(config.network_key_file(), Path::new("credentials/network.key"));
         assert_eq!(config.control_socket().unwrap(), Path::new("data/pi/control.sock"));
@@ -559,7 +535,7 @@ mod tests {
         let names = names.chain(&["http-token", "tick", "bootstrap", "http-host"]);
         let text: String = names.map(|name| format!("{name} = \"\"\n")).collect();
         let (_folder, flags) = with_file(&text);
-        let with = |flags| format!("{:?}", resolve(flags, None, "pi").unwrap());
+        let with = |flags| format!("{:?}", told(flags, None).unwrap());
         assert_eq!(with(flags), with(RunArgs::default()));
     }
 
@@ -568,17 +544,17 @@ mod tests {
         let fault = |change: fn(&mut RunArgs)| {
             let mut flags = RunArgs::default();
             change(&mut flags);
-            resolve(flags, None, "pi").unwrap_err().to_string()
+            told(flags, None).unwrap_err().to_string()
         };
         assert!(fault(|f| f.node_id = Some("../x".into())).contains("../x"));
         assert!(fault(|f| f.listen = Some("nowhere".into())).contains("nowhere"));
         assert!(fault(|f| f.tick = Some("1ms".into())).contains("100ms"));
         for sync in ["never", "0s", "2h", "5"] {
             let mut flags = RunArgs { sync: Some(sync.into()), ..RunArgs::default() };
-            let said = resolve(flags.clone(), None, "pi").unwrap_err().to_string();
+            let said = told(flags.clone(), None).unwrap_err().to_string();
             assert!(said.contains(sync) && said.contains("shared"), "{said}");
             flags.sync = Some("5s".into());
-            let config = resolve(flags, None, "pi").unwrap();
+            let config = told(flags, None).unwrap();
             assert_eq!(config.sync, SyncRule::Within(Duration::from_secs(5)));
         }
         assert!(fault(|f| f.bootstrap = vec!["x".into()]).contains("bootstrap"));
@@ -593,7 +569,10 @@ mod tests {
         assert!(fault(|f| f.http_token = Some("t".into())).contains("http-token: "));
         assert!(fault(|f| f.http_host = vec!["x".into()]).contains("http-host: "));
         assert!(
-            resolve(RunArgs::default(), None, "_").unwrap_err().to_string().contains("--node-id")
+            resolve(RunArgs::default(), None, &Variables::default(), "_")
+                .unwrap_err()
+                .to_string()
+                .contains("--node-id")
         );
         // Who looks after a service has to know where to mend it.
         for text in [
@@ -604,14 +583,13 @@ mod tests {
             "sync = \"1\"",
         ] {
             let (folder, mut flags) = with_file(text);
-            let said = resolve(flags.clone(), None, "pi").unwrap_err().to_string();
+            let said = told(flags.clone(), None).unwrap_err().to_string();
             let file = folder.path().join("dsn.toml");
-            let place = format!("in the configuration file {}: ", file.display());
-            assert!(said.starts_with(&place), "{said}");
+            assert!(said.starts_with(&format!("{}, line 1: ", file.display())), "{said}");
             flags.advertise = Some("y".into());
             flags.listen = Some("y".into());
-            let said = resolve(flags, None, "pi").unwrap_err().to_string();
-            assert!(!said.contains("configuration file"), "{said}");
+            let said = told(flags, None).unwrap_err().to_string();
+            assert!(said.starts_with("--") && !said.contains("line"), "{said}");
         }
         for (text, named) in [
             ("listne = \"x\"", "listne"),
@@ -619,7 +597,7 @@ mod tests {
             (&*"#".repeat(70_000), "65536"),
         ] {
             let (_folder, flags) = with_file(text);
-            let fault = resolve(flags, None, "pi").unwrap_err().to_string();
+            let fault = told(flags, None).unwrap_err().to_string();
             assert!(fault.contains(named), "{fault}");
         }
     }

@@ -1,6 +1,6 @@
 //! What signals do to a node that runs.
 
-use std::io::{IsTerminal, stderr, stdin, stdout};
+use std::io::{IsTerminal, stderr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -10,6 +10,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 
 use super::notify::Reloading;
+use super::streams::{stdin, stdout};
 
 /// Stack of a thread, bytes.
 const STACK_BYTES: usize = 256 * 1024;

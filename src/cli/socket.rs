@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dsn::advice::whole_path;
 use dsn::config::{DATA_FOLDER, SOCKET_NAME};
 use dsn::control::{ControlClient, Failure};
 use dsn::order;
@@ -26,6 +27,7 @@ pub(super) fn find(options: &Options) -> Result<PathBuf, Fault> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let data = variable("DSN_DATA").map(PathBuf::from);
     let may_be_service = data.is_none() && variable("DSN_NODE_ID").is_none();
+    let folder_of = if data.is_some() { " (DSN_DATA)" } else { "" };
     let folder = data.unwrap_or_else(|| DATA_FOLDER.into());
     let (mut sockets, named) = match variable("DSN_NODE_ID") {
         Some(node_id) => {
@@ -51,10 +53,10 @@ pub(super) fn find(options: &Options) -> Result<PathBuf, Fault> {
         [only] => Ok(only.clone()),
         [] if may_be_service && is_there(Path::new(SERVICE_SOCKET)) => Ok(SERVICE_SOCKET.into()),
         [] => Err(Fault::NoNode(format!(
-            "no node{} has its socket under {}: start one with `dsn run`, go to the folder where it was started, or \
+            "no node{} has its socket under {}{folder_of}: start one with `dsn run`, go to the folder where it was started, or \
              name its socket with --control PATH (or DSN_CONTROL)",
             named.map_or_else(String::new, |id| format!(" {} (DSN_NODE_ID)", id.to_string_lossy())),
-            folder.display()
+            whole_path(&folder).display()
         ))),
         several => {
             let list: Vec<String> = several.iter().map(|path| path.display().to_string()).collect();
@@ -94,7 +96,8 @@ pub(super) fn connect(path: &Path, options: &Options) -> Result<ControlClient, F
 
 /// The one place where what the socket said becomes what is told.
 pub(super) fn explain(failure: Failure, path: &Path) -> Fault {
-    let place = path.display();
+    let is_variable = std::env::var_os("DSN_CONTROL").is_some_and(|name| name == path.as_os_str());
+    let place = format!("{}{}", path.display(), if is_variable { " (DSN_CONTROL)" } else { "" });
     match failure {
         Failure::No(text) => Fault::No(text),
         Failure::Usage(text) => Fault::Usage(text),

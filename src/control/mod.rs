@@ -4,6 +4,7 @@ mod asked;
 mod client;
 pub(crate) mod json;
 mod listener;
+mod once;
 mod places;
 mod server;
 mod waiting;
@@ -17,6 +18,7 @@ use crate::protocol::DATA_BYTES_MAX;
 pub use client::{ControlClient, Failure, Polled, Woken};
 pub use json::{bytes_from_json, bytes_to_base64, bytes_to_json};
 pub use listener::ControlServer;
+pub use once::Once;
 
 /// Longest line in either direction, bytes: 1 MiB of DATA in base64, or a state of as many bytes
 /// with every byte escaped, and room for the rest.

@@ -10,6 +10,7 @@ use serde_json::{Value as Json, json};
 use super::LINE_BYTES_MAX;
 use super::asked::{Asked, Fault, changes, key_change, removals, ttl_of};
 use super::json;
+use super::once::Once;
 use super::places::Place;
 use crate::driver::Driver;
 use crate::protocol::entries::Change;
@@ -77,7 +78,12 @@ impl Conversation<'_> {
                 Ok(_) => self.place.asks(),
             }
             let answer = match serde_json::from_slice(&line) {
-                Ok(json) => self.serve(&Asked { json, own: self.service.node_id() }, &mut reader),
+                Ok(Once(json)) => {
+                    self.serve(&Asked { json, own: self.service.node_id() }, &mut reader)
+                }
+                Err(fault) if fault.is_data() => {
+                    Err(Fault::Usage(format!("the line is not taken: {fault}")))
+                }
                 Err(fault) => Err(Fault::Usage(format!("the line is not JSON: {fault}"))),
             };
             let line = match answer {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::NETWORK_KEYS_MAX;
 use crate::advice::{advice, is_wrong_name};
+use crate::named::Unreadable;
 
 /// Why a key file can't be used. Nothing was changed.
 #[derive(Debug)]
@@ -84,6 +85,17 @@ pub enum CredentialsError {
 
 pub(super) fn unusable(path: &Path, why: Error) -> CredentialsError {
     CredentialsError::Unusable { path: path.into(), why }
+}
+
+impl From<Unreadable> for CredentialsError {
+    fn from(fault: Unreadable) -> Self {
+        match fault {
+            Unreadable::System { path, why } => Self::Unusable { path, why },
+            Unreadable::NotAFile { path, what } => Self::NotAFile { path, what },
+            Unreadable::Silent { path, .. } => Self::NotAFile { path, what: "a pipe" },
+            Unreadable::TooLong { path, bytes_max } => Self::TooLong { path, bytes_max },
+        }
+    }
 }
 
 impl CredentialsError {

@@ -1,8 +1,8 @@
 //! Secret files as they are out there: who may read them, and what is no file at all.
 
-use std::fs::{File, FileType, Metadata};
+use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use zeroize::Zeroizing;
@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::error::{CredentialsError, unusable};
 use crate::advice::whole_path;
 use crate::durable;
+use crate::named::{self, Kind};
 use crate::protocol::fault::{Code, Fault};
 
 /// Largest key file, bytes: a file that is longer is not one of ours.
@@ -62,25 +63,9 @@ pub fn move_empty(path: &Path) -> Result<(), CredentialsError> {
     durable::move_aside(path).map(drop).map_err(|why| unusable(path, why))
 }
 
-/// Opens a file that has to be one. It is looked at first: opening a pipe waits for somebody, and
-/// a device may do something.
+/// Opens a file that has to be one: a key file is read more than once.
 pub(super) fn open_file(path: &Path) -> Result<File, CredentialsError> {
-    let found = std::fs::metadata(path).map_err(|why| unusable(path, why))?;
-    if let Some(what) = not_a_file(found.file_type()) {
-        return Err(CredentialsError::NotAFile { path: path.into(), what });
-    }
-    File::open(path).map_err(|why| unusable(path, why))
-}
-
-/// What something is that is no file.
-pub(super) fn not_a_file(kind: FileType) -> Option<&'static str> {
-    match kind {
-        kind if kind.is_file() => None,
-        kind if kind.is_dir() => Some("a folder"),
-        kind if kind.is_fifo() => Some("a pipe"),
-        kind if kind.is_socket() => Some("a socket"),
-        _ => Some("a device"),
-    }
+    Ok(named::open(path, Kind::File)?)
 }
 
 /// Reads a secret file.

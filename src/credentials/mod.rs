@@ -13,14 +13,15 @@ use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use zeroize::Zeroizing;
 
-use crate::durable::{self, Written};
+use crate::durable::{self, NewFolders, Written};
+use crate::named;
 use crate::protocol::crypto::{PrivateKey, Signer};
 use crate::protocol::identity::{hex, unhex};
 
 pub use error::CredentialsError;
 use error::unusable;
 pub use files::{Presence, move_empty, presence, who_else_reads};
-use files::{not_a_file, read_secret, without_mark};
+use files::{read_secret, without_mark};
 pub use peers::{load_allow_list, load_known_peers, save_known_peers};
 
 /// Most network keys in a file: each is tried on bytes that no key opens.
@@ -90,7 +91,7 @@ pub fn load_token(path: &Path) -> Result<Zeroizing<String>, CredentialsError> {
 }
 
 /// Makes a network key file. One that is there is never overwritten.
-pub fn create_network_key(path: &Path) -> Result<(), CredentialsError> {
+pub fn create_network_key(path: &Path) -> Result<NewFolders, CredentialsError> {
     create_secret(path, new_network_key()?.as_bytes())
 }
 
@@ -154,7 +155,7 @@ pub fn load_pkcs8(folder: &Path) -> Result<Zeroizing<Vec<u8>>, CredentialsError>
 }
 
 /// Makes the own key pair. One that is there is never overwritten.
-pub fn create_pkcs8(folder: &Path) -> Result<(), CredentialsError> {
+pub fn create_pkcs8(folder: &Path) -> Result<NewFolders, CredentialsError> {
     let random = SystemRandom::new();
     let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)
         .map_err(|_| CredentialsError::NoRandomness)?;
@@ -170,15 +171,17 @@ pub fn create_pkcs8(folder: &Path) -> Result<(), CredentialsError> {
     create_secret(&node_key_path(folder), text.as_bytes())
 }
 
-fn create_secret(path: &Path, bytes: &[u8]) -> Result<(), CredentialsError> {
-    let there = std::fs::metadata(path).ok();
-    if let Some(what) = there.and_then(|found| not_a_file(found.file_type())) {
-        return Err(CredentialsError::NotAFile { path: path.into(), what });
-    }
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        durable::create_private_folder(folder).map_err(|why| unusable(folder, why))?;
-    }
-    durable::create(path, bytes).map_err(|why| match why.kind() {
+/// Gives the folders that were made for it; where it fails, none is left.
+fn create_secret(path: &Path, bytes: &[u8]) -> Result<NewFolders, CredentialsError> {
+    named::check(path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let new = match folder {
+        Some(folder) => durable::create_private_folder(folder).map_err(|why| unusable(folder, why)),
+        None => Ok(NewFolders::default()),
+    }?;
+    let Err(why) = durable::create(path, bytes) else { return Ok(new) };
+    new.undo();
+    Err(match why.kind() {
         ErrorKind::AlreadyExists => CredentialsError::AlreadyExists { path: path.into() },
         _ => unusable(path, why),
     })

@@ -46,7 +46,14 @@ pub fn load_allow_list(path: &Path) -> Result<BTreeMap<NodeId, PublicKey>, Crede
             line: number + 1,
             what: "is not a node id and its public key of 130 hex digits",
         })?;
-        list.insert(node_id, key);
+        // Of two keys nobody knows which was meant.
+        if list.insert(node_id, key).is_some_and(|before| before != key) {
+            return Err(CredentialsError::BadLine {
+                path: path.into(),
+                line: number + 1,
+                what: "has another key for a node of a line above",
+            });
+        }
     }
     Ok(list)
 }

@@ -96,7 +96,7 @@ fn what_is_no_file_is_never_a_key_file() {
     for (path, what) in [(folder.path(), "a folder"), (&pipe, "a pipe"), (null, "a device")] {
         let faults = [
             load_network_key(path).map(drop),
-            create_network_key(path),
+            create_network_key(path).map(drop),
             load_allow_list(path).map(drop),
             presence(path).map(drop),
         ];
@@ -266,4 +266,23 @@ fn a_damaged_own_key_is_refused_at_every_byte() {
             assert_eq!(std::fs::read(&path).unwrap(), bytes, "it stays as it is");
         }
     }
+}
+
+/// Of two keys nobody knows which was meant; the same line twice says one thing.
+#[test]
+fn a_node_that_is_allowed_with_two_keys_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("allowed");
+    let key = |name: &str| {
+        let place = folder.path().join(name);
+        create_pkcs8(&place).unwrap();
+        let pkcs8 = load_pkcs8(&place).unwrap();
+        PrivateKey::from_pkcs8(&pkcs8).unwrap().public_key().to_hex()
+    };
+    let (one, other) = (key("one"), key("other"));
+    std::fs::write(&path, format!("a {one}\nb {other}\na {one}\n")).unwrap();
+    assert_eq!(load_allow_list(&path).unwrap().len(), 2);
+    std::fs::write(&path, format!("a {one}\n\na {other}\n")).unwrap();
+    let said = load_allow_list(&path).unwrap_err().to_string();
+    assert!(said.contains("line 3 has another key for a node of a line above"), "{said}");
 }

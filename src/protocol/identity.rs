@@ -45,6 +45,9 @@ impl fmt::Debug for NodeId {
     }
 }
 
+/// So much is shown of a text that is too long.
+const SHOWN_CHARACTERS: usize = 20;
+
 /// A text that is not a node id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidNodeId {
@@ -54,6 +57,14 @@ pub struct InvalidNodeId {
 
 impl fmt::Display for InvalidNodeId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.text.chars().count() > NODE_ID_BYTES_MAX {
+            let start: String = self.text.chars().take(SHOWN_CHARACTERS).collect();
+            let text = format!("{start}…");
+            return write!(
+                formatter,
+                "{text:?} is not a node id: it has more than {NODE_ID_BYTES_MAX} characters"
+            );
+        }
         write!(
             formatter,
             "{:?} is not a node id: it takes 1 to {NODE_ID_BYTES_MAX} of the characters A-Z a-z 0-9 . _ -, the \

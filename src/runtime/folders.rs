@@ -10,7 +10,9 @@ use super::StartError;
 use crate::advice::{advice, whole_path};
 use crate::config::Config;
 use crate::credentials::{self, CredentialsError, NODE_KEY, Presence};
+use crate::durable::NewFolders;
 use crate::journal;
+use crate::named::{self, Unreadable};
 use crate::order::Gather;
 use crate::protocol::address::Address;
 use crate::protocol::crypto::{NetworkKeys, PrivateKey};
@@ -46,6 +48,8 @@ pub(super) fn lock_folder(folder: &Path) -> Result<Lock, StartError> {
     let failed = |why: Error| StartError::Folder { path: folder.into(), why };
     crate::durable::create_private_folder(folder).map_err(failed)?;
     let path = folder.join("lock");
+    let wrong = |fault: Unreadable| StartError::Folder { path: path.clone(), why: fault.into() };
+    named::check(&path).map_err(wrong)?;
     let opened = File::options().create(true).truncate(false).write(true).open(&path);
     let (file, fault) = match opened {
         Ok(file) => (file, None),
@@ -76,15 +80,18 @@ pub(super) fn lock_folder(folder: &Path) -> Result<Lock, StartError> {
 pub(super) struct NewKeys {
     /// Each with what the log says of it, once it is certain to stay.
     made: Vec<(PathBuf, String)>,
+    folders: Vec<NewFolders>,
 }
 
 impl NewKeys {
-    fn note(&mut self, path: &Path, said: String) {
+    fn note(&mut self, path: &Path, folders: NewFolders, said: String) {
         self.made.push((path.into(), said));
+        self.folders.push(folders);
     }
 
     /// The node runs.
     pub(super) fn keep(mut self) {
+        self.folders.clear();
         for (_, said) in self.made.drain(..) {
             log::warn!("{said}");
         }
@@ -97,6 +104,7 @@ impl Drop for NewKeys {
             // The fault that counts is why the start failed.
             let _ = std::fs::remove_file(path);
         }
+        self.folders.iter().rev().for_each(NewFolders::undo);
     }
 }
 
@@ -122,14 +130,14 @@ pub(super) fn network_keys(
             credentials::move_empty(path)?;
             notices.push(lost_key("network key", path, "Copy it to the others, if there are any"));
         }
-        credentials::create_network_key(path)?;
+        let folders = credentials::create_network_key(path)?;
         let said = format!(
             "this is the first node of a new network: made the network key {}. Copy that file to each host that is to join. \
              If this host was in a network before, it was with other folders: stop this node, remove that file, and start \
              it in the folder of before, or with --credentials and --data",
             whole_path(path).display()
         );
-        new.note(path, said);
+        new.note(path, folders, said);
     }
     let keys = credentials::load_network_key(path)?;
     notices.extend(credentials::who_else_reads(path)?);
@@ -163,14 +171,14 @@ pub(super) fn own_key(
         notices.push(lost_key("key of this node", &path, &step));
     }
     if found != Presence::Present {
-        credentials::create_pkcs8(folder)?;
+        let folders = credentials::create_pkcs8(folder)?;
         let said = format!(
             "{id} is new here: made its key {}. If it ran before, its key and state are in other folders, and the others \
              refuse this one: stop it, remove that file, and start it in the folder of before, or with --credentials and \
              --data",
             whole_path(&path).display()
         );
-        new.note(&path, said);
+        new.note(&path, folders, said);
     }
     let pkcs8 = credentials::load_pkcs8(folder)?;
     notices.extend(credentials::who_else_reads(&path)?);

@@ -56,11 +56,23 @@ impl FromStr for Listen {
             (_, Some((ip, zone, port)), _) => Ok(Self::OnLink(ip, zone.to_owned(), port)),
             (.., Ok(port)) => Ok(Self::Everywhere(port)),
             _ if text.contains("://") => Err(bad("leave out http://")),
+            _ if text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() => {
+                Err(bad("the port is missing, such as 10.0.0.1:8000 or [::1]:8000"))
+            }
+            _ if is_number_and_no_port(text.rsplit(':').next().unwrap_or_default()) => {
+                Err(bad("the port is a number from 0 to 65535"))
+            }
             _ => Err(bad(
                 "examples: 0.0.0.0:8000, 127.0.0.1:0, [::1]:8000, [fe80::1%eth0]:8000, :8000",
             )),
         }
     }
+}
+
+fn is_number_and_no_port(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_number && text.parse::<u16>().is_err()
 }
 
 impl fmt::Display for Listen {
@@ -196,7 +208,11 @@ mod tests {
             ("nowhere", "examples"),
             ("kitchen:8000", "examples"),
             ("", "examples"),
-            ("70000", "examples"),
+            ("70000", "from 0 to 65535"),
+            ("[::1]:-1", "from 0 to 65535"),
+            ("10.0.0.1", "the port is missing"),
+            ("[::1]", "the port is missing"),
+            ("::1", "the port is missing"),
         ] {
             let said = text.parse::<Listen>().unwrap_err().to_string();
             assert!(said.contains(named), "{said}");

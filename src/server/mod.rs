@@ -279,7 +279,7 @@ impl fmt::Display for ServerError {
         match (why.kind(), listen) {
             (std::io::ErrorKind::AddrInUse, _) => write!(
                 formatter,
-                "Another program has that port: stop it, or name another one with {flag} ADDR:PORT"
+                "Another program, maybe a node, has that port: stop it, or name another one with {flag} ADDR:PORT"
             ),
             (std::io::ErrorKind::PermissionDenied, _) => write!(
                 formatter,

@@ -142,9 +142,11 @@ impl Web {
 
     /// One state, or all of them: with the keys that begin with `prefix`.
     fn state(&self, driver: &Driver, query: &str, headers: &Headers) -> Response {
-        let (Ok(node), Ok(prefix)) = (query::find(query, "node"), query::find(query, "prefix"))
-        else {
-            return error(400, "the query is not text in UTF-8, escaped as in an address".into());
+        let found = |name| query::find(query, name);
+        let asked = found("node").and_then(|node| Ok((node, found("prefix")?)));
+        let (node, prefix) = match asked {
+            Ok(asked) => asked,
+            Err(wrong) => return error(400, wrong.text().into()),
         };
         let prefix = prefix.unwrap_or_default();
         let (.., feed) = self.look(driver);

@@ -1,19 +1,34 @@
 //! The query of a request: what stands behind `?`.
 
-/// The value of a parameter, if it is there; an error where it is not UTF-8.
-pub(super) fn find(query: &str, name: &str) -> Result<Option<String>, NotText> {
-    for pair in query.split('&') {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if key == name {
-            return String::from_utf8(unescaped(value)).map(Some).map_err(|_| NotText);
-        }
+/// The value of a parameter, if it is there. Of two nobody knows which was meant.
+pub(super) fn find(query: &str, name: &str) -> Result<Option<String>, Wrong> {
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let mut values = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value);
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Wrong::Twice);
     }
-    Ok(None)
+    String::from_utf8(unescaped(value)).map(Some).map_err(|_| Wrong::NotText)
 }
 
-/// What was asked for is no text.
+/// Why nobody knows what was asked for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NotText;
+pub(super) enum Wrong {
+    /// It is not UTF-8.
+    NotText,
+    /// It is there twice.
+    Twice,
+}
+
+impl Wrong {
+    /// In words.
+    pub(super) fn text(&self) -> &'static str {
+        match self {
+            Self::NotText => "the query is not text in UTF-8, escaped as in an address",
+            Self::Twice => "the query has a parameter twice",
+        }
+    }
+}
 
 /// The bytes that an escaped text stands for. A `%` without two digits stands for itself.
 fn unescaped(text: &str) -> Vec<u8> {
@@ -55,7 +70,8 @@ mod tests {
         assert_eq!(found("x", "x").as_deref(), Some(""));
         assert_eq!(found("", "node"), None);
         assert_eq!(found("anode=1", "node"), None);
-        assert_eq!(find("node=%ff", "node"), Err(NotText));
+        assert_eq!(find("node=%ff", "node"), Err(Wrong::NotText));
+        assert_eq!(find("node=a&x=1&node=a", "node"), Err(Wrong::Twice));
     }
 
     proptest! {

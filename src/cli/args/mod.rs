@@ -1,13 +1,17 @@
 //! What can be typed.
 
+mod on;
 mod run;
+mod values;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::builder::ValueParser;
+use clap::{Arg, ArgAction, CommandFactory, Parser, Subcommand, ValueEnum};
 
+pub(super) use on::OnArgs;
 pub(super) use run::RunArgs;
 
 /// A distributed state network: every machine owns a small key-value state, and every other
@@ -19,14 +23,15 @@ pub(super) struct Arguments {
     /// Socket of the node to talk to [default: that of DSN_NODE_ID or of the only node under the
     /// data folder, else that of the service]
     #[arg(long, value_name = "PATH", env = "DSN_CONTROL", global = true,
-          value_parser = path_parser())]
+          value_parser = values::path())]
     pub(super) control: Option<PathBuf>,
     /// Print JSON, a line for each answer
     #[arg(long, short, global = true)]
     json: bool,
     /// How long to wait, such as 5s, 500ms or 1m [default: 5s; without end for `watch` and `recv
     /// --follow`]
-    #[arg(long, short, value_name = "DURATION", value_parser = parse_duration, global = true)]
+    #[arg(long, short, value_name = "DURATION", allow_hyphen_values = true,
+          value_parser = values::duration(values::WAIT), global = true)]
     timeout: Option<Duration>,
     #[command(subcommand)]
     pub(super) command: Command,
@@ -73,15 +78,15 @@ impl Arguments {
             || Arg::new("json").long("json").short('j').action(ArgAction::SetTrue).hide(true);
         let timeout = || {
             let timeout = Arg::new("timeout").long("timeout").short('t').hide(true);
-            timeout.value_parser(parse_duration)
+            timeout.allow_hyphen_values(true).value_parser(values::duration(values::WAIT))
         };
-        let control = || Arg::new("control").long("control").value_parser(path_parser());
+        let control = || Arg::new("control").long("control").value_parser(values::path());
         let socket = || {
             control().value_name("PATH").env("DSN_CONTROL").help(
                 "Socket to open for commands and programs on this host [default: DATA/NODE-ID/control.sock]",
             )
         };
-        Self::command()
+        texts(Self::command())
             .mut_subcommand("run", |run| run.args([json(), timeout(), socket()]))
             .mut_subcommand("keygen", |keygen| {
                 keygen.args([json(), timeout(), control().hide(true)])
@@ -98,9 +103,18 @@ impl Arguments {
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|_| "it is not a duration; examples: 5s, 500ms, 1m".to_owned())
+/// All arguments that are texts, of these commands and those below: `clap` would not say which of
+/// them is no UTF-8.
+fn texts(command: clap::Command) -> clap::Command {
+    let is_text = |arg: &Arg| {
+        arg.get_value_parser().type_id() == ValueParser::string().type_id()
+            && arg.get_possible_values().is_empty()
+    };
+    let command = command.mut_args(|arg| match is_text(&arg) {
+        true => arg.value_parser(values::text()),
+        false => arg,
+    });
+    command.mut_subcommands(texts)
 }
 
 // Nothing asks for the group that clap makes of the arguments of each command: 0.5 KB each time.
@@ -138,7 +152,7 @@ pub(super) enum Command {
         /// Write them to this file in one step, so that nobody reads half of it: for the textfile
         /// collector of node_exporter
         #[arg(long, short, value_name = "FILE", conflicts_with = "json",
-              value_parser = path_parser())]
+              value_parser = values::path())]
         output: Option<PathBuf>,
     },
     /// Show the other nodes: where they are, how they do, and why
@@ -219,11 +233,12 @@ pub(super) enum Command {
     Set {
         /// Remove them after so long, 1s to 30d, unless they are set again; without it they stand
         /// for good, those that would have expired, too
-        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        #[arg(long, value_name = "DURATION", allow_hyphen_values = true,
+              value_parser = values::duration(values::TTL))]
         ttl: Option<Duration>,
         /// Set all keys of this file at once, which has a JSON object as `dsn --json state` prints
         /// it under `entries`; - takes stdin
-        #[arg(long, value_name = "FILE", value_parser = path_parser(), conflicts_with = "pairs")]
+        #[arg(long, value_name = "FILE", value_parser = values::path(), conflicts_with = "pairs")]
         from: Option<PathBuf>,
         /// KEY VALUE, or KEY=VALUE pairs, which are one change; the value - takes stdin
         #[arg(required_unless_present = "from", allow_hyphen_values = true)]
@@ -262,7 +277,8 @@ pub(super) enum Command {
         #[arg(long, short)]
         follow: bool,
         /// End after so many messages
-        #[arg(long, short = 'n', value_name = "N", value_parser = at_least_one())]
+        #[arg(long, short = 'n', value_name = "N", allow_hyphen_values = true,
+              value_parser = values::number(1..=u64::MAX))]
         count: Option<u64>,
         /// Only messages of this node; those of others stay where they are
         #[arg(long, value_name = "NODE")]
@@ -298,7 +314,8 @@ pub(super) enum Command {
         #[arg(long, short)]
         initial: bool,
         /// End after so many events; those of --initial count
-        #[arg(long, short = 'n', value_name = "N", value_parser = at_least_one())]
+        #[arg(long, short = 'n', value_name = "N", allow_hyphen_values = true,
+              value_parser = values::number(1..=u64::MAX))]
         count: Option<u64>,
         /// When the node stops, wait until it is back, and go on
         #[arg(long, short)]
@@ -376,7 +393,8 @@ pub(super) enum WaitFor {
     #[group(skip)]
     Peers {
         /// How many peers; this node is none
-        #[arg(value_name = "N")]
+        #[arg(value_name = "N", allow_negative_numbers = true,
+              value_parser = values::number(0..=u64::MAX))]
         count: u64,
     },
     /// Until a node has one of these statuses
@@ -412,7 +430,8 @@ pub(super) enum WaitFor {
     #[group(skip)]
     Synced {
         /// How many peers are enough [default: all that are alive]
-        #[arg(value_name = "N")]
+        #[arg(value_name = "N", allow_negative_numbers = true,
+              value_parser = values::number(0..=u64::MAX))]
         count: Option<u64>,
     },
 }
@@ -455,46 +474,7 @@ pub(super) enum Sort {
     Keys,
 }
 
-/// What `dsn on` takes.
-#[derive(Debug, Clone, Args)]
-#[group(skip)]
-pub(super) struct OnArgs {
-    /// Only changes of this node; `self` is this one; one that is not known yet may come
-    pub(super) node: Option<String>,
-    /// Only changes of keys that begin with this
-    #[arg(long, short, value_name = "PREFIX")]
-    pub(super) key: Option<String>,
-    /// Only these events; may be given several times [default: all]
-    #[arg(long, short, value_name = "EVENT", value_delimiter = ',',
-          value_parser = ["updated", "joined", "suspect", "lost", "left"])]
-    pub(super) event: Vec<String>,
-    /// Run it for what is there at the start, too
-    #[arg(long, short)]
-    pub(super) initial: bool,
-    /// Try a command that failed again so many times, after 1 s, 2 s, 4 s … up to 60 s
-    #[arg(long, short, value_name = "N", default_value_t = 0,
-          value_parser = clap::value_parser!(u32).range(..=1000))]
-    pub(super) retry: u32,
-    /// Most commands that run at a time, for different keys or nodes
-    #[arg(long, value_name = "N", default_value_t = 4,
-          value_parser = clap::value_parser!(u8).range(1..=64))]
-    pub(super) jobs: u8,
-    /// The command and its arguments
-    #[arg(last = true, required = true, value_name = "COMMAND")]
-    pub(super) command: Vec<OsString>,
-}
-
-fn at_least_one() -> clap::builder::RangedU64ValueParser {
-    clap::value_parser!(u64).range(1..)
-}
-
 /// A path, unless it is empty.
 pub(super) fn not_empty(path: Option<PathBuf>) -> Option<PathBuf> {
     path.filter(|path| !path.as_os_str().is_empty())
-}
-
-/// Takes any path, an empty one too, which counts as none.
-pub(super) fn path_parser() -> impl clap::builder::TypedValueParser<Value = PathBuf> {
-    use clap::builder::TypedValueParser;
-    clap::builder::OsStringValueParser::new().map(PathBuf::from)
 }

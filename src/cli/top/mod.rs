@@ -4,7 +4,7 @@ mod keys;
 mod screen;
 mod view;
 
-use std::io::{Error, IsTerminal, Write, stdin, stdout};
+use std::io::{Error, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use serde_json::{Value as Json, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH};
 
 use super::args::{Options, Sort};
+use super::streams::{stdin, stdout};
 use super::{Fault, print, socket};
 use screen::Screen;
 use view::{Next, Said, View};
@@ -43,6 +44,10 @@ pub(super) struct Wanted {
 
 /// Shows all nodes, once or until somebody ends it.
 pub(super) fn top(wanted: Wanted, options: &Options) -> Result<(), Fault> {
+    let is_full = !(wanted.once || options.json);
+    if is_full {
+        check_terminal()?;
+    }
     let path = socket::find(options)?;
     let mut node = Asked { path, line: None, changes: None, answered: Instant::now() };
     let view = View::new(wanted.sort, wanted.filter);
@@ -50,26 +55,36 @@ pub(super) fn top(wanted: Wanted, options: &Options) -> Result<(), Fault> {
     // A node that is not there at the beginning is a fault; later it may come back.
     let limit = options.timeout();
     node.ask(&mut said, None, limit).map_err(|failure| socket::explain(failure, &node.path))?;
-    if wanted.once || options.json {
+    if !is_full {
         return once(&view, &said, options.json);
-    }
-    if !(stdin().is_terminal() && stdout().is_terminal()) {
-        let text =
-            "a full screen needs a terminal on stdin and stdout; `dsn top --once` prints the table";
-        return Err(Fault::usage(text));
-    }
-    if std::env::var("TERM").is_ok_and(|name| name == "dumb") {
-        let text =
-            "this terminal has no full screen (TERM=dumb); `dsn top --once` prints the table";
-        return Err(Fault::usage(text));
     }
     let signals = Signals::new()?;
     let screen = Screen::enter()?;
     Showing { screen, signals, node, view, said }.run().map_err(Fault::from)
 }
 
+/// Whether there is a terminal that knows what a full screen is drawn with.
+fn check_terminal() -> Result<(), Fault> {
+    let instead = "`dsn top --once` prints the table";
+    if !(stdin().is_terminal() && stdout().is_terminal()) {
+        let text = format!("a full screen needs a terminal on stdin and stdout; {instead}");
+        return Err(Fault::usage(text));
+    }
+    let name = std::env::var_os("TERM").unwrap_or_default();
+    match name.to_str() {
+        Some("dumb" | "unknown") => Err(Fault::usage(format!(
+            "this terminal has no full screen (TERM={}); {instead}",
+            name.display()
+        ))),
+        Some("") => Err(Fault::usage(format!(
+            "TERM does not say which terminal this is: set it, as in TERM=xterm dsn top; {instead}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn once(view: &View, said: &Said, as_json: bool) -> Result<(), Fault> {
-    let mut out = stdout().lock();
+    let mut out = stdout();
     if as_json {
         let all = json!({ "status": said.status, "peers": said.peers });
         writeln!(out, "{}", print::json(&all))?;

@@ -1,9 +1,10 @@
 //! The terminal: taken over, drawn on, and given back whatever ends the command.
 
-use std::io::{Error, Write, stdin, stdout};
+use std::io::{Error, Write};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
+use super::super::streams::{stdin, stdout};
 use super::view::{Line, Style};
 
 /// The other screen, no cursor, and lines that end at the edge.
@@ -100,7 +101,5 @@ impl Drop for Screen {
 }
 
 fn put(text: &str) -> Result<(), Error> {
-    let mut out = stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    stdout().write_all(text.as_bytes())
 }

@@ -173,6 +173,9 @@ impl Node {
     fn state_of_seed<'a>(&'a self, seed: &'a super::Seed) -> &'a str {
         match (&seed.last_fault, &seed.node_id) {
             (Some(why), _) => why,
+            (None, Some(node_id)) if self.is_me(node_id) && seed.is_twin => {
+                "another node with the name of this one answers there"
+            }
             (None, Some(node_id)) if self.is_me(node_id) => "it leads to this node itself",
             (None, Some(_)) => "who answered there is not alive any more",
             (None, None) => "not tried yet",

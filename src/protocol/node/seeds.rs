@@ -34,6 +34,8 @@ pub(super) struct Seed {
     ask_at: u64,
     pub(super) network_key: usize,
     pub(super) last_fault: Option<String>,
+    /// Who answered last has another key than this node.
+    pub(super) is_twin: bool,
 }
 
 impl Seed {
@@ -48,6 +50,7 @@ impl Seed {
             ask_at: 0,
             network_key: 0,
             last_fault: None,
+            is_twin: false,
         }
     }
 
@@ -174,7 +177,7 @@ impl Node {
             return;
         }
         let Some(outcome) = outcome else { return };
-        let wait = self.wait(now);
+        let (wait, own_key) = (self.wait(now), self.settings.public_key);
         let Some(seed) = self.seed_mut(address) else { return };
         if seed.flight.take_if(|current| *current == flight).is_none() {
             return;
@@ -186,6 +189,7 @@ impl Node {
                 seed.pace.came_to_nothing(wait, WAIT_MAX_MS);
                 seed.last_fault = None;
                 seed.node_id = Some(answer.node_id.clone());
+                seed.is_twin = answer.public_key != own_key;
                 self.meet_at_seed(address, answer, now, actions);
             }
             Outcome::Failed(why) if seed.tries < TRIES => seed.try_again_soon(why, now, actions),

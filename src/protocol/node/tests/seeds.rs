@@ -60,6 +60,13 @@ fn an_address_that_led_here_is_asked_again_and_not_too_often() {
     assert!((15..=30).contains(&knocked), "{knocked} times in ten minutes");
     assert_eq!(codes(&us), [Code::Alone]);
     assert!(us.degraded()[0].contains("it leads to this node itself"), "{:?}", us.degraded());
+    // Another one that has our name is not this node.
+    live(&mut us, 60_000 / TICK_MS, |_| Other::new("us", 3).introduces(), &[]);
+    assert!(
+        us.degraded()[0].contains("another node with the name of this one"),
+        "{:?}",
+        us.degraded()
+    );
     // Somebody else is there now.
     let other = Other::new("other", 2);
     live(&mut us, 60_000 / TICK_MS, |_| other.introduces(), &[&other]);
