@@ -7,6 +7,9 @@
 #   scripts/bench.sh change           one change: five minutes, ten with another binary in DSN_BASE_BIN
 #   scripts/bench.sh scale [OPTION…] [FIGURE…]   many nodes: a few minutes
 #
+# `messages` also measures the node of another build of the bench in turns, where DSN_BASE_BENCH names one
+# (target/release/deps/load-…).
+#
 # Figures: updates messages propagation python start memory durable idle growth, and parts (what
 # signatures, envelopes and messages cost by themselves). What they mean: docs/benchmarks.md.
 #

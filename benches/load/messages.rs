@@ -1,7 +1,7 @@
 //! Figures 1 and 2: UPDATEs, PINGs and DATA that one node takes, against the limit of its parts.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -49,6 +49,17 @@ impl Pairs {
         rows.add(format!("{what}: share"), median(&shares), "%", Goal::AtLeast(GOAL));
         rows.note(format!("{what}: CPU of the node"), median(&self.ours_us), "us each");
         rows.note(format!("{what}: CPU of the bare handler"), median(&self.floor_us), "us each");
+    }
+
+    /// Rate and CPU as shares of those of another build.
+    fn tell_beside(&self, rows: &mut Rows, what: &str) {
+        let ratio = |ours: &[f64], before: &[f64]| {
+            let pairs = ours.iter().zip(before);
+            median(&pairs.map(|(ours, before)| ours / before).collect::<Vec<_>>())
+        };
+        rows.note(format!("{what}: rate over the other build"), ratio(&self.ours, &self.floor), "");
+        let cpu = ratio(&self.ours_us, &self.floor_us);
+        rows.note(format!("{what}: CPU over the other build"), cpu, "");
     }
 }
 
@@ -149,22 +160,38 @@ fn message(
     call: impl Fn(Caller) -> Call,
     one: impl Fn(&mut Caller) -> (usize, usize),
 ) {
+    let own = std::env::current_exe().unwrap();
+    let base = std::env::var_os("DSN_BASE_BENCH").map(PathBuf::from);
     for clients in scale.clients {
-        let mut pairs = Pairs::default();
-        for _ in 0..scale.runs {
-            let place = Place4Nodes::new();
-            let sink = Sink::start(place.path());
-            let mut probe = Caller::join(&sink.address, clients + 1);
-            let (request, answer) = one(&mut probe.pop().unwrap());
-            let calls = probe.into_iter().map(&call).collect();
-            let ours = with_cpu(sink.child.id(), calls, scale.time);
-            let sent = if what.starts_with("DATA") { ours.0.count + 1 } else { 0 };
-            assert_eq!(sink.end(), sent, "all that was accepted was delivered");
+        let (mut pairs, mut beside) = (Pairs::default(), Pairs::default());
+        for run in 0..scale.runs {
+            let node = |program: &Path| {
+                let place = Place4Nodes::new();
+                let sink = Sink::start(program, place.path());
+                let mut probe = Caller::join(&sink.address, clients + 1);
+                let lengths = one(&mut probe.pop().unwrap());
+                let calls = probe.into_iter().map(&call).collect();
+                let ours = with_cpu(sink.child.id(), calls, scale.time);
+                let sent = if what.starts_with("DATA") { ours.0.count + 1 } else { 0 };
+                assert_eq!(sink.end(), sent, "all that was accepted was delivered");
+                (ours, lengths)
+            };
+            // Each of the two comes first in every other run.
+            let before = base.as_deref().filter(|_| run % 2 == 0).map(node);
+            let (ours, (request, answer)) = node(&own);
+            let before = before.or_else(|| base.as_deref().map(node));
+            if let Some((before, _)) = before {
+                beside.add(ours, before);
+            }
             let floor = Floor::start();
             let calls = (0..*clients).map(|_| floor.echo_call(request, answer)).collect();
             pairs.add(ours, with_cpu(floor.pid(), calls, scale.time));
         }
-        pairs.tell(rows, &format!("{what}, {clients} clients"));
+        let what = format!("{what}, {clients} clients");
+        pairs.tell(rows, &what);
+        if base.is_some() {
+            beside.tell_beside(rows, &what);
+        }
     }
 }
 
@@ -183,8 +210,8 @@ impl Drop for Sink {
 }
 
 impl Sink {
-    fn start(folder: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+    fn start(program: &Path, folder: &Path) -> Self {
+        let mut child = Command::new(program)
             .arg("role-sink")
             .arg(folder)
             .stdin(Stdio::piped())
