@@ -109,8 +109,8 @@ fn times_that_can_not_be_are_said() {
     let place = Place4Nodes::new();
     let node = place.spawn_at("a", "127.0.0.1:0", &[]);
     for (arguments, why) in [
-        (&["set", "--ttl", "999ms", "k=1"][..], "at least 1 s"),
-        (&["set", "--ttl", "31d", "k=1"], "at most 30 days"),
+        (&["set", "--ttl", "999ms", "k=1"][..], "too short; it takes 1s to 30d"),
+        (&["set", "--ttl", "31d", "k=1"], "too long; it takes 1s to 30d"),
         (&["set", "--ttl", "soon", "k=1"], "not a duration"),
         (&["set", "k", "--ttl"], "--ttl"),
     ] {

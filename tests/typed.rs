@@ -225,7 +225,7 @@ fn a_word_that_is_no_text_is_named() {
     }
 }
 
-/// A pipe without a writer, a device and a folder: nobody waits for them.
+/// A pipe without a writer, a socket and a folder: nobody waits for them.
 #[test]
 fn whatever_stands_where_a_file_is_named_nobody_waits_for_ever() {
     let place = Place4Nodes::new();
@@ -238,7 +238,8 @@ fn whatever_stands_where_a_file_is_named_nobody_waits_for_ever() {
         command.current_dir(place.path()).args(["run", "-i", "b"]).args(arguments);
         (run_with(&mut command, b""), began.elapsed())
     };
-    for what in ["/dev/zero", ".", "pipe", "data/a/control.sock"] {
+    // No device: with the defence taken out, root would move that of the host away.
+    for what in [".", "pipe", "data/a/control.sock"] {
         for option in ["--config", "--network-key", "--allow"] {
             let (said, time) = run(&[option, what]);
             assert_eq!(said.code, 2, "{option} {what}: {}", said.err);
