@@ -192,7 +192,6 @@ fn read_within(
     let (began, mut bytes, mut part) = (Instant::now(), Vec::new(), vec![0; PART_BYTES]);
     let (mut had_writer, mut is_over) = (false, false);
     loop {
-        let limit = if had_writer { writing_time } else { writer_time };
         match file.read(&mut part) {
             // Before there was a writer, a pipe says the same as after.
             Ok(0) if !is_pipe || is_over || !bytes.is_empty() => return Ok(bytes),
@@ -209,8 +208,9 @@ fn read_within(
             Err(why) if why.kind() == ErrorKind::Interrupted => continue,
             Err(why) => return Err(system(why)),
         }
+        let limit = if had_writer { writing_time } else { writer_time };
         let left = limit.saturating_sub(began.elapsed());
-        if left.is_zero() && began.elapsed() >= writing_time.min(limit) {
+        if left.is_zero() {
             return Err(silent(limit));
         }
         is_over = hung_up(&file, left).map_err(system)?;
@@ -279,6 +279,18 @@ mod tests {
         let said = read(SHORT).unwrap_err();
         assert!(matches!(said, Unreadable::Silent { time, .. } if time == SHORT.1), "{said:?}");
         drop(idle);
+        // Who opens it while it is waited for has the whole time as well.
+        let (writer_time, pause) = (Duration::from_secs(2), Duration::from_millis(100));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                use std::io::Write;
+                std::thread::park_timeout(pause);
+                let mut file = File::options().write(true).open(&pipe).unwrap();
+                std::thread::park_timeout(writer_time + pause);
+                file.write_all(b"late").unwrap();
+            });
+            assert_eq!(read((writer_time, Duration::from_secs(60))).unwrap(), b"late");
+        });
         let long = (Duration::from_secs(60), Duration::from_secs(60));
         for parts in [&["one", "two"][..], &[]] {
             let path = pipe.clone();

@@ -1,11 +1,22 @@
 //! What somebody meets who types something wrong, or whose streams, files and disks are not what a
 //! command wants: it says so, names what was wrong, and leaves nothing half behind.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::Place4Nodes;
 use crate::support::process::{Process, Said, binary, dsn, run_with};
+
+/// Ends with the test, also with one that fails.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// A command whose streams a shell sets up, as in `>&-`.
 fn through_a_shell(command: &Command, streams: &str) -> Said {
@@ -82,7 +93,7 @@ fn a_node_runs_without_streams() {
     let line = format!("exec {} \"$@\" <&- >&- 2>log", binary().display());
     let mut shell = Command::new("sh");
     shell.current_dir(place.path()).env("DSN_LISTEN", "127.0.0.1:0");
-    let mut child = shell.args(["-c", &line, "sh"]).args(run.get_args()).spawn().unwrap();
+    let mut node = Ends(shell.args(["-c", &line, "sh"]).args(run.get_args()).spawn().unwrap());
     let ask = |arguments: &[&str]| -> Said {
         let mut command = dsn();
         command.current_dir(place.path()).args(["--control", "a.sock"]).args(arguments);
@@ -94,7 +105,7 @@ fn a_node_runs_without_streams() {
         log.contains("could not be printed, and the node serves")
     });
     assert_eq!(ask(&["stop"]).code, 0);
-    assert!(child.wait().unwrap().success());
+    assert!(node.0.wait().unwrap().success());
 }
 
 /// An empty value is one, and nobody asked for it.
@@ -189,11 +200,12 @@ fn what_came_from_a_variable_or_a_file_is_named_so() {
         assert_eq!(said.code, 2, "{name}: {}", said.err);
         assert!(said.err.starts_with(&format!("dsn: {name}: ")), "{}", said.err);
     }
+    std::fs::write(place.path().join("a-file"), "").unwrap();
     for (name, value) in [
         ("DSN_ALLOW", "none/of"),
-        ("DSN_CREDENTIALS", "/dev/null"),
-        ("DSN_DATA", "/etc/passwd"),
-        ("DSN_CONTROL", "/etc/passwd"),
+        ("DSN_CREDENTIALS", "a-file"),
+        ("DSN_DATA", "a-file"),
+        ("DSN_CONTROL", "a-file"),
     ] {
         let said = run((name, value.as_bytes()), &[]);
         assert!(said.err.contains(&format!("It was given by {name}\n")), "{name}: {}", said.err);
@@ -205,6 +217,12 @@ fn what_came_from_a_variable_or_a_file_is_named_so() {
     std::fs::write(place.path().join("c"), "# mine\n\n\"sync\" = \"x\"\ntick = \"3s\"\n").unwrap();
     let said = run(("DSN_CONFIG", b"c"), &[]);
     assert!(said.err.starts_with("dsn: c, line 3: sync: \"x\" is neither"), "{}", said.err);
+    // Of a folder and what is in it the latter is to blame, and it was typed.
+    std::fs::write(place.path().join("c"), "data = \"e\"\n").unwrap();
+    let arguments = ["--config", "c", "--credentials", "e/keys", "--bootstrap", "127.0.0.1:1"];
+    let said = run(("DSN_TICK", b"3s"), &arguments);
+    assert!(said.err.contains("e/keys/network.key"), "{}", said.err);
+    assert!(!said.err.contains("It was given by"), "{}", said.err);
     std::fs::write(place.path().join("c"), "alone = true\nallow = \"none/of\"\n").unwrap();
     let said = run(("DSN_CONFIG", b"c"), &[]);
     assert!(said.err.contains("none/of") && said.err.contains("c, line 2: allow"), "{}", said.err);

@@ -233,15 +233,16 @@ impl Origin {
             ("listen", Some(config.listen.to_string())),
         ];
         let of = |(setting, text): (&'static str, Option<String>)| {
-            let place = self.of(setting).filter(|place| !place.starts_with("--"))?;
+            let place = self.of(setting).filter(|place| !place.starts_with("--"));
             Some((place, text?))
         };
         Elsewhere(all.into_iter().filter_map(of).collect())
     }
 }
 
-/// Places, each with what was given there.
-pub(super) struct Elsewhere(Vec<(String, String)>);
+/// What settings are, each with where it was given, if that was not on the command line: what was
+/// typed is seen, and what nobody gave was given nowhere.
+pub(super) struct Elsewhere(Vec<(Option<String>, String)>);
 
 impl Elsewhere {
     /// The same text, and where what it is about was given.
@@ -253,9 +254,12 @@ impl Elsewhere {
                 given.iter().filter_map(behind).any(|rest| rest.is_empty() || rest.starts_with('/'))
             })
         };
-        match self.0.iter().find(|(_, given)| is_about(given)) {
-            Some((place, _)) => format!("{text}. It was given by {place}"),
-            None => text,
+        // Of a folder and what is in it the latter is meant.
+        let about = self.0.iter().filter(|(_, given)| is_about(given));
+        let about = about.max_by_key(|(_, given)| whole_path(Path::new(given)).as_os_str().len());
+        match about {
+            Some((Some(place), _)) => format!("{text}. It was given by {place}"),
+            _ => text,
         }
     }
 }

@@ -72,7 +72,8 @@ fn place_of(shown: &str, definitions: &clap::Command, words: &[OsString]) -> Str
     let Some(found) = find(definitions, long) else { return option.to_owned() };
     let is_typed = words.iter().filter_map(|word| word.to_str()).any(|word| {
         let short = found.get_short().map(|short| format!("-{short}"));
-        word.starts_with(option) || short.is_some_and(|short| word.starts_with(&short))
+        let name = word.split('=').next().unwrap_or_default();
+        name == option || short.is_some_and(|short| word.starts_with(&short))
     });
     let variable = found.get_env().filter(|name| !is_typed && std::env::var_os(name).is_some());
     variable.map_or(option.to_owned(), |name| name.to_string_lossy().into_owned())

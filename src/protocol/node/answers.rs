@@ -261,8 +261,8 @@ impl Node {
         peer.owed.ping |= gives && peer.owed.send.is_empty();
     }
 
-    /// Something was taken where the peer lives. In a large network most are brought changes and
-    /// never called, so that nothing else would say that they can be reached again.
+    /// Something was taken, or given, where the peer lives. In a large network most are brought
+    /// changes and never called, so that nothing else would say that they can be reached again.
     pub(super) fn took(&mut self, ended: &Ended<'_>) {
         if let Some(peer) = self.peers.get_mut(ended.node_id)
             && peer.place.proved() == Some(&ended.address)
@@ -275,6 +275,7 @@ impl Node {
     /// was left out before that is not there; what comes behind it may not have fitted.
     pub(super) fn on_pulled(&mut self, ended: &Ended<'_>, last: Option<&NodeId>) {
         let wait = self.wait(ended.now);
+        self.took(ended);
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         if let Some(last) = last {
             peer.exchange.succeeded();

@@ -189,11 +189,7 @@ impl Node {
             self.is_one_way(peer) && now.mono_ms.saturating_sub(peer.known_since) >= grace_ms
         };
         let mut faults: Vec<Fault> = self.uncalled(now).into_iter().collect();
-        if let Some(fault) = self.mute(now) {
-            // One sentence for all of them.
-            faults.push(fault);
-            return faults;
-        }
+        faults.extend(self.mute(now));
         let mut nodes = self.peers.iter().filter(|(_, peer)| is_told(peer));
         let told = nodes.by_ref().take(ONE_WAY_MAX).map(|(node_id, peer)| {
             let why = one_way_text(peer);
@@ -246,9 +242,10 @@ impl Node {
         }
     }
 
-    /// That this node can call nobody, though others call it.
+    /// That this node can call nobody, though others call it. In a large network alone: there it
+    /// hears none of them often enough to say it of each, and hardly all others can be the cause.
     fn mute(&self, now: Now) -> Option<Fault> {
-        if self.peers.len() < 2 || !self.calls_nobody_for(MUTE_TOLD_TICKS, now) {
+        if self.is_mesh() || !self.calls_nobody_for(MUTE_TOLD_TICKS, now) {
             return None;
         }
         let is_alive = |peer: &Peer| peer.status == PeerStatus::Alive;
@@ -259,8 +256,8 @@ impl Node {
         let text = format!(
             "other nodes call this one, and it can call none of them; {node_id} at {place}: {why}"
         );
-        let hint = "let connections out of this host: does a firewall stop those to the ports of the others? Until then what \
-                    changes here comes to them a few seconds late";
+        let hint = "does a firewall stop connections out of this host? If not, the others need addresses that can be reached, by \
+                    --advertise HOST:PORT there, or open ports; until then what changes here comes to them some seconds late";
         Some(Fault::new(Code::OneWay, text, hint).about(&self.settings.node_id))
     }
 

@@ -161,7 +161,7 @@ impl Node {
         now: Now,
         actions: &mut Vec<Action>,
     ) {
-        if !matches!(outcome, Outcome::Failed(_)) {
+        if self.is_answered_by_another(&outcome) {
             self.probing.in_vain_since = None;
         }
         if self.knock.take_if(|knock| knock.flight == Some(flight)).is_some() {
@@ -204,6 +204,18 @@ impl Node {
                 self.note_own(Fault::new(Code::Refused, sentence, REFUSED_ADVICE), now);
             }
             _ => self.seed_failed(address, "it gave an answer that makes no sense".into(), now),
+        }
+    }
+
+    /// Whether somebody answered, and not this very node, to which an address of the list may lead.
+    fn is_answered_by_another(&self, outcome: &Outcome) -> bool {
+        match outcome {
+            Outcome::Failed(_) => false,
+            Outcome::Introduced(answer) => {
+                let answer = answer.message();
+                !self.is_me(&answer.node_id) || answer.incarnation != self.incarnation()
+            }
+            _ => true,
         }
     }
 

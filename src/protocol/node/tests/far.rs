@@ -200,8 +200,7 @@ fn who_can_call_nobody_takes_none_for_lost_that_calls_as_rarely_as_it_uses_to() 
     }
     assert!(lost_at.is_some_and(|round| (2_100..2_600).contains(&round)), "{lost_at:?}");
     let text = us.degraded().join("\n");
-    assert!(text.contains("it can call none of them; other0 at 10.0.0."), "{text}");
-    assert!(text.contains("no route") && us.degraded().len() == 1, "{text}");
+    assert!(text.contains("other0 can be heard but not called"), "{text}");
 }
 
 /// All others are behind a firewall, and call this one: as soon as ever.

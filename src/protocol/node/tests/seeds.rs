@@ -231,11 +231,10 @@ fn many_that_can_not_be_called_are_few_sentences() {
     let mut us = Us::new();
     let mut others: Vec<Other> =
         (10..60).map(|number| Other::new(&format!("n{number}"), number)).collect();
-    let mut well = Other::new("well", 2);
-    us.is_connected_with(&mut well);
     others.iter_mut().for_each(|other| us.is_joined_by(other));
+    us.node.settings.mesh_max = 100;
     for _ in 0..40 {
-        live(&mut us, 1, mirror, &[&well]);
+        live(&mut us, 1, mirror, &[]);
         for other in &mut others {
             us.is_pinged_by(other);
         }
@@ -243,6 +242,34 @@ fn many_that_can_not_be_called_are_few_sentences() {
     let faults = us.node.faults(us.now);
     assert!((2..=9).contains(&faults.len()), "{}", faults.len());
     assert!(faults.last().unwrap().text.contains("more can be heard but not called"));
+}
+
+/// A list of bootstrap addresses, the same for all, has the node's own in it: its own answer is no
+/// answer of others.
+#[test]
+fn what_is_said_of_those_that_can_not_be_called_stays_as_it_is() {
+    for mesh_max in [32, 2] {
+        let mut us = with_a_door();
+        us.node.settings.mesh_max = mesh_max;
+        let mut others: Vec<Other> =
+            (10..13).map(|number| Other::new(&format!("n{number}"), number)).collect();
+        for other in &mut others {
+            us.is_joined_by(other);
+            us.is_brought(other, &[&other.record(WALL_US, "alive")]);
+        }
+        for round in 0..80 {
+            live(&mut us, 1, mirror, &[]);
+            others.iter_mut().for_each(|other| _ = us.is_pinged_by(other));
+            if round < 10 {
+                continue;
+            }
+            let of: Vec<_> = us.node.faults(us.now).into_iter().map(|fault| fault.node).collect();
+            let each = others.iter().all(|other| of.contains(&Some(other.id.clone())));
+            let all = us.degraded().join(" ").contains("it can call none of them");
+            assert!(if mesh_max == 2 { all } else { each && !all }, "{round}: {of:?}");
+            assert!(us.node.calls_nobody_for(5, us.now), "{round}");
+        }
+    }
 }
 
 #[test]
