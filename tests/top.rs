@@ -1,10 +1,9 @@
 //! `dsn top` in a real terminal: tmux.
 
-use std::io::Write;
 use std::process::Command;
 
 use crate::support::process::{Process, binary};
-use crate::support::{Place4Nodes, eventually};
+use crate::support::{Place4Nodes, eventually, skip};
 
 /// A terminal with a shell in it. Its server ends with it.
 struct Terminal {
@@ -15,12 +14,7 @@ impl Terminal {
     /// Starts one, where there is tmux.
     fn start(place: &Place4Nodes) -> Option<Self> {
         if Command::new("tmux").arg("-V").output().is_err() {
-            let is_needed = std::env::var_os("DSN_REQUIRE_TMUX").is_some();
-            assert!(!is_needed, "there is no tmux: apt-get install tmux");
-            // Past the capture of the test harness: nobody shall take this for a pass.
-            let why = "there is no tmux (apt-get install tmux)";
-            let mut past_capture = std::io::stderr();
-            writeln!(past_capture, "SKIPPED tests/top.rs: {why}").unwrap();
+            skip("DSN_REQUIRE_TMUX", "there is no tmux (apt-get install tmux)");
             return None;
         }
         let terminal = Self { socket: place.path().join("tmux.sock") };

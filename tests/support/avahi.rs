@@ -2,7 +2,6 @@
 //! a host of the test's own, with a bus of its own: the daemon of this machine, if there is one, is
 //! neither asked nor touched.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -30,10 +29,7 @@ pub fn is_here() -> bool {
         .into_iter()
         .find(|name| Command::new(name).arg("--version").output().is_err());
     let Some(missing) = missing else { return true };
-    let must = std::env::var_os(REQUIRED).is_some();
-    assert!(!must, "{REQUIRED} is set, but there is no {missing}");
-    let text = format!("SKIPPED: a test against avahi: there is no {missing}\n");
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    super::skip(REQUIRED, &format!("there is no {missing}"));
     false
 }
 

@@ -55,6 +55,13 @@ pub fn value(text: &str) -> Value {
     Value::new(text.as_bytes()).unwrap()
 }
 
+/// Says that a test can't be run here and why, or fails where it has to run: where the variable is
+/// set. Past the capture of the test harness, as nobody shall take this for a pass.
+pub fn skip(required: &str, why: &str) {
+    assert!(std::env::var_os(required).is_none(), "{required} is set, but {why}");
+    let _ = std::io::stderr().write_all(format!("SKIPPED: {why}\n").as_bytes());
+}
+
 /// Waits until `condition` holds; a test that waits in vain says for what.
 pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
     eventually_within(PATIENCE, what, condition);

@@ -3,7 +3,6 @@
 //! addresses. All is removed with the namespaces, at the end of the test, also of one that panics;
 //! what a killed run left behind is removed by the next one.
 
-use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -45,13 +44,7 @@ impl Network {
     /// `DSN_REQUIRE_NAMESPACES=1` says so.
     pub fn new(layout: Layout) -> Option<Self> {
         if let Err(why) = namespaces_work() {
-            let must = std::env::var(REQUIRED).is_ok_and(|value| value == "1");
-            assert!(!must, "{REQUIRED}=1, but there are no network namespaces: {why}");
-            // Not captured by the test harness: whoever reads its output has to see this.
-            let text = format!(
-                "SKIPPED: a test of the network, as there are no network namespaces: {why}\n"
-            );
-            let _ = std::io::stderr().write_all(text.as_bytes());
+            super::skip(REQUIRED, &format!("there are no network namespaces: {why}"));
             return None;
         }
         let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
@@ -237,10 +230,7 @@ impl Network {
             if output.status.success() { Ok(()) } else { Err(said) }
         };
         let Err(why) = hosts.iter().try_for_each(lose) else { return true };
-        let must = std::env::var(LOSS_REQUIRED).is_ok_and(|value| value == "1");
-        assert!(!must, "{LOSS_REQUIRED}=1, but no packets can be dropped: {why}");
-        let text = format!("SKIPPED: a test in which packets get lost, by `nft`: {why}\n");
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        super::skip(LOSS_REQUIRED, &format!("`nft` can drop no packets: {why}"));
         false
     }
 
