@@ -15,7 +15,8 @@
 #
 # It needs root. All of it is in namespaces of its own: mounts, processes and network end with it, whatever happens.
 # DSN_TEST_BIN names another binary to test. Recordings in which something was lost are kept below TMPDIR.
-# Exit codes: 0 nothing was lost; 1 something was, or a control lost nothing (said above); 2 wrong usage; 3 it can't run here.
+# Exit codes: 0 nothing was lost; 1 something was, or a control lost nothing, or something hung (said above); 2 wrong usage;
+# 3 it can't run here.
 set -eu
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -67,7 +68,7 @@ fi
 [ -n "$seed" ] || seed=$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
 [ "$(id -u)" = 0 ] || lacks 'this needs root: it mounts file systems'
-for part in qemu-storage-daemon:qemu-utils unshare:util-linux setpriv:util-linux mount:mount ip:iproute2 mkfs.ext4:e2fsprogs; do
+for part in qemu-storage-daemon:qemu-utils unshare:util-linux setpriv:util-linux mount:mount ip:iproute2 mkfs.ext4:e2fsprogs timeout:coreutils; do
     command -v "${part%:*}" >/dev/null 2>&1 || lacks "${part%:*} is not here (Debian: ${part#*:})"
 done
 [ -c /dev/fuse ] || lacks '/dev/fuse is not here: no file can stand for the disk'
@@ -83,9 +84,9 @@ if [ -z "$program" ]; then
 fi
 [ -x "$program" ] || lacks "$program is not a program that can be run"
 
-# A disk that is not right proves nothing.
-python3 -B "$rig/disk_test.py" 2>/dev/null || {
-    printf 'powercut.sh: the disk fails its own test; see powercut.sh --self-test\n' >&2
+# A disk that is not right proves nothing. What its test says is only of interest then.
+said=$(timeout --kill-after=5 120 python3 -B "$rig/disk_test.py" 2>&1) || {
+    printf '%s\npowercut.sh: the disk fails its own test (or hangs in it for 120 s)\n' "$said" >&2
     exit 1
 }
 

@@ -144,9 +144,11 @@ def serve_requests(connection, disk):
 
 
 def listen(path):
+    """A listener at a path. It has its name once it listens: whoever finds it can connect."""
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
+    listener.bind(f"{path}.new")
     listener.listen(16)
+    os.rename(f"{path}.new", path)
     return listener
 
 
@@ -163,10 +165,10 @@ def tell_places(listener, disk):
         threading.Thread(target=tell, args=(connection,), daemon=True).start()
 
 
-def serve(nbd_path, side_path, log_path, size):
+def serve(nbd, side, log_path, size):
+    """Serves the one who connects first, until that one goes; takes listeners."""
     with open(log_path, "wb") as log:
         disk = Disk(size, log)
-        side, nbd = listen(side_path), listen(nbd_path)
         threading.Thread(target=tell_places, args=(side, disk), daemon=True).start()
         with nbd:
             connection, _ = nbd.accept()
@@ -298,7 +300,9 @@ def main():
         parser.add_argument(name, required=True)
     parser.add_argument("--size", type=int, required=True)
     args = parser.parse_args()
-    serve(args.nbd, args.side, args.log, args.size)
+    # The side comes first: who finds the other one may ask for places.
+    side = listen(args.side)
+    serve(listen(args.nbd), side, args.log, args.size)
 
 
 if __name__ == "__main__":

@@ -12,18 +12,27 @@ import disk
 
 SECTOR = 512
 SIZE = 64 * 1024
+# Far more than anything takes on a busy machine, s.
+PATIENCE = 30
 
 
 def entry(kind, offset=0, data=b""):
     return disk.Entry(kind, 0.0, offset, len(data), data if kind == disk.WRITE else None)
 
 
+def connected(path):
+    """A connection that waits for no answer for ever."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(PATIENCE)
+    connection.connect(path)
+    return connection
+
+
 class Client:
     """As much of an NBD client as the tests need."""
 
     def __init__(self, path):
-        self.connection = socket.socket(socket.AF_UNIX)
-        self.connection.connect(path)
+        self.connection = connected(path)
         disk.receive(self.connection, 18)
         # Something that is not known first, as real clients do.
         self.connection.sendall(struct.pack(">I", 3) + struct.pack(">8sII", disk.OPTION_MAGIC, 8, 0))
@@ -115,15 +124,35 @@ class DiskTest(unittest.TestCase):
                     is_end = edge in (0, write.length)
                     self.assertTrue(is_end or (write.offset + edge) % disk.BLOCK == 0)
 
+    def test_a_listener_has_its_name_once_it_listens(self):
+        refused = []
+
+        def knock(path):
+            """Connects as soon as there is something, as the rig does."""
+            while not os.path.exists(path):
+                pass
+            try:
+                connected(path).close()
+            except OSError as why:
+                refused.append(why)
+
+        for number in range(200):
+            path = self.path(f"listener-{number}")
+            knocker = threading.Thread(target=knock, args=(path,), daemon=True)
+            knocker.start()
+            with disk.listen(path):
+                knocker.join(PATIENCE)
+            self.assertFalse(knocker.is_alive())
+        self.assertEqual(refused, [])
+
     def test_the_server_logs_what_it_is_told(self):
         paths = [self.path(name) for name in ("nbd", "side", "log")]
-        server = threading.Thread(target=disk.serve, args=(*paths, SIZE))
+        listeners = [disk.listen(path) for path in paths[:2]]
+        # A daemon: where this test fails, nobody waits for it.
+        server = threading.Thread(target=disk.serve, args=(*listeners, paths[2], SIZE), daemon=True)
         server.start()
-        while not os.path.exists(paths[0]):
-            pass
         client = Client(paths[0])
-        side = socket.socket(socket.AF_UNIX)
-        side.connect(paths[1])
+        side = connected(paths[1])
 
         def place():
             side.sendall(b"?")
@@ -143,7 +172,8 @@ class DiskTest(unittest.TestCase):
         self.assertEqual(place(), 5)
         client.close()
         side.close()
-        server.join()
+        server.join(PATIENCE)
+        self.assertFalse(server.is_alive(), "the server ends with its client")
         found = [(e.kind, e.offset, e.length, e.data) for e in disk.read_log(paths[2])]
         self.assertEqual(found, [
             (disk.WRITE, SECTOR, SECTOR, b"w" * SECTOR), (disk.FLUSH, 0, 0, None), (disk.ZERO, 0, SECTOR, None),

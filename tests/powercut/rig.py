@@ -5,6 +5,7 @@
 """
 
 import argparse
+import faulthandler
 import os
 import random
 import shutil
@@ -22,6 +23,8 @@ CONTROL_CUTS = 40
 # Complaints that are printed of one cut, and cuts with a loss before the run ends.
 COMPLAINTS_MAX = 5
 LOSSES_MAX = 3
+# Far more than a recording or a cut takes on a busy machine, s. What takes longer hangs.
+STEP_MAX = 300
 KINDS = {
     "change": "acknowledged changes", "own key": "own keys", "network key": "network keys", "peer": "pinned peers",
     "start": "starts refused", "damage": "files damaged", "silence": "files set aside without a word",
@@ -42,6 +45,11 @@ def plan(count, file_systems):
     return [(*job, share) for job, share in zip(jobs, shares)]
 
 
+def hang_is_told():
+    """From now on so much time is left: then all threads say where they are, and the rig ends with all that it started."""
+    faulthandler.dump_traceback_later(STEP_MAX, exit=True)
+
+
 class Rig:
     def __init__(self, args):
         self.args = args
@@ -49,6 +57,7 @@ class Rig:
         self.failed = 0
 
     def record(self, number, file_system, sync):
+        hang_is_told()
         folder = os.path.join(self.args.folder, f"recording-{number}")
         os.mkdir(folder)
         session = Session(self.args.program, folder, file_system, sync, f"{self.args.seed}/{number}")
@@ -70,6 +79,7 @@ class Rig:
         cutter = Cutter(self.args.program, self.args.folder, recording)
         total = Findings()
         for place, cut, rng in cuts:
+            hang_is_told()
             findings = cutter.cut(place, rng)
             total.add(findings)
             if findings.losses and not must_lose:

@@ -2,6 +2,7 @@
 //! a host of the test's own, with a bus of its own: the daemon of this machine, if there is one, is
 //! neither asked nor touched.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -52,7 +53,8 @@ impl<'a> Avahi<'a> {
         let mut command = network.command(host, "dbus-daemon");
         command.args(["--nofork", "--nopidfile", "--config-file"]).arg(bus);
         avahi.run(command);
-        eventually("the bus is there", || avahi.socket.exists());
+        // A socket is there before somebody listens to it.
+        eventually("the bus is there", || UnixStream::connect(&avahi.socket).is_ok());
         // `ip netns exec` gives it mounts of its own: the folder of its pid file is one of them.
         let mut command = avahi.command("sh");
         let script = "mount -t tmpfs none /run && exec avahi-daemon --no-drop-root --no-chroot --no-rlimits -f \"$1\"";
