@@ -324,7 +324,7 @@ fn partial(table: &mut Table, options: &Options, size: usize) {
                     println!("   {count} say {what}: {sentence}");
                 }
             }
-            let change = [shape.one(), 1, 3].map(|owner| partial::change(&mut crowd, owner));
+            let change = [shape.one(), 1, 3 % size].map(|owner| partial::change(&mut crowd, owner));
             let mut ends = |hangs| {
                 let each = |_| partial::death(&mut crowd, shape.one(), hangs);
                 (0..options.victims).map(each).fold((0.0, 0.0), |worst: (f64, f64), end| {

@@ -11,7 +11,7 @@ use crate::protocol::crypto::{Ecdsa, Signer};
 use crate::protocol::node::{Job, Outcome, Outgoing};
 use crate::protocol::wire::Kind;
 use crate::server::{self, Caller};
-use crate::steps::{Answer, HttpAnswer, Looked, Read, Returned, read, seal_request};
+use crate::steps::{Answer, HttpAnswer, Looked, Read, Returned, read, seal_request, sign_words};
 
 impl Driver {
     /// Takes the bytes of a request and gives the answer: the only way in from the network.
@@ -80,9 +80,9 @@ impl Driver {
             return;
         }
         let now = self.now();
-        let Some(outgoing) = self.lock().node.begin(job, now) else { return };
+        let Some(mut outgoing) = self.lock().node.begin(job, now) else { return };
         let began = Instant::now();
-        let outcome = self.try_once(&outgoing).unwrap_or_else(|fault| {
+        let outcome = self.try_once(&mut outgoing).unwrap_or_else(|fault| {
             log::error!("a request to {} could not be made: {fault}", outgoing.address);
             Outcome::Failed(fault)
         });
@@ -108,9 +108,11 @@ impl Driver {
         spread.into_iter().for_each(|ms| self.counts.note_spread(ms));
     }
 
-    fn try_once(&self, outgoing: &Outgoing) -> Result<Outcome, String> {
+    fn try_once(&self, outgoing: &mut Outgoing) -> Result<Outcome, String> {
         let keys = self.keys();
         let nonce = self.nonce().ok_or("the system gave no randomness")?;
+        sign_words(&mut outgoing.request, &self.node_id, &self.private_key)
+            .map_err(|fault| fault.to_string())?;
         let sealed = seal_request(outgoing, &keys, &self.private_key, nonce)
             .map_err(|fault| fault.to_string())?;
         let address = outgoing.address.as_str();

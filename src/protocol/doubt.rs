@@ -97,6 +97,8 @@ pub struct Watch {
     pub accused: Option<Accused>,
     /// When it was accused last, ms.
     pub accused_at: Option<u64>,
+    /// The version that was accused then: where it can't be called it hears that when it calls.
+    pub accused_version: Option<Fingerprint>,
     /// When others showed last that it is there, ms.
     pub vouched_at: Option<u64>,
     /// Who brought the last word that it is there, in which of its runs: the first one to be asked
@@ -239,8 +241,11 @@ pub enum Accuser {
 pub struct Favour {
     /// What it asked.
     pub ask: Ask,
-    /// Until when it is worth an answer, ms.
+    /// Until when it is worth an answer, ms; and then, for an asker that can't be called, until
+    /// when that one is told.
     pub until: u64,
+    /// What came of it, for an asker that hears it when it calls.
+    pub word: Option<Word>,
 }
 
 /// What is owed to a peer beside records.

@@ -228,7 +228,10 @@ fn check_caller(
 }
 
 /// A word with a wrong signature is none.
-fn check_words(awaited: Vec<(Word, PublicKey)>, verifier: &impl Verifier) -> Vec<CheckedWord> {
+pub(super) fn check_words(
+    awaited: Vec<(Word, PublicKey)>,
+    verifier: &impl Verifier,
+) -> Vec<CheckedWord> {
     let check = |(word, key): (Word, PublicKey)| {
         let Word { about: node_id, challenge, signature } = word;
         let Some(signature) = signature else {

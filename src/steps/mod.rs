@@ -14,7 +14,7 @@ use crate::protocol::crypto::{CryptoFault, NONCE_BYTES};
 use crate::protocol::wire;
 
 pub use incoming::{Answer, Answering, Arrived, Checked, Looked, Read, read};
-pub use outgoing::{HttpAnswer, Returned, Sealed, seal_request};
+pub use outgoing::{HttpAnswer, Returned, Sealed, seal_request, sign_words};
 
 /// Random bytes for one envelope.
 pub type Nonce = [u8; NONCE_BYTES];

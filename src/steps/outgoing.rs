@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::incoming::check_words;
 use super::{Nonce, StepFault, read_seal};
 use crate::protocol::crypto::{NetworkKeys, Opened, Place, Signed, Signer, Tag, Verifier, open};
 use crate::protocol::identity::{NodeId, PublicKey};
@@ -9,7 +10,7 @@ use crate::protocol::node::{Judgement, Node, Outcome, Outgoing};
 use crate::protocol::record::{Record, Signature, SignedHead};
 use crate::protocol::verdict::Status;
 use crate::protocol::verified::{Authentic, Verified};
-use crate::protocol::wire::{self, Answer, Here, Kind, Refusal, Request};
+use crate::protocol::wire::{self, Answer, Here, Kind, Pong, Refusal, Request, Word};
 
 /// What a 400 without a seal most likely means.
 const NOT_OPENED: &str =
@@ -45,6 +46,20 @@ pub fn seal_request(
     Ok(Sealed { path, body, tag })
 }
 
+/// Signs what the sender says of itself in an UPDATE: that it is there. Outside the lock.
+pub fn sign_words(
+    request: &mut Request,
+    own: &NodeId,
+    signer: &impl Signer,
+) -> Result<(), StepFault> {
+    let Request::Push(push) = request else { return Ok(()) };
+    for word in push.words.iter_mut().filter(|word| word.about == *own) {
+        let (node_id, challenge) = (&word.about, &word.challenge);
+        word.signature = Some(signer.sign(Signed::Here { node_id, challenge })?);
+    }
+    Ok(())
+}
+
 /// What came back over HTTP.
 #[derive(Debug, Clone, Default)]
 pub struct HttpAnswer {
@@ -62,6 +77,9 @@ pub enum Returned {
     Known(Box<Outcome>),
     /// Records, of which nothing is believed yet.
     Records(Vec<Arc<Record>>),
+    /// An answer to PING with mail, and the words in it that are waited for, with the keys of those
+    /// that they are about.
+    Pong(Box<Authentic<Pong>>, Vec<(Word, PublicKey)>),
 }
 
 impl Returned {
@@ -104,6 +122,12 @@ impl Returned {
                 });
                 Self::Records(records)
             }
+            Self::Pong(pong, _) => {
+                let words = pong.message().mail.iter().flat_map(|mail| &mail.words);
+                let awaited = words.filter_map(|word| Some((word.clone(), node.awaits(word)?)));
+                let awaited = awaited.collect();
+                Self::Pong(pong, awaited)
+            }
             known @ Self::Known(_) => known,
         }
     }
@@ -118,6 +142,7 @@ impl Returned {
                 let forged = "it sent a record that its owner did not sign";
                 verified.map_or_else(|| Outcome::Failed(forged.into()), Outcome::Records)
             }
+            Self::Pong(pong, awaited) => Outcome::Pong(*pong, check_words(awaited, verifier)),
         }
     }
 }
@@ -207,7 +232,13 @@ impl Reading<'_> {
                 Authentic::check(it, key()?, what, signature, verifier).map(Outcome::Listed)
             }
             Answer::Ping(it) => {
-                Authentic::check(it, key()?, what, signature, verifier).map(Outcome::Pong)
+                let pong = Authentic::check(it, key()?, what, signature, verifier);
+                let pong = pong.ok_or(unsigned)?;
+                let has_words = pong.message().mail.iter().any(|mail| !mail.words.is_empty());
+                if has_words {
+                    return Ok(Returned::Pong(Box::new(pong), Vec::new()));
+                }
+                Some(Outcome::Pong(pong, Vec::new()))
             }
             Answer::Data => {
                 Authentic::check((), key()?, what, signature, verifier).map(Outcome::Accepted)
@@ -264,7 +295,7 @@ mod tests {
     use crate::protocol::node::{Now, Secret, Settings};
     use crate::protocol::record::Draft;
     use crate::protocol::wire::{
-        Ask, Header, Held, Hello, HelloProof, Ping, ProgramVersion, Push, RefusedRecord, Text,
+        Ask, Header, Held, Hello, HelloProof, Mail, Ping, ProgramVersion, Push, RefusedRecord, Text,
     };
 
     /// Signs with a part of its key, and looks whether it is that one; counts how often.
@@ -337,6 +368,10 @@ mod tests {
 
     /// What an answer with this status and payload comes to.
     fn outcome(outgoing: &Outgoing, status: u16, payload: &[u8]) -> Outcome {
+        returned(outgoing, status, payload).check(&Counting::default())
+    }
+
+    fn returned(outgoing: &Outgoing, status: u16, payload: &[u8]) -> Returned {
         let kind = outgoing.request.kind();
         let sealed = seal_request(outgoing, &keys(), &Hand(OURS), [1; 16]).unwrap();
         let place = Place::Answer { path: kind.path(), status, request: &sealed.tag };
@@ -346,7 +381,7 @@ mod tests {
             _ => HttpAnswer { status, seal: None, body: envelope },
         };
         let (own, verifier) = ((&id("us"), &OURS), Counting::default());
-        Returned::read(outgoing, &sealed.tag, answer, &keys(), own, &verifier).check(&verifier)
+        Returned::read(outgoing, &sealed.tag, answer, &keys(), own, &verifier)
     }
 
     /// Every member can seal a 204: that the peer took our HELLO is said by its signature.
@@ -373,6 +408,44 @@ mod tests {
         assert!(matches!(outcome(&ping(), 200, &[2; 64]), Outcome::Failed(_)));
     }
 
+    /// Whoever is called could say that anybody is there.
+    #[test]
+    fn words_in_an_answer_count_where_they_are_waited_for_and_signed() {
+        let word =
+            |by: u8| Word { about: id("third"), challenge: [5; 16], signature: Some([by; 64]) };
+        let read = || {
+            let mail = Some(Mail { words: vec![word(3)], ..Mail::default() });
+            let pong = Answer::Ping(Pong { view: [0; 16], twin: None, mail });
+            let payload = [&wire::encode_answer(&pong).unwrap()[..], &[2; 64]].concat();
+            returned(&ping(), 200, &payload)
+        };
+        assert!(!read().is_known());
+        let verifier = Counting::default();
+        let words = |returned: Returned| match returned.check(&verifier) {
+            Outcome::Pong(_, words) => words.len(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(words(read().look(&node())), 0, "nobody waits for it");
+        assert_eq!(verifier.0.get(), 0, "so nothing is looked at");
+        let awaited = |by: u8| match read() {
+            Returned::Pong(pong, _) => Returned::Pong(pong, vec![(word(by), PublicKey([3; 65]))]),
+            _ => panic!("it has mail"),
+        };
+        assert_eq!(words(awaited(3)), 1);
+        assert_eq!(words(awaited(2)), 0, "another one signed it");
+    }
+
+    #[test]
+    fn a_word_about_oneself_is_signed_as_it_goes_out() {
+        let word = |about: &str| Word { about: id(about), challenge: [5; 16], signature: None };
+        let push = Push::new(id("peer"), Incarnation([1; 16]));
+        let mut request = Request::Push(Push { words: vec![word("us"), word("third")], ..push });
+        sign_words(&mut request, &id("us"), &Hand(OURS)).unwrap();
+        let Request::Push(push) = request else { panic!("{request:?}") };
+        let signed: Vec<_> = push.words.iter().map(|word| word.signature).collect();
+        assert_eq!(signed, [Some([1; 64]), None]);
+    }
+
     /// A later version of ours that we did not sign is none: it would be outrun for ever.
     #[test]
     fn a_refusal_proves_a_later_version_of_ours_by_our_signature_alone() {
@@ -393,9 +466,7 @@ mod tests {
         assert_eq!(proved(&held("peer", 1)), None);
     }
 
-    /// Who is sent what it has already does not work for that.
-    #[test]
-    fn records_that_are_no_news_cost_no_signature() {
+    fn node() -> Node {
         let settings = Settings {
             discovers: false,
             node_id: id("us"),
@@ -413,7 +484,13 @@ mod tests {
             allow: None,
         };
         let own = record("us", 5, OURS);
-        let node = Node::new(settings, own, Vec::new(), 1, Now { wall_us: 5, mono_ms: 5 });
+        Node::new(settings, own, Vec::new(), 1, Now { wall_us: 5, mono_ms: 5 })
+    }
+
+    /// Who is sent what it has already does not work for that.
+    #[test]
+    fn records_that_are_no_news_cost_no_signature() {
+        let node = node();
         let verifier = Counting::default();
         let old = Returned::Records(vec![record("us", 4, OURS).share()]);
         assert!(matches!(old.look(&node).check(&verifier), Outcome::Records(it) if it.is_empty()));

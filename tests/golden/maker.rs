@@ -13,8 +13,8 @@ use dsn::protocol::verdict::Reason;
 use dsn::protocol::verified::Verified;
 use dsn::protocol::view::View;
 use dsn::protocol::wire::{
-    self, Answer, Ask, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Peers,
-    PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request,
+    self, Answer, Ask, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Mail,
+    Peers, PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request,
     Suspected, Text, Twin, Wish, Word,
 };
 
@@ -190,7 +190,13 @@ impl Maker {
         let ping = Request::Ping(Ping { header: header(1_700_000_000_000_003), view: [0xaa; 16] });
         let address = Address::new("10.0.0.9:8000").unwrap();
         let twin = Some(Twin { address, public_key: self.beta.public_key() });
-        let pong = Answer::Ping(Pong { view: [0xbb; 16], twin });
+        let words = vec![
+            Word { about: id("gamma"), challenge: [0xe2; 16], signature: Some([0xe4; 64]) },
+            Word { about: id("delta"), challenge: [0xe3; 16], signature: None },
+        ];
+        let suspects = vec![Suspected { node_id: id("delta"), fingerprint: [0xf1; 16] }];
+        let mail = Some(Mail { asks: vec![[0xe1; 16]], words, suspects });
+        let pong = Answer::Ping(Pong { view: [0xbb; 16], twin, mail });
         let pong = wire::encode_answer(&pong).unwrap();
         self.both("ping-request", &ping, ("ping-answer", 200), pong);
     }

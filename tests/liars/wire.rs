@@ -188,9 +188,11 @@ impl Guise {
         match request {
             Request::Hello(hello) if hello.proof.is_some() => Said::Nothing,
             Request::Hello(_) => Said::Message(Answer::Hello(self.hello_answer(here))),
-            Request::Ping(_) => {
-                Said::Message(Answer::Ping(Pong { view: self.view().hash(), twin: None }))
-            }
+            Request::Ping(_) => Said::Message(Answer::Ping(Pong {
+                view: self.view().hash(),
+                twin: None,
+                mail: None,
+            })),
             Request::Peers(peers) => Said::Message(Answer::Peers(self.compared(peers))),
             Request::Data(_) => Said::Message(Answer::Data),
             Request::Push(push) => self.take(push).map_or_else(Said::Refusal, |()| Said::Nothing),
@@ -214,7 +216,7 @@ impl Guise {
                 let Request::Peers(peers) = request else { return None };
                 Answer::Peers(nothing_held(&peers.header.from))
             }
-            Told::EmptyView => Answer::Ping(Pong { view: [7; 16], twin: None }),
+            Told::EmptyView => Answer::Ping(Pong { view: [7; 16], twin: None, mail: None }),
             Told::NewSession => {
                 hello.session = Session(unique(number));
                 Answer::Hello(hello)

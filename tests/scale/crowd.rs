@@ -24,7 +24,7 @@ use dsn::protocol::report::Event as Told;
 use dsn::protocol::verified::Verified;
 use dsn::protocol::wire::{self, Answer, Kind, ProgramVersion, Push, RECORDS_MAX, Request};
 use dsn::runtime::senders_max;
-use dsn::steps::{Arrived, HttpAnswer, Looked, Returned};
+use dsn::steps::{self, Arrived, HttpAnswer, Looked, Returned};
 use zeroize::Zeroizing;
 
 use super::host::{Back, Believes, Call, Doing, EPOCH_US, KEYS, Letter, PORT, Signs, Work};
@@ -628,10 +628,11 @@ impl Crowd {
         let (now, tag) = (self.now(), self.next_tag());
         let at = &mut self.hosts[host];
         let Some(node) = &mut at.node else { return };
-        let Some(outgoing) = node.begin(&job, now) else {
+        let Some(mut outgoing) = node.begin(&job, now) else {
             at.busy[place_of(job.class)] -= 1;
             return self.pump(host);
         };
+        steps::sign_words(&mut outgoing.request, &at.node_id, &Signs(at.key)).unwrap();
         let (flight, limit_us) = (job.flight, outgoing.limit_ms * 1_000);
         let call = Call { job, outgoing, tag, began_us: self.now_us };
         at.open.insert(flight, call);

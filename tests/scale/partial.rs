@@ -23,6 +23,8 @@ pub enum Shape {
     Mute,
     /// Nobody can call the one, which can call all.
     Hidden,
+    /// Nobody can call the one and another one: they hear each other by those that both call.
+    Two,
     /// Nobody can call each eighth one, which can call all others.
     Several,
     /// Two can't call each other.
@@ -32,12 +34,13 @@ pub enum Shape {
 }
 
 impl Shape {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Whole,
         Self::HalfIn,
         Self::HalfApart,
         Self::Mute,
         Self::Hidden,
+        Self::Two,
         Self::Several,
         Self::Pair,
         Self::Bridge,
@@ -50,6 +53,7 @@ impl Shape {
             Self::HalfApart => "half and one apart",
             Self::Mute => "one can call nobody",
             Self::Hidden => "nobody can call one",
+            Self::Two => "nobody can call two",
             Self::Several => "nobody can call an eighth",
             Self::Pair => "a pair apart",
             Self::Bridge => "two halves and a bridge",
@@ -76,11 +80,8 @@ impl Shape {
             Self::HalfApart => odd.flat_map(|host| [(host, one), (one, host)]).collect(),
             Self::Mute => others.map(|host| (one, host)).collect(),
             Self::Hidden => others.map(|host| (host, one)).collect(),
-            Self::Several => {
-                let hidden = (0..count).filter(|host| host % 8 == one);
-                let callers = |to: usize| (0..count).filter(move |from| *from != to);
-                hidden.flat_map(|to| callers(to).map(move |from| (from, to))).collect()
-            }
+            Self::Two => all_to(vec![1, one], count),
+            Self::Several => all_to((0..count).filter(|host| host % 8 == one).collect(), count),
             Self::Pair => HashSet::from([(one, 3), (3, one)]),
             Self::Bridge => {
                 let even = || (1..count).filter(|host| host % 2 == 0);
@@ -89,6 +90,12 @@ impl Shape {
             }
         }
     }
+}
+
+/// The calls of all others to these.
+fn all_to(hidden: Vec<usize>, count: usize) -> HashSet<(usize, usize)> {
+    let callers = |to: usize| (0..count).filter(move |from| *from != to);
+    hidden.into_iter().flat_map(|to| callers(to).map(move |from| (from, to))).collect()
 }
 
 /// A network of that shape, as it is after a while. A fresh one begins with the walls, and knows

@@ -14,8 +14,8 @@ use dsn::protocol::peer::{Known, Trust};
 use dsn::protocol::record::{Draft, Patch, Record};
 use dsn::protocol::view::BucketSet;
 use dsn::protocol::wire::{
-    self, Answer, Ask, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Peers,
-    PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request,
+    self, Answer, Ask, Data, Header, Held, Hello, HelloAnswer, HelloProof, Kind, KnownNode, Mail,
+    Peers, PeersAnswer, Ping, Pong, ProgramVersion, Pull, Push, Refusal, RefusedRecord, Request,
     Suspected, Text, Twin, Wish, Word,
 };
 use dsn::steps::HttpAnswer;
@@ -528,7 +528,8 @@ impl World {
         if lies {
             view = [self.random.u8(..); 16];
         }
-        Answer::Ping(Pong { view, twin })
+        let mail = (lies && self.random.bool()).then(|| self.any_mail());
+        Answer::Ping(Pong { view, twin, mail })
     }
 
     fn liar_lists(&mut self, lies: bool) -> Answer {
@@ -724,6 +725,25 @@ impl World {
             _ => link.incarnation,
         };
         let patches = patch.map(Arc::new).into_iter().collect();
+        let suspects = self.any_suspects();
+        let asks = (0..self.random.usize(0..3)).map(|_| {
+            let (about, asker) = (self.any_id(), self.any_id());
+            Ask { about, asker, challenge: [self.random.u8(..); 16] }
+        });
+        let asks = asks.collect();
+        let words = (0..self.random.usize(0..3)).map(|_| self.any_word()).collect();
+        let push = Push::new(link.to.clone(), incarnation);
+        Request::Push(Push { records, patches, asks, words, suspects, ..push })
+    }
+
+    /// Questions of nobody, words that nobody waits for, accusations of anybody.
+    fn any_mail(&mut self) -> Mail {
+        let asks = (0..self.random.usize(0..3)).map(|_| [self.random.u8(..); 16]).collect();
+        let words = (0..self.random.usize(0..3)).map(|_| self.any_word()).collect();
+        Mail { asks, words, suspects: self.any_suspects() }
+    }
+
+    fn any_suspects(&mut self) -> Vec<Suspected> {
         let mut suspects: Vec<Suspected> = (0..self.random.usize(0..4))
             .map(|_| {
                 let node_id = self.any_id();
@@ -735,18 +755,12 @@ impl World {
             .collect();
         suspects.sort_by(|left, right| left.node_id.cmp(&right.node_id));
         suspects.dedup_by(|left, right| left.node_id == right.node_id);
-        let asks = (0..self.random.usize(0..3)).map(|_| {
-            let (about, asker) = (self.any_id(), self.any_id());
-            Ask { about, asker, challenge: [self.random.u8(..); 16] }
-        });
-        let asks = asks.collect();
-        let words = (0..self.random.usize(0..3)).map(|_| {
-            let (about, challenge) = (self.any_id(), [self.random.u8(..); 16]);
-            Word { about, challenge, signature: self.random.bool().then_some([7; 64]) }
-        });
-        let words = words.collect();
-        let push = Push::new(link.to.clone(), incarnation);
-        Request::Push(Push { records, patches, asks, words, suspects, ..push })
+        suspects
+    }
+
+    fn any_word(&mut self) -> Word {
+        let (about, challenge) = (self.any_id(), [self.random.u8(..); 16]);
+        Word { about, challenge, signature: self.random.bool().then_some([7; 64]) }
     }
 
     fn any_patch(&mut self, liar: usize) -> Patch {

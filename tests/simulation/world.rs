@@ -444,13 +444,14 @@ impl World {
         let at = &mut self.hosts[host];
         let key = at.key;
         let Some(running) = &mut at.running else { return };
-        let Some(outgoing) = running.node.begin(&job, now) else {
+        let Some(mut outgoing) = running.node.begin(&job, now) else {
             running.sender_is_free(job.class);
             return self.pump(host);
         };
         // A node that was forgotten and met anew may still have an old request under way.
         let twice =
             running.open.values().any(|open| open.job.target == job.target) && !self.has_forgotten;
+        steps::sign_words(&mut outgoing.request, &at.node_id, &key).unwrap();
         let sealed = steps::seal_request(&outgoing, &self.keys, &key, nonce).unwrap();
         at.sent += 1;
         at.sent_bytes += sealed.body.len() as u64;

@@ -302,7 +302,7 @@ impl Knowledge {
         match request {
             Request::Ping(_) => {
                 let view = std::array::from_fn(|_| rng.u8(..));
-                Some((200, Answer::Ping(Pong { view, twin: None })))
+                Some((200, Answer::Ping(Pong { view, twin: None, mail: None })))
             }
             Request::Peers(_) => {
                 let known = |it: Claim| KnownNode {

@@ -124,7 +124,9 @@ pub fn honest(member: &Member, request: &Request) -> Option<(u16, Answer)> {
             Some((200, Answer::Hello(answer)))
         }
         // A view of its own: so it is asked for its list.
-        Request::Ping(_) => Some((200, Answer::Ping(Pong { view: [0x55; 16], twin: None }))),
+        Request::Ping(_) => {
+            Some((200, Answer::Ping(Pong { view: [0x55; 16], twin: None, mail: None })))
+        }
         Request::Push(_) | Request::Pull(_) => Some((204, Answer::Data)),
         Request::Peers(_) => {
             let answer = PeersAnswer { buckets: BucketSet(0), nodes: Vec::new() };

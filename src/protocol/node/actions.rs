@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{AllowList, CheckedPush};
+use super::{AllowList, CheckedPush, CheckedWord};
 use crate::protocol::address::Address;
 use crate::protocol::entries::Entries;
 use crate::protocol::flight::{Class, Ticket};
@@ -233,8 +233,8 @@ pub enum Outcome {
     Introduced(Authentic<HelloAnswer>),
     /// 204 to a HELLO.
     Welcomed(Authentic<()>),
-    /// 200 to a PING.
-    Pong(Authentic<Pong>),
+    /// 200 to a PING, with those words in its mail that are waited for.
+    Pong(Authentic<Pong>, Vec<CheckedWord>),
     /// 200 to a PEERS.
     Listed(Authentic<PeersAnswer>),
     /// 200 to a DATA.

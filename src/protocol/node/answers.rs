@@ -119,14 +119,19 @@ impl Node {
             {
                 self.on_welcomed(ended, actions);
             }
-            (Call::Ping { waiting }, Outcome::Pong(pong)) if self.is_from(ended, pong.signer()) => {
+            (Call::Ping { waiting }, Outcome::Pong(pong, words))
+                if self.is_from(ended, pong.signer()) =>
+            {
                 self.succeeded(ended, actions);
-                let pong = pong.message();
+                let (pong, _) = pong.into_parts();
                 self.note_view(ended.node_id, pong.view, ended.now);
                 self.probing.health.note(false);
                 self.on_pong(ended, waiting, elapsed_us, actions);
                 if let Some(twin) = &pong.twin {
                     self.note_own_twin(ended.node_id, twin, ended.now);
+                }
+                if let Some(mail) = pong.mail {
+                    self.on_mail(ended, mail, words, actions);
                 }
             }
             (Call::Peers, Outcome::Listed(answer)) if self.is_from(ended, answer.signer()) => {

@@ -2,6 +2,7 @@
 //! accused.
 
 use super::answers::Ended;
+use super::mail::MAIL_TICKS;
 use super::{Action, Node, Now, RETRY_DELAY_MS, TRIES};
 use crate::protocol::doubt::{Asked, Favour, Tell};
 use crate::protocol::flight::{Attempt, Call, CallKind};
@@ -33,11 +34,13 @@ impl Node {
         self.peers.get_mut(&ask.about)?.watch.asked_under(&ask.challenge)
     }
 
-    /// The key to check a word with, where we wait for one under its challenge.
+    /// The key to check a word with, where we wait for one under its challenge, or do a favour by
+    /// it.
     pub fn awaits(&self, word: &Word) -> Option<PublicKey> {
         let peer = self.peers.get(&word.about)?;
         let is_open = peer.watch.asked().any(|asked| asked.challenge == word.challenge);
-        is_open.then_some(peer.pin?.key)
+        let is_favour = self.favour_under(&word.about, &word.challenge).is_some();
+        (is_open || is_favour).then_some(peer.pin?.key)
     }
 
     /// Somebody wants to know whether a third one is there. Gives what is to be signed where that
@@ -67,9 +70,13 @@ impl Node {
         }
         let about = ask.about.clone();
         self.note_asker(&about, &ask.asker, now);
-        self.probing
-            .favours
-            .push(Favour { ask: ask.clone(), until: now.mono_ms + self.settings.tick_ms });
+        let by_mail = self.takes_mail(&about, now);
+        let ticks = if by_mail { MAIL_TICKS } else { 1 };
+        let until = now.mono_ms + ticks * self.settings.tick_ms;
+        self.probing.favours.push(Favour { ask: ask.clone(), until, word: None });
+        if by_mail {
+            return;
+        }
         let peer = self.peers.get_mut(&about).filter(|peer| may_be_told(peer));
         let has_room = |peer: &&mut Peer| peer.owed.tell.asks.len() < OWED_TELLS_MAX;
         let Some(peer) = peer.filter(has_room) else {
@@ -80,16 +87,34 @@ impl Node {
     }
 
     /// Tells the asker what came of it.
-    fn end_favour(&mut self, ask: &Ask, here: Option<&Here>, now: Now, actions: &mut Vec<Action>) {
-        let before = self.probing.favours.len();
-        self.probing.favours.retain(|favour| favour.ask != *ask);
-        let was_pending = self.probing.favours.len() < before;
-        let Some(asker) = self.peers.get_mut(&ask.asker).filter(|_| was_pending) else { return };
-        if asker.owed.tell.words.len() < OWED_TELLS_MAX {
-            let signature = here.map(|here| here.signature);
-            let (about, challenge) = (ask.about.clone(), ask.challenge);
-            asker.owed.tell.words.push(Word { about, challenge, signature });
-            self.poke(&ask.asker, now, actions);
+    pub(super) fn end_favour(
+        &mut self,
+        ask: &Ask,
+        here: Option<&Here>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let favours = self.probing.favours.iter();
+        let place = favours.clone().position(|it| it.ask == *ask && it.word.is_none());
+        let Some(place) = place else { return };
+        let mut favour = self.probing.favours.swap_remove(place);
+        let signature = here.map(|here| here.signature);
+        let word = Word { about: ask.about.clone(), challenge: ask.challenge, signature };
+        if self.takes_mail(&ask.asker, now) {
+            favour.word = Some(word);
+            favour.until = now.mono_ms + MAIL_TICKS * self.settings.tick_ms;
+            return self.probing.favours.push(favour);
+        }
+        self.owe_word(&ask.asker, word);
+        self.poke(&ask.asker, now, actions);
+    }
+
+    /// A peer is told what came of a question, if there is room for it.
+    pub(super) fn owe_word(&mut self, to: &NodeId, word: Word) {
+        let Some(peer) = self.peers.get_mut(to) else { return };
+        let words = &mut peer.owed.tell.words;
+        if words.len() < OWED_TELLS_MAX && !words.contains(&word) {
+            words.push(word);
         }
     }
 
@@ -123,6 +148,8 @@ impl Node {
         let favours = self.probing.favours.iter();
         let old = favours.filter(|favour| now.mono_ms >= favour.until);
         let old: Vec<Ask> = old.map(|favour| favour.ask.clone()).collect();
+        let is_told = |favour: &Favour| favour.word.is_some() && now.mono_ms >= favour.until;
+        self.probing.favours.retain(|favour| !is_told(favour));
         for ask in old {
             if let Some(peer) = self.peers.get_mut(&ask.about) {
                 peer.owed.tell.asks.retain(|owed| *owed != ask);
@@ -145,7 +172,10 @@ impl Node {
             // It may have been over since the signature was looked at.
             let watch = self.peers.get_mut(&about).map(|peer| &mut peer.watch);
             let asked = watch.and_then(|watch| watch.asked_under(&challenge));
-            let Some(asked) = asked else { continue };
+            let Some(asked) = asked else {
+                self.on_favoured(&about, &challenge, &word, now, actions);
+                continue;
+            };
             (asked.is_taken, asked.is_over) = (true, true);
             let helper = asked.helper.clone();
             match word {

@@ -152,8 +152,8 @@ impl Node {
             .gathered();
         let lacking = self.lacking(node_id, &answer);
         let wait = self.wait(now);
-        let mut follows = !wanted.is_empty();
-        self.compare_lost(node_id, &answer.nodes, now, actions);
+        let is_sought = self.compare_lost(node_id, &answer.nodes, now, actions);
+        let mut follows = !wanted.is_empty() || is_sought;
         if let Some(peer) = self.peers.get_mut(node_id) {
             peer.owed.want = wanted;
             peer.note_lacking(lacking, wait);

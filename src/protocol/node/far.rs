@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use super::mail::MAIL_TICKS;
 use super::suspicion::can_help;
 use super::{Action, Node, Now};
 use crate::order::Gather;
@@ -19,10 +20,10 @@ use crate::protocol::wire::KnownNode;
 const FAR_TICKS: u64 = 2;
 /// Who called in vain alone for so many ticks, and is called, can call nobody.
 const MUTE_TICKS: u64 = 2;
-/// How long a peer is taken to be silent between two words before that is known, ticks: who is
-/// called in turn by many hears each of them rarely.
+/// How long a peer is taken to be silent between two words before that is known, ticks; or for as
+/// long as it calls all of so many others in turn.
 const GAP_TICKS: u64 = 10;
-/// The longest that it is taken to be, ticks.
+/// The longest that it is taken to be, ticks; or for twice as long as that takes.
 const GAP_TICKS_MAX: u64 = 20;
 /// Where more than one in so many can't be called, two parts of a network are apart, and those of
 /// each part look after each other.
@@ -32,9 +33,9 @@ const FAR_SHARE: usize = 3;
 const FAR_MAX_MS: u64 = 60_000;
 /// After how long a link is tried again with one that could not be called, ms.
 const FAR_LINK_MS: u64 = 10 * 60 * 1000;
-/// How long a word of those that were asked for one that is sought counts, ticks: they try it for
-/// one tick.
-const SOUGHT_TICKS: u64 = 2;
+/// How long a word of those that were asked for one that is sought counts, ticks: where it and this
+/// node can only call, each waits for a call of the other.
+const SOUGHT_TICKS: u64 = 2 * MAIL_TICKS;
 /// Most that asked for somebody, and are told where it is accused: in a small network, which alone
 /// needs it, all for all others.
 const ASKERS_MAX: usize = 1_024;
@@ -42,6 +43,17 @@ const ASKERS_MAX: usize = 1_024;
 const ASKER_MS: u64 = 2 * FAR_MAX_MS;
 
 const _: () = assert!(super::MESH_MAX * (super::MESH_MAX - 1) <= ASKERS_MAX);
+
+/// How long peers are taken to be silent between two words, ms.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gaps {
+    /// The shortest: whoever had much to say a moment ago calls in turn again from now on.
+    least_ms: u64,
+    /// As long as nothing is known of it.
+    unknown_ms: u64,
+    /// The longest.
+    most_ms: u64,
+}
 
 impl Node {
     /// It was shown that a peer is there. Where it can't be called, the next doubt for silence
@@ -115,19 +127,21 @@ impl Node {
     }
 
     /// Something says that one is there that is lost here, or was never heard: it is called, and
-    /// others are asked to try it, and whoever says so.
+    /// others are asked to try it, and whoever says so. Says whether it was time for that.
     pub(super) fn seek(
         &mut self,
         node_id: &NodeId,
         by: Option<&NodeId>,
         now: Now,
         actions: &mut Vec<Action>,
-    ) {
+    ) -> bool {
         let wait = self.far_wait(now);
         let is_due = |peer: &Peer| {
             peer.is_unseen() && peer.record.is_some() && peer.watch.far.is_due(now.mono_ms)
         };
-        let Some(peer) = self.peers.get_mut(node_id).filter(|peer| is_due(peer)) else { return };
+        let Some(peer) = self.peers.get_mut(node_id).filter(|peer| is_due(peer)) else {
+            return false;
+        };
         peer.watch.far.came_to_nothing(wait, FAR_MAX_MS);
         self.look_for(node_id, now, actions);
         let by = by.filter(|by| self.peers.get(by).is_some_and(can_help));
@@ -140,6 +154,7 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(node_id) {
             (peer.watch.sought, peer.watch.sought_until) = (sought, until);
         }
+        true
     }
 
     /// Who was asked about one that is lost had its time.
@@ -176,11 +191,24 @@ impl Node {
     /// Whether a peer is silent for longer than it uses to be, where this node can call nobody and
     /// has to wait for a word; else it need not be.
     pub(super) fn is_late_word(&self, peer: &Peer, now: Now) -> bool {
-        let enough = 2 * peer.usual_gap_ms(self.settings.tick_ms);
+        let enough = 2 * peer.usual_gap_ms(self.gaps());
         // Who never called never will, and in a large network few ever do: others tell that one is
         // gone.
         let is_late = peer.heard_at.is_some() && peer.silence(now.mono_ms) > enough;
         is_late && self.is_mesh() || !self.calls_nobody(now)
+    }
+
+    /// How long a peer is silent between two words at least, before that is known, and at most. Who
+    /// looks after all others calls one each third of a tick, and by every second of these calls
+    /// all in turn.
+    pub(super) fn gaps(&self) -> Gaps {
+        let round_ms = self.peers.len() as u64 * 2 * self.times().probe;
+        let tick_ms = self.settings.tick_ms;
+        Gaps {
+            least_ms: round_ms,
+            unknown_ms: round_ms.max(GAP_TICKS * tick_ms),
+            most_ms: (2 * round_ms).max(GAP_TICKS_MAX * tick_ms),
+        }
     }
 
     /// The same, of the peer of that name.
@@ -252,18 +280,18 @@ impl Node {
 
 impl Peer {
     /// A word of it came: how long it is silent between two.
-    pub(super) fn note_gap(&mut self, now_ms: u64, tick_ms: u64) {
+    pub(super) fn note_gap(&mut self, now_ms: u64, gaps: Gaps) {
         // The time in which it was lost says nothing of how it speaks.
         let heard_at = self.heard_at.filter(|_| self.status == PeerStatus::Alive);
         if let Some(heard_at) = heard_at {
-            let before = self.usual_gap_ms(tick_ms);
+            let before = self.usual_gap_ms(gaps);
             self.gap_ms = Some((before - before / 8).max(now_ms.saturating_sub(heard_at)));
         }
     }
 
     /// How long it uses to be silent between two words.
-    fn usual_gap_ms(&self, tick_ms: u64) -> u64 {
-        self.gap_ms.unwrap_or(GAP_TICKS * tick_ms).min(GAP_TICKS_MAX * tick_ms)
+    fn usual_gap_ms(&self, gaps: Gaps) -> u64 {
+        self.gap_ms.unwrap_or(gaps.unknown_ms).clamp(gaps.least_ms, gaps.most_ms)
     }
 
     /// Whether it was shown that it is there though it can't be called: in a large network a link

@@ -223,7 +223,7 @@ impl Node {
         nodes: &[KnownNode],
         now: Now,
         actions: &mut Vec<Action>,
-    ) {
+    ) -> bool {
         let lost = nodes.iter().filter(|known| known.is_lost);
         self.said_lost = lost.map(|known| known.node_id.clone()).gathered();
         let is_mesh = self.is_mesh();
@@ -251,13 +251,15 @@ impl Node {
         let disputed = first.into_iter().chain(last).take(DISPUTED_MAX);
         let disputed: Vec<(NodeId, bool)> =
             disputed.map(|known| (known.node_id.clone(), known.is_lost)).collect();
+        let mut is_sought = false;
         for (node_id, is_lost_there) in disputed {
             if is_lost_there {
                 self.begin_doubt(&node_id, false, now, actions);
             } else {
-                self.seek(&node_id, Some(by), now, actions);
+                is_sought |= self.seek(&node_id, Some(by), now, actions);
             }
         }
+        is_sought
     }
 
     /// Something says that one that is lost here may be there: it is called now.

@@ -17,6 +17,7 @@ mod home;
 mod inbox;
 mod links;
 mod load;
+mod mail;
 mod meeting;
 mod present;
 mod probing;

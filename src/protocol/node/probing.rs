@@ -157,6 +157,11 @@ impl Node {
         if self.own.head.left {
             return;
         }
+        if self.calls_nobody(now) {
+            // No probe of its own can go well, and it goes by what it hears: that others give no
+            // answer says soon nothing of itself.
+            self.probing.health.note(false);
+        }
         let calls_all = self.is_uncalled(UNCALLED_TICKS, now);
         let is_mesh = self.is_mesh();
         let is_linked = |peer: &Peer| is_mesh || peer.is_acquaintance;

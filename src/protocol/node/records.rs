@@ -283,8 +283,9 @@ impl Node {
 
     /// Something signed by the peer came directly from it.
     pub(super) fn heard(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
+        let gaps = self.gaps();
         let Some(peer) = self.peers.get_mut(node_id) else { return };
-        peer.note_gap(now.mono_ms, self.settings.tick_ms);
+        peer.note_gap(now.mono_ms, gaps);
         peer.heard_at = Some(now.mono_ms);
         peer.owed.is_asked_for = false;
         self.clear(node_id);

@@ -7,7 +7,7 @@ use super::hello::{refuse_number, replayed};
 use super::{Action, CheckedWord, Incoming, Judgement, Node, Now, Reply, Verdict};
 use crate::protocol::identity::{Incarnation, NodeId, PublicKey};
 use crate::protocol::record::{Patch, Record, SignedHead};
-use crate::protocol::report::{CONFLICT_SHOWN_MS, Event, Message};
+use crate::protocol::report::{CONFLICT_SHOWN_MS, Event, Message, PeerStatus};
 use crate::protocol::verdict::Reason;
 use crate::protocol::verified::{Authentic, Verified};
 use crate::protocol::wire::{
@@ -16,6 +16,10 @@ use crate::protocol::wire::{
 };
 
 use super::load::Batch;
+
+/// After so many calls in a row that came to nothing, nobody calls back at once who is called: most
+/// likely the caller can be called by nobody, and each such call may take five seconds.
+const CALLS_BACK_MAX: u32 = 6;
 
 /// An UPDATE that brings records, after each was looked at: what would be news is verified, what
 /// was not verified can be answered, never applied.
@@ -126,7 +130,8 @@ impl Node {
                         node.poke(from, now, actions);
                     }
                     let twin = node.twin_of(from, now);
-                    Verdict::answer(Answer::Ping(Pong { view: node.view.hash(), twin }))
+                    let mail = node.mail_for(from, now);
+                    Verdict::answer(Answer::Ping(Pong { view: node.view.hash(), twin, mail }))
                 },
             ),
             Incoming::Data(data) => {
@@ -209,7 +214,10 @@ impl Node {
             return Err(twin.unwrap_or_else(|| unknown_caller(&header.from)));
         }
         peer.link.called_at = Some(now.mono_ms);
-        if !peer.link.connected {
+        let may_be_reached = peer.status != PeerStatus::Alive
+            || peer.contact.fruitless() <= CALLS_BACK_MAX
+            || self.probing.in_vain_since.is_some();
+        if !peer.link.connected && may_be_reached {
             // It reaches us: so we may reach it again.
             peer.contact.hurry(now.mono_ms);
         }

@@ -13,12 +13,17 @@ use crate::protocol::peer::Peer;
 use crate::protocol::report::{Event, PeerStatus};
 use crate::protocol::wire::{Ask, Suspected};
 
+/// How long, in ticks, one that called and can't be called is left to those that keep links with
+/// it: longer than it is tried for that call.
+const VISIT_TICKS: u64 = 4;
+
 /// Doubts.
 impl Node {
     /// A call to a peer came to nothing.
     pub(super) fn probe_failed(&mut self, ended: &Ended<'_>, actions: &mut Vec<Action>) {
         let (node_id, now) = (ended.node_id, ended.now);
         let is_hidden = self.is_hidden(now);
+        let (is_mesh, tick_ms) = (self.is_mesh(), self.settings.tick_ms);
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         // Where it never answered it was not there before either.
         if peer.place.proved() != Some(&ended.address) {
@@ -26,13 +31,19 @@ impl Node {
         }
         // One that could not be called before is in doubt when it is silent, too.
         let is_new = peer.contact.fruitless() <= 1;
+        // Whoever calls one that keeps no link with it can be called by nobody, most likely, and
+        // calls another one next.
+        let visit_ms = VISIT_TICKS * tick_ms;
+        let has_called = |at: u64| now.mono_ms.saturating_sub(at) <= visit_ms;
+        let has_called = peer.link.called_at.is_some_and(has_called);
+        let is_visitor = !is_mesh && !peer.is_acquaintance && has_called;
         if let Some(doubt) = &mut peer.watch.doubt {
             doubt.was_tried = true;
             self.advance(node_id, now, actions);
         } else if let Some(accused) = &mut peer.watch.accused {
             accused.shown_at = accused.shown_at.min(now.mono_ms);
             self.show_accused(node_id, now, actions);
-        } else if is_new && !is_hidden {
+        } else if is_new && !is_hidden && !is_visitor {
             self.begin_doubt(node_id, true, now, actions);
         }
     }
@@ -67,7 +78,7 @@ impl Node {
     }
 
     fn ask_first(&mut self, node_id: &NodeId, by_call: bool, now: Now, actions: &mut Vec<Action>) {
-        let until = now.mono_ms + self.times().stage;
+        let until = now.mono_ms + self.step_ms(node_id, self.times().stage, now);
         let asked = match self.helper_of(node_id) {
             Some(via) => self.ask_these(node_id, vec![via], now, actions),
             None => self.ask_others(node_id, FIRST_ASKED, now, actions),
@@ -148,7 +159,7 @@ impl Node {
 
     /// The next stage of a doubt, where this one is over.
     pub(super) fn advance(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
-        let until = now.mono_ms + self.times().stage;
+        let until = now.mono_ms + self.step_ms(node_id, self.times().stage, now);
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         if peer.status != PeerStatus::Alive {
             peer.watch.doubt = None;
@@ -235,16 +246,21 @@ impl Node {
         actions: &mut Vec<Action>,
     ) {
         let times = self.times();
+        let grace = match by {
+            Accuser::Others => times.grace,
+            Accuser::Own | Accuser::Silent => self.step_ms(node_id, times.grace, now),
+        };
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         let shown_at = match by {
             Accuser::Own | Accuser::Silent => now.mono_ms,
             // Perhaps it answers here.
             Accuser::Others => now.mono_ms + times.answer,
         };
-        let (fingerprint, until) = (peer.version().fingerprint, now.mono_ms + times.grace);
+        let (fingerprint, until) = (peer.version().fingerprint, now.mono_ms + grace);
         peer.watch.doubt = None;
         if by != Accuser::Silent {
             peer.watch.accused_at = Some(now.mono_ms);
+            peer.watch.accused_version = Some(fingerprint);
         }
         peer.watch.accused = Some(Accused { fingerprint, until, shown_at, by, asked });
         peer.owed.ping = true;

@@ -110,18 +110,26 @@ impl Node {
         }
     }
 
-    /// Others may know where those are that are missed.
+    /// Others may know where those are that are missed; whoever came last, by every second one that
+    /// is asked, as perhaps they were lost because that one was gone.
     fn choose_hints(&mut self, now: Now) {
         let missed = self.peers.awake().filter(|(_, peer)| is_missed(peer));
-        let Some(silence) = missed.map(|(_, peer)| peer.silence(now.mono_ms)).min() else { return };
+        let Some(silence) = missed.map(|(_, peer)| peer.unsure_for(now.mono_ms)).min() else {
+            return;
+        };
         let ticks = if silence < MISSED_MS { HINTS_TICKS_FIRST } else { HINTS_TICKS };
         if !self.ticks.is_multiple_of(ticks) {
             return;
         }
         let can_say = |peer: &Peer| peer.status == PeerStatus::Alive && peer.link.connected;
-        let alive = self.peers.iter().filter(|(_, peer)| can_say(peer));
-        let alive: Vec<NodeId> = alive.map(|(node_id, _)| node_id.clone()).collect();
-        let chosen = self.random.choice(alive);
+        let alive = || self.peers.iter().filter(|(_, peer)| can_say(peer));
+        let chosen = if self.ticks.is_multiple_of(2 * ticks) {
+            let newest = alive().max_by_key(|(_, peer)| peer.link.run_since);
+            newest.map(|(node_id, _)| node_id.clone())
+        } else {
+            let alive: Vec<NodeId> = alive().map(|(node_id, _)| node_id.clone()).collect();
+            self.random.choice(alive)
+        };
         if let Some(peer) = chosen.and_then(|node_id| self.peers.get_mut(&node_id)) {
             peer.owed.hints = true;
         }

@@ -227,7 +227,8 @@ pub struct Word {
     pub about: NodeId,
     /// The challenge of the ask.
     pub challenge: Challenge,
-    /// The signature of that node over it; nothing where it was tried in vain.
+    /// The signature of that node over it; nothing where it was tried in vain. In a word about the
+    /// sender itself it is made as the push is sealed.
     pub signature: Option<Signature>,
 }
 
@@ -279,12 +280,27 @@ pub struct Ping {
 }
 
 /// The answer to PING: the view of the receiver.
-#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::BorrowDecode)]
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode)]
 pub struct Pong {
     /// Equal where both hold the same records.
     pub view: ViewHash,
     /// Another node with the id of the caller that called the receiver lately.
     pub twin: Option<Twin>,
+    /// What waits at the receiver for a caller that it can't call.
+    pub mail: Option<Mail>,
+}
+
+/// What is told to a node that can't be called, in the answer to its PING: what a push would bring
+/// to others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, bincode::Encode)]
+pub struct Mail {
+    /// What others want the caller to sign; at most [`super::ASKS_MAX`].
+    pub asks: Vec<Challenge>,
+    /// What came of asks of the caller; at most [`super::WORDS_MAX`].
+    pub words: Vec<Word>,
+    /// Who does not answer, by the word of the receiver, in the order of the ids, each id once; at
+    /// most [`super::SUSPECTS_MAX`].
+    pub suspects: Vec<Suspected>,
 }
 
 /// Another node with the same id.

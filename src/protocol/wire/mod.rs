@@ -235,7 +235,16 @@ pub fn decode_answer(kind: Kind, payload: &[u8]) -> Result<Decoded<'_, Answer>, 
             check_order(&nodes, |known| known.node_id.as_str())?;
             Answer::Peers(PeersAnswer { buckets, nodes })
         }
-        Kind::Ping => Answer::Ping(decode(signed)?),
+        Kind::Ping => {
+            type Told = (Bounded<Challenge, ASKS_MAX>, Bounded<Word, WORDS_MAX>);
+            let (view, twin, mail): (_, _, Option<(Told, Bounded<Suspected, SUSPECTS_MAX>)>) =
+                decode(signed)?;
+            let mail = mail.map(|((Bounded(asks), Bounded(words)), Bounded(suspects))| {
+                check_order(&suspects, |suspected| suspected.node_id.as_str())?;
+                Ok(Mail { asks, words, suspects })
+            });
+            Answer::Ping(Pong { view, twin, mail: mail.transpose()? })
+        }
         Kind::Data if signed.is_empty() => Answer::Data,
         Kind::Data | Kind::Update => return Err(Reason::Malformed),
     };

@@ -267,3 +267,82 @@ fn who_is_listed_as_lost_refutes_it_ever_more_rarely() {
     }
     assert!((10..=20).contains(&refuted), "{refuted} in ten minutes");
 }
+
+/// Each of many calls it in turn, more rarely than a few would.
+#[test]
+fn who_can_call_nobody_knows_how_long_all_others_take_to_call_it() {
+    let (mut us, mut others) = connected(31);
+    us.jobs.clear();
+    for round in 0..1_200 {
+        us.goes_on(100);
+        for other in &others {
+            us.answer_all(other, |_| Some(Outcome::Failed("no route".into())));
+        }
+        // Two thirds of a tick for each of 31.
+        if round % 20 == 0 {
+            let caller = &mut others[round / 20 % 31];
+            caller.number = us.now.wall_us;
+            us.is_pinged_by(caller);
+        }
+        let lost = others.iter().filter(|other| us.peer(other).status != PeerStatus::Alive);
+        assert!(round < 640 || lost.count() == 0, "{round}");
+    }
+}
+
+/// Where nothing can be called, each call that fails says the same again.
+#[test]
+fn who_can_call_nobody_trusts_itself_again_soon() {
+    let (mut us, mut others) = connected(2);
+    (0..10).for_each(|_| us.node.probing.health.note(true));
+    let slow = us.node.times().answer;
+    us.node.probing.in_vain_since = Some(us.now.mono_ms);
+    for _ in 0..20 {
+        us.tick();
+        for other in &mut others {
+            other.number = us.now.wall_us;
+            us.is_pinged_by(other);
+        }
+        us.jobs.clear();
+    }
+    assert!(us.node.calls_nobody(us.now));
+    assert_eq!(us.node.times().answer * 8, slow);
+}
+
+/// Which of the others are asked for a list in so many ticks.
+fn asked_for_hints(us: &mut Us, others: &[Other], ticks: u64) -> Vec<NodeId> {
+    let mut asked = Vec::new();
+    for _ in 0..ticks {
+        us.tick();
+        for other in others {
+            let owed = &mut us.node.peers.get_mut(&other.id).unwrap().owed;
+            if std::mem::take(&mut owed.hints) {
+                asked.push(other.id.clone());
+            }
+        }
+        us.jobs.clear();
+    }
+    asked
+}
+
+/// A bridge between two halves that was gone, and all that was heard by it with it.
+#[test]
+fn whoever_came_last_is_asked_by_every_second_list_where_the_missed_are() {
+    let (mut us, others, far) = with_a_silent_one(10);
+    let known = [(&far, WALL_US), (&others[4], 0)];
+    for (other, since) in known {
+        us.node.peers.get_mut(&other.id).unwrap().link.run_since = since;
+    }
+    us.node.peers.get_mut(&others[6].id).unwrap().link.run_since = us.now.mono_ms + 1;
+    let lost = us.node.peers.get_mut(&far.id).unwrap();
+    super::super::suspicion::lose(&far.id, lost, &mut Vec::new());
+    let asked = asked_for_hints(&mut us, &others, 40);
+    assert_eq!(asked.len(), 20, "every second tick");
+    let last = asked.iter().filter(|id| **id == others[6].id).count();
+    assert!((10..=15).contains(&last), "{asked:?}");
+    // It was never heard here, others reached it: a while ago, or a moment ago.
+    us.wait(20 * 60 * 1_000);
+    us.node.peers.get_mut(&far.id).unwrap().heard_at = None;
+    assert_eq!(asked_for_hints(&mut us, &others, 40).len(), 4, "every tenth");
+    us.node.peers.get_mut(&far.id).unwrap().watch.vouched_at = Some(us.now.mono_ms);
+    assert_eq!(asked_for_hints(&mut us, &others, 40).len(), 20);
+}

@@ -8,6 +8,7 @@ mod far;
 mod found;
 mod hello;
 mod home;
+mod mail;
 mod partial;
 mod records;
 mod relay;
@@ -194,7 +195,7 @@ impl Other {
     }
 
     fn pong_of(&self, view: ViewHash) -> Outcome {
-        Outcome::Pong(signed(Pong { view, twin: None }, self.key))
+        Outcome::Pong(signed(Pong { view, twin: None, mail: None }, self.key), Vec::new())
     }
 
     /// It has another view, and lists this in all buckets.

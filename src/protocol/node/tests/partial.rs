@@ -133,7 +133,7 @@ fn who_can_call_nobody_loses_none_that_does_not_call_it() {
 fn a_word_that_comes_late_brings_nobody_back() {
     let (mut us, others, last) = with_a_silent_one(6);
     let late = |us: &mut Us, asks: &[Ask]| {
-        live(us, 4 * TICK_MS, &others, &last);
+        live(us, 5 * TICK_MS, &others, &last);
         for ask in asks {
             let words = vec![here(&last, ask.challenge)];
             pushed(us, &others[0], CheckedPush { words, ..nothing() });
@@ -207,24 +207,35 @@ fn one_that_was_lost_and_leaves_is_the_same_in_all_views() {
     assert_eq!(views[0], views[1]);
 }
 
-/// Those next to it on the ring may be two that lie.
-#[test]
-fn a_call_that_fails_is_a_doubt_for_those_too_that_keep_no_link() {
+/// Whether others are asked about one that no link is kept with, and a call to which fails.
+fn is_asked_about(has_called: bool) -> bool {
     let (mut us, mut others, last) = with_a_silent_one(30);
     others.push(last);
     grows(&mut us);
     us.tick();
     let at = others.iter().position(|other| !us.peer(other).is_acquaintance).unwrap();
     let dead = others.remove(at);
-    for _ in 0..10 {
+    if !has_called {
+        us.node.peers.get_mut(&dead.id).unwrap().link.called_at = None;
+    }
+    (0..10).any(|_| {
         others[0].number = us.now.wall_us;
         us.is_pinged_by(&mut others[0]);
         // Something is to be brought to it.
         us.node.peers.get_mut(&dead.id).unwrap().owed.ping = true;
         let (asks, _) = live(&mut us, TICK_MS, &others, &dead);
-        if asks.iter().any(|ask| ask.about == dead.id) {
-            return;
-        }
-    }
-    panic!("nobody is asked about it");
+        asks.iter().any(|ask| ask.about == dead.id)
+    })
+}
+
+/// Those next to it on the ring may be two that lie.
+#[test]
+fn a_call_that_fails_is_a_doubt_for_those_too_that_keep_no_link() {
+    assert!(is_asked_about(false), "nobody is asked about it");
+}
+
+/// It may be one that can only call, and calls another one by now.
+#[test]
+fn one_that_called_a_moment_ago_is_left_to_those_that_keep_a_link() {
+    assert!(!is_asked_about(true));
 }

@@ -38,8 +38,8 @@ fn pushes(us: &mut Us) -> Vec<(Job, Push)> {
             // One that failed is asked whether it is there.
             Some(Request::Ping(ping)) => {
                 let key = us.node.key_of(&ping.header.to).unwrap();
-                let pong = Pong { view: us.node.view.hash(), twin: None };
-                us.is_answered(&job, Outcome::Pong(signed(pong, key)));
+                let pong = Pong { view: us.node.view.hash(), twin: None, mail: None };
+                us.is_answered(&job, Outcome::Pong(signed(pong, key), Vec::new()));
             }
             Some(other) => panic!("{other:?}"),
             None => {}

@@ -37,6 +37,8 @@ pub(super) fn live(
     let (mut asks, mut suspects) = (Vec::new(), Vec::new());
     for _ in 0..ms / 100 {
         us.goes_on(100);
+        // Somebody calls: else it is taken for one that nobody can call.
+        us.node.note_call(us.now);
         loop {
             let before = us.jobs.len();
             for other in others {
