@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -186,6 +186,39 @@ fn who_can_be_heard_but_not_called_is_named_with_the_reason() {
     let shown = hub.told(&["peers"]);
     assert!(shown.contains("can be heard but not called"), "{shown}");
     assert!(!codes(&shy).contains(&"one-way".to_owned()), "it can call the hub");
+}
+
+/// A host with an address, and two behind routers: the two hear each other by it alone.
+#[test]
+fn two_that_nobody_can_call_see_each_other_come_and_go() {
+    let place = Place4Nodes::new();
+    let hub = place.spawn(on_any_port(&place, "hub", &[]), "hub");
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let start = |name: &str| {
+        let mut command = on_any_port(&place, name, &[&hub.address]);
+        command.args(["--advertise", &closed]);
+        place.spawn(command, name)
+    };
+    let left = start("left");
+    let mut right = start("right");
+    for node in [&left, &right] {
+        node.told(&["--timeout", "60s", "wait", "peers", "2"]);
+    }
+    right.told(&["set", "load=7"]);
+    left.told(&["--timeout", "60s", "wait", "key", "right", "load", "7"]);
+    right.signal(Signal::KILL);
+    eventually("left misses right", || left.status_of("right") == "lost");
+    assert_eq!(left.status_of("hub"), "alive");
+    drop(right);
+    let right = start("right");
+    eventually("left knows that it is back", || left.status_of("right") == "alive");
+    right.told(&["--timeout", "60s", "wait", "peers", "2"]);
+}
+
+fn on_any_port(place: &Place4Nodes, name: &str, bootstrap: &[&str]) -> Command {
+    let mut command = place.run_command(name, bootstrap);
+    command.args(["--listen", "127.0.0.1:0"]);
+    command
 }
 
 #[test]

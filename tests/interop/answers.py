@@ -209,7 +209,10 @@ class Answers:
         self.count["pinged"] += 1
         self.compare(peer, message["view"])
         twin, until = peer.twin or (None, 0)
-        return 200, {"view": self.view(), "twin": twin if time.monotonic() < until else None}
+        now = time.monotonic()
+        mail = self.mail_for(peer, now)
+        peer.called_at = now
+        return 200, {"view": self.view(), "twin": twin if now < until else None, "mail": mail}
 
     def data(self, peer, message):
         if peer.last_data is not None and message["id"] <= peer.last_data:

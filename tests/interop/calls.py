@@ -276,6 +276,7 @@ class Calls:
                 self.probes.append(True)
                 del self.probes[:-10]
                 self.compare(peer, answer["view"])
+                self.read_mail(peer, answer["mail"])
 
     def compare(self, peer, view):
         """Their view beside mine. What differs for two thirds of a tick is asked for."""

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
@@ -440,6 +441,30 @@ fn the_member_answers_a_client_as_a_node_does() {
     let delivered: Vec<Value> =
         member.said("data").iter().map(|data| data["bytes"].clone()).collect();
     assert_eq!(delivered, ["68656c6c6f2066726f6d20507974686f6e", "627965"]);
+}
+
+/// Two real nodes that nobody can call hear of each other by the member alone.
+#[test]
+fn the_member_has_mail_for_those_that_can_only_call() {
+    let Some(python) = python() else { return };
+    let place = Place4Nodes::new();
+    let hub = Member::start(&python, &place, MEMBER, "127.0.0.1:1", TICK);
+    let address = hub.listens()["address"].as_str().unwrap().to_owned();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let start = |name: &str| {
+        let mut command = place.run_command(name, &[&address]);
+        command.args(["--listen", "127.0.0.1:0", "--advertise", &closed]);
+        place.spawn(command, name)
+    };
+    let nodes = [start("left"), start("right")];
+    for node in &nodes {
+        let waited = node.ask(&["--timeout", "60s", "wait", "peers", "2"]);
+        assert_eq!(waited.code, 0, "{}{}{}", waited.err, node.log_text(), hub.log_text());
+    }
+    let mail = hub.said("mail");
+    let has = |what: &str| mail.iter().any(|mail| mail[what].as_u64() != Some(0));
+    assert!(has("asks") && has("words"), "{mail:?}");
+    hub.events();
 }
 
 /// What a real node does with wrong relays the member does, too: two of them, which know of enough

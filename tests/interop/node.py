@@ -86,6 +86,7 @@ class Peer:
         self.address, self.is_reached, self.answered_last = None, False, None
         self.kept_at = None  # an address that others do not know: the test's word
         self.is_connected = self.called_here = False
+        self.called_at = self.lost_since = None
         self.held, self.floor = None, {}
         self.status, self.heard, self.vouched = "suspect", None, None
         self.lost_version = None  # what was held of it when it was lost

@@ -5,12 +5,14 @@ import random
 import time
 
 from relays import RINGS, Errand, ring_key
-from wire import is_signed, signed_here
+from wire import is_signed, sign, signed_here
 
 ASKED_FIRST, ASKED_THEN = 3, 5
 PENDING_OF_OTHERS = 16
 IN_DOUBT_OF_A_LIST = 4
 PROBES_COUNTED = 10
+MAIL_TICKS = 2
+ASKS_IN_MAIL, WORDS_IN_MAIL, SUSPECTS_IN_MAIL = 8, 8, 64
 
 
 class Accusation(Errand):
@@ -188,26 +190,80 @@ class Suspicion:
 
     def try_for_another(self, ask):
         asker, about = self.peers.get(ask["asker"]), self.peers.get(ask["about"])
-        if not asker or not asker.is_connected or len(self.asked_by_others) >= PENDING_OF_OTHERS:
+        is_known = asker and (asker.is_connected or asker.called_at)
+        if not is_known or len(self.asked_by_others) >= PENDING_OF_OTHERS:
             return
         challenge = ask["challenge"]
         if not about or not about.public_key or not all(about.where()):
             return self.tell_word(asker, ask, None)
         self.log("asked", about=ask["about"], asker=ask["asker"])
-        self.asked_by_others[challenge] = {"ask": ask, "until": time.monotonic() + self.tick}
+        now = time.monotonic()
+        ticks = MAIL_TICKS if self.takes_mail(about, now) else 1
+        self.asked_by_others[challenge] = {"ask": ask, "until": now + ticks * self.tick}
+        if self.takes_mail(about, now):
+            return
         about.asks.append(ask)
         self.pump(about)
 
     def tell_word(self, asker, ask, here):
         self.log("word", about=ask["about"], asker=asker.node_id, here=here is not None)
-        asker.words.append({"about": ask["about"], "challenge": ask["challenge"], "here": here})
+        now, word = time.monotonic(), {**ask, "here": here}
+        del word["asker"]
+        if self.takes_mail(asker, now):
+            until = now + MAIL_TICKS * self.tick
+            self.asked_by_others[ask["challenge"]] = {"ask": ask, "until": until, "word": word}
+            return
+        asker.words.append(word)
         self.pump(asker)
+
+    # Mail
+
+    def takes_mail(self, peer, now):
+        """It calls, and can't be called."""
+        was_called = peer.called_at and now - peer.called_at <= MAIL_TICKS * self.tick
+        return peer.answered_last is False and was_called
+
+    def mail_for(self, peer, now):
+        peer.called_at = peer.called_at or now
+        if not self.takes_mail(peer, now):
+            return None
+        pending, new = self.asked_by_others, MAIL_TICKS * self.tick
+        challenges = [challenge for challenge, it in pending.items()
+                      if it["ask"]["about"] == peer.node_id and "word" not in it]  # fmt: skip
+        words = [it["word"] for it in pending.values()
+                 if it["ask"]["asker"] == peer.node_id and "word" in it]  # fmt: skip
+        suspects = [(p.node_id, p.accused_of) for p in self.peers.values()
+                    if p is not peer and p.status == "lost" and p.accused_of
+                    and p.lost_since and now - p.lost_since < new]  # fmt: skip
+        if peer.accused and now - peer.accused < new:
+            suspects.append((peer.node_id, peer.accused_of))
+        suspects.sort(key=lambda item: item[0].encode())
+        if not challenges and not words and not suspects:
+            return None
+        self.log("mail", to=peer.node_id, asks=len(challenges), words=len(words))
+        return {"challenges": challenges[:ASKS_IN_MAIL], "words": words[:WORDS_IN_MAIL],
+                "suspects": [{"node_id": name, "fingerprint": accused_of}
+                             for name, accused_of in suspects[:SUSPECTS_IN_MAIL]]}  # fmt: skip
+
+    def read_mail(self, peer, mail):
+        if not mail:
+            return
+        for challenge in mail["challenges"]:
+            here = sign(self.key, signed_here(self.node_id, challenge))
+            word = {"about": self.node_id, "challenge": challenge, "here": here}
+            if all(word["challenge"] != waiting["challenge"] for waiting in peer.words):
+                peer.words.append(word)
+        for word in mail["words"]:
+            self.hear_word(word)
+        for suspect in mail["suspects"]:
+            self.hear_accusation(suspect)
+        self.pump(peer)
 
     def asks_answered(self, peer, asks, here):
         """A push with asks went to a node; `here` is its signature, None if there was none."""
         for ask in asks:
             pending = self.asked_by_others.get(ask["challenge"])
-            if ask["about"] != peer.node_id or not pending:
+            if ask["about"] != peer.node_id or not pending or "word" in pending:
                 continue
             said = signed_here(peer.node_id, ask["challenge"])
             is_right = bool(here) and is_signed(peer.public_key, here, said)
@@ -234,12 +290,14 @@ class Suspicion:
 
     def hear_word(self, word):
         waits = self.waits_for_word.get(word["challenge"])
-        if not waits or waits["about"] != word["about"]:
-            return
+        if not waits:
+            return self.hear_what_was_asked(word)
+        if waits["about"] != word["about"]:
+            return None
         peer, here = self.peers[word["about"]], word["here"]
         said = signed_here(peer.node_id, word["challenge"])
         if here and not (peer.public_key and is_signed(peer.public_key, here, said)):
-            return
+            return None
         del self.waits_for_word[word["challenge"]]
         self.log("hears a word", about=peer.node_id, here=here is not None)
         if here:
@@ -247,6 +305,19 @@ class Suspicion:
             self.clear(peer)
             if peer.status in ("suspect", "lost"):
                 self.set_status(peer, "alive", "vouched for")
+        return None
+
+    def hear_what_was_asked(self, word):
+        """One that can only call answers by itself what others asked of it."""
+        pending, about = self.asked_by_others.get(word["challenge"]), self.peers.get(word["about"])
+        is_open = pending and "word" not in pending and pending["ask"]["about"] == word["about"]
+        if not is_open or not about or not about.public_key or not word["here"]:
+            return
+        said = signed_here(about.node_id, word["challenge"])
+        asker = self.peers.get(pending["ask"]["asker"])
+        if asker and is_signed(about.public_key, word["here"], said):
+            del self.asked_by_others[word["challenge"]]
+            self.tell_word(asker, pending["ask"], word["here"])
 
     # The beat
 
@@ -255,7 +326,7 @@ class Suspicion:
             if now >= pending["until"]:
                 del self.asked_by_others[challenge]
                 asker = self.peers.get(pending["ask"]["asker"])
-                if asker:
+                if asker and "word" not in pending:
                     self.tell_word(asker, pending["ask"], None)
         for challenge, waits in list(self.waits_for_word.items()):
             if now >= waits["until"]:
@@ -269,6 +340,7 @@ class Suspicion:
                 self.suspect(peer, now, "accused, and not heard in a third of a tick")
             if peer.lost_at and now >= peer.lost_at and peer.status == "suspect":
                 peer.doubt = peer.lost_at = None
+                peer.lost_since = now
                 self.set_status(peer, "lost", "silent since it was accused")
 
     def at_tick(self, now):

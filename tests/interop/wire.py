@@ -282,6 +282,10 @@ RELAY = structure({"owner": NODE_ID, "ring": RING, "after": NODE_ID, "through": 
 ASK = structure({"about": NODE_ID, "asker": NODE_ID, "challenge": RUN})
 WORD = structure({"about": NODE_ID, "challenge": RUN, "here": option(SIGNATURE)})
 SUSPECT = structure({"node_id": NODE_ID, "fingerprint": fixed(16)})
+MAIL = structure({
+    "challenges": list_of(RUN, 8), "words": list_of(WORD, 8),
+    "suspects": list_of(SUSPECT, 64, "node_id"),
+})  # fmt: skip
 
 
 def ordered(kind, names_of):
@@ -338,7 +342,9 @@ ANSWERS = {
     }),
     ("/update", 200): structure({"records": list_of(RECORD, 64, "node_id")}),
     ("/update", 204): structure({}),
-    ("/ping", 200): structure({"view": fixed(16), "twin": option(TWIN), "signature": SIGNATURE}),
+    ("/ping", 200): structure({
+        "view": fixed(16), "twin": option(TWIN), "mail": option(MAIL), "signature": SIGNATURE,
+    }),
     ("/data", 200): structure({"signature": SIGNATURE}),
 }  # fmt: skip
 HERE = structure({"here": SIGNATURE})

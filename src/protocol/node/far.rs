@@ -144,6 +144,19 @@ impl Node {
         };
         peer.watch.far.came_to_nothing(wait, FAR_MAX_MS);
         self.look_for(node_id, now, actions);
+        self.ask_around(node_id, by, now, actions);
+        true
+    }
+
+    /// Asks a few others to try one, and the one that most likely reaches it; not again before
+    /// their time is over.
+    pub(super) fn ask_around(
+        &mut self,
+        node_id: &NodeId,
+        by: Option<&NodeId>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
         let by = by.filter(|by| self.peers.get(by).is_some_and(can_help));
         let by: Vec<NodeId> = by.into_iter().cloned().collect();
         let mut sought = self.ask_others(node_id, FIRST_ASKED, now, actions);
@@ -154,7 +167,6 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(node_id) {
             (peer.watch.sought, peer.watch.sought_until) = (sought, until);
         }
-        true
     }
 
     /// Who was asked about one that is lost had its time.

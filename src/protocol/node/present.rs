@@ -63,7 +63,8 @@ impl Node {
 
     /// Asks all that count as alive and did not answer since then whether they still are: each owes
     /// us one answer, however often that is asked. In a large network most are no links: they are
-    /// asked to sign that they are there, which is one request.
+    /// asked to sign that they are there, which is one request. Others are asked about those that
+    /// can't be called from here.
     pub fn ask_the_living(&mut self, since_ms: u64, now: Now) -> Vec<Action> {
         let mut actions = Vec::new();
         let me = self.settings.node_id.clone();
@@ -83,6 +84,10 @@ impl Node {
         let asked: Vec<(NodeId, bool)> = asked
             .map(|(node_id, peer)| (node_id.clone(), self.is_linked(peer) || !can_be_asked(peer)))
             .collect();
+        for node_id in self.out_of_reach(since_ms, now) {
+            let helper = self.helper_of(&node_id);
+            self.ask_around(&node_id, helper.as_ref(), now, &mut actions);
+        }
         for (node_id, is_linked) in asked {
             if is_linked {
                 self.ask_over_a_link(&node_id, now, &mut actions);
@@ -91,6 +96,16 @@ impl Node {
             }
         }
         actions
+    }
+
+    /// Those that count as alive and can't be called from here, as far as nobody is just asked about
+    /// them.
+    fn out_of_reach(&self, since_ms: u64, now: Now) -> Vec<NodeId> {
+        let is_due = |(_, peer): &(&NodeId, &Peer)| {
+            let is_alive = peer.status == PeerStatus::Alive && !was_heard(peer, since_ms);
+            is_alive && peer.contact.is_failing() && now.mono_ms >= peer.watch.sought_until
+        };
+        self.peers.iter().filter(is_due).map(|(node_id, _)| node_id.clone()).collect()
     }
 
     /// It is called as those are that links are kept with, and tried again where that fails.
@@ -118,16 +133,18 @@ impl Node {
         }
     }
 
-    /// How many peers are alive and were heard since then.
+    /// How many peers are alive and have shown that since then.
     pub fn heard_since(&self, since_ms: u64) -> usize {
         let is_there = |peer: &Peer| peer.status == PeerStatus::Alive && was_heard(peer, since_ms);
         self.peers.iter().filter(|(_, peer)| is_there(peer)).count()
     }
 }
 
-/// Whether it was heard since then, or answered what it was asked itself.
+/// Whether it was heard since then, or answered what it was asked itself; or others, where it can't
+/// be called from here.
 fn was_heard(peer: &Peer, since_ms: u64) -> bool {
-    peer.heard_at.max(peer.watch.answered_at) >= Some(since_ms)
+    let vouched_at = peer.watch.vouched_at.filter(|_| peer.contact.is_failing());
+    peer.heard_at.max(peer.watch.answered_at).max(vouched_at) >= Some(since_ms)
 }
 
 /// Whether it can be asked without a link: it is known which run it is, by which key, and where.

@@ -290,3 +290,39 @@ fn who_was_called_in_vain_often_is_called_back_rarely() {
     us.take_actions(actions);
     assert!(us.begins_with(&last).is_some());
 }
+
+/// Some of those that are alive here never will answer this node itself.
+#[test]
+fn whoever_waits_for_peers_has_others_asked_about_those_that_can_not_be_called() {
+    let (mut us, others, far) = with_a_silent_one(6);
+    let wait = Wait { now_ms: us.now.mono_ms, tick_ms: TICK_MS, roll: 0.5 };
+    // Not for the first time: else it would be in doubt.
+    for _ in 0..2 {
+        us.node.peers.get_mut(&far.id).unwrap().contact.came_to_nothing(wait, 30_000);
+    }
+    us.wait(1_000);
+    let since = us.now.mono_ms;
+    let mut ask = |us: &mut Us| {
+        let actions = us.node.ask_the_living(since, us.now);
+        us.take_actions(actions);
+        let mut asks = Vec::new();
+        for other in &others {
+            us.answer_all(other, |request| {
+                if let Request::Push(push) = request {
+                    asks.extend(push.asks.iter().filter(|ask| ask.about == far.id).cloned());
+                }
+                None
+            });
+        }
+        us.answer_all(&far, |_| Some(Outcome::Failed("nobody listens there".into())));
+        asks
+    };
+    let asks = ask(&mut us);
+    assert!((3..=4).contains(&asks.len()), "{asks:?}");
+    assert_eq!((ask(&mut us), us.node.heard_since(since)), (vec![], 5), "others have their time");
+    let words = vec![here(&far, asks[0].challenge)];
+    pushed(&mut us, &others[0], CheckedPush { words, ..nothing() });
+    assert_eq!(us.node.heard_since(since), 6);
+    us.wait(4 * TICK_MS);
+    assert_eq!(ask(&mut us), [], "it has answered");
+}
