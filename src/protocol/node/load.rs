@@ -40,8 +40,8 @@ impl Node {
         let me = self.settings.node_id.clone();
         if carries_own
             && held.is_none()
-            && !waiting.contains(&me)
-            && let Some(introduction) = self.introduction(now)
+            && waiting.get(&me).is_none_or(|errand| errand.stretches.is_empty())
+            && let Some(introduction) = self.introduction()
         {
             waiting.give(me.clone(), introduction);
         }
