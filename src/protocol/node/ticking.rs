@@ -10,8 +10,8 @@ use crate::protocol::report::PeerStatus;
 /// After this many ticks without a word a peer that does not answer is lost.
 const LOST_TICKS: u64 = 4;
 /// Most peers whose views differed that get a PING at a tick for that: each of them may be the one
-/// that holds what is lacking, and what one of them has goes on from here. In a large network, where
-/// one list at a time is asked for, it is one for each list instead.
+/// that holds what is lacking, and what one of them has goes on from here. In a large network,
+/// where one list at a time is asked for, it is one for each list instead.
 const DIFFERING_MAX: usize = 4;
 /// While somebody is missed, one peer is asked at every tick of this number where it is.
 const HINTS_TICKS: u64 = 10;
