@@ -34,7 +34,8 @@ impl Node {
         let incarnation = peer.run()?;
         let gives = gives_others(peer);
         let send = if gives { std::mem::take(&mut peer.owed.send) } else { BTreeSet::new() };
-        let held = peer.link.own.held;
+        // Its list may have said that it knows us and holds nothing of us.
+        let held = peer.link.own.held.filter(|held| *held != Fingerprint::default());
         let mut waiting = std::mem::take(&mut peer.owed.errands);
         let mut load = Load::new();
         let me = self.settings.node_id.clone();

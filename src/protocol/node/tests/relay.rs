@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::super::answers::Ended;
 use super::*;
+use crate::protocol::head::Version;
 use crate::protocol::report::PeerStatus;
 use crate::protocol::rings::{Ring, Stretch};
 use crate::protocol::wire::{Push, RefusedRecord, Relay};
@@ -461,6 +462,22 @@ fn where_one_refuses_a_newcomer_the_next_one_introduces_it() {
     us.is_answered(&first[0].0, refuses(Reason::LimitExceeded));
     let mut another = Other::new("another", 3);
     us.is_joined_by(&mut another);
+    let second = pushes(&mut us);
+    assert!(introduce(&second), "{second:?}");
+}
+
+/// It was met, and lists the newcomer without a version: then it holds none of this run.
+#[test]
+fn who_is_listed_without_a_record_is_introduced_all_the_same() {
+    let (mut us, other) = newcomer();
+    let first = pushes(&mut us);
+    us.is_answered(&first[0].0, Outcome::Failed("no answer within 1 s".into()));
+    let rank = key(OUR_KEY).rank_for(&id("us"));
+    let listed =
+        KnownNode { node_id: id("us"), rank, version: Version::default(), ..other.known(5, "") };
+    let answer = PeersAnswer { buckets: BucketSet(0), nodes: vec![listed] };
+    us.node.compare(&other.id, answer, us.now, &mut Vec::new());
+    is_late(&mut us, 600);
     let second = pushes(&mut us);
     assert!(introduce(&second), "{second:?}");
 }
