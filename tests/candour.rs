@@ -200,7 +200,7 @@ fn two_that_nobody_can_call_see_each_other_come_and_go() {
         place.spawn(command, name)
     };
     let left = start("left");
-    let mut right = start("right");
+    let right = start("right");
     for node in [&left, &right] {
         node.told(&["--timeout", "60s", "wait", "peers", "2"]);
     }

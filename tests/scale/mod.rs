@@ -100,6 +100,18 @@ fn check(nodes: usize, seed: u64) {
     assert!(max.is_finite(), "{what}: a change does not come everywhere");
 }
 
+/// After how long all are alive for all that begin at once while requests get lost, s: one in a
+/// thousand loses three in a row, and comes late.
+const JOINED_S: f64 = 11.0;
+
+#[test]
+fn all_that_begin_at_once_meet_soon_whatever_gets_lost() {
+    let (time, traffic, crowd) = figures::join(NODES, LOSS, SEEDS, 60, |_| ());
+    eprintln!("{NODES} nodes join after {time:.1} s: {traffic:?}");
+    assert!(time <= JOINED_S, "{NODES} nodes: {time} s, {}", crowd.lack());
+    assert_eq!(crowd.false_losts, 0, "nobody is lost meanwhile");
+}
+
 /// How many meet while requests get lost, and for how long they are watched afterwards, s.
 const LOSSY: [usize; 2] = [16, 64];
 const LOSSY_S: u64 = 120;

@@ -29,6 +29,10 @@ pub const UPKEEP_MAX: u32 = 4;
 /// How long a peer alone is asked for what it holds, in percent of a tick: by then it has come, or
 /// others are asked for it as well.
 const ALONE_PERCENT: u64 = 50;
+/// The same for a few, of a node that joins: what gets lost then is what it lacks last.
+const FEW_ALONE_PERCENT: u64 = 15;
+/// How many are a few.
+const FEW_RECORDS: usize = 16;
 
 impl Node {
     /// Asks for a PING whose outcome comes as `Finish` with the ticket.
@@ -206,6 +210,7 @@ impl Node {
         let due = self.dues(peer, now).into_iter().find(fits)?;
         let times = self.times();
         let tries = peer.attempts.get(&due).map_or(0, |attempt| attempt.tries);
+        let is_joining = self.is_joining();
         let people_wait = !peer.owed.pings.is_empty() || !peer.owed.data.is_empty();
         let asked_by_people = people_wait && matches!(due, CallKind::Ping | CallKind::Data);
         let (call, request) = match due {
@@ -248,6 +253,7 @@ impl Node {
         let is_short = !asked_by_people && is_small(&request);
         let limit_ms = match due {
             CallKind::Hello => hello_limit_ms(&times, tries, peer.is_given_up()),
+            CallKind::Peers | CallKind::Pull if is_joining => list_limit_ms(&times, tries),
             _ if is_short => times.answer.min(TRY_LIMIT_MS),
             _ => TRY_LIMIT_MS,
         };
@@ -345,7 +351,9 @@ impl Node {
             Wish { node_id: node_id.clone(), version }
         };
         let pull = Pull { header, wishes: wishes.iter().map(wish).collect() };
-        let alone_until = now.mono_ms + self.settings.tick_ms * ALONE_PERCENT / 100;
+        let is_quick = pull.wishes.len() <= FEW_RECORDS && self.is_joining();
+        let percent = if is_quick { FEW_ALONE_PERCENT } else { ALONE_PERCENT };
+        let alone_until = now.mono_ms + self.settings.tick_ms * percent / 100;
         Some((Call::Pull { wishes, alone_until }, Request::Pull(pull)))
     }
 
@@ -382,8 +390,19 @@ pub(super) fn gives_others(peer: &Peer) -> bool {
 /// noticed soon, and of a thousand that meet where one try in ten does one loses all three. Whoever
 /// was called in vain before, or is called once, has the whole time: it may be a slow host.
 pub(super) fn hello_limit_ms(times: &Times, tries: u32, is_given_up: bool) -> u64 {
+    if is_given_up { TRY_LIMIT_MS } else { soon_ms(times, tries.saturating_sub(1).min(1)) }
+}
+
+/// The same for a list, and for what it showed, of a node that joins: it may know nobody else to
+/// ask meanwhile. What is slow, as it is large, comes with the last try.
+fn list_limit_ms(times: &Times, tries: u32) -> u64 {
+    soon_ms(times, tries.min(2))
+}
+
+/// Half a tick, doubled so many times, ms.
+fn soon_ms(times: &Times, doublings: u32) -> u64 {
     let first = (times.answer * 3 / 2).max(RETRY_DELAY_MS);
-    if is_given_up { TRY_LIMIT_MS } else { (first << tries.min(1)).min(TRY_LIMIT_MS) }
+    (first << doublings).min(TRY_LIMIT_MS)
 }
 
 /// Whether a request is a PING, or an UPDATE that brings little.

@@ -43,7 +43,7 @@ impl Node {
         let grace_ms = self.settings.tick_ms * percent / 100;
         // In a large network what one list led to mostly makes the next one needless.
         let last = self.listed_at.filter(|_| !self.is_mesh());
-        let next_list = last.map_or(0, |at| at + self.settings.tick_ms / LISTS_A_TICK);
+        let next_list = last.map_or(0, |at| at + self.list_pause_ms());
         let Some(peer) = self.peers.get_mut(node_id) else { return are_equal };
         if are_equal {
             peer.grace_until = None;
@@ -59,6 +59,11 @@ impl Node {
             peer.owed.peers |= now.mono_ms >= until.max(next_list);
         }
         are_equal
+    }
+
+    /// How long after one list the next one is asked for in a large network, ms.
+    pub(super) fn list_pause_ms(&self) -> u64 {
+        (self.settings.tick_ms / LISTS_A_TICK).max(1)
     }
 
     /// What is held, bucket by bucket, but nothing for buckets of nodes that are missed: others may

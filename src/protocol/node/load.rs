@@ -34,14 +34,15 @@ impl Node {
         let incarnation = peer.run()?;
         let gives = gives_others(peer);
         let send = if gives { std::mem::take(&mut peer.owed.send) } else { BTreeSet::new() };
-        let held = peer.link.own.held;
+        // Its list may have said that it knows us and holds nothing of us.
+        let held = peer.link.own.held.filter(|held| *held != Fingerprint::default());
         let mut waiting = std::mem::take(&mut peer.owed.errands);
         let mut load = Load::new();
         let me = self.settings.node_id.clone();
         if carries_own
             && held.is_none()
-            && !waiting.contains(&me)
-            && let Some(introduction) = self.introduction(now)
+            && waiting.get(&me).is_none_or(|errand| errand.stretches.is_empty())
+            && let Some(introduction) = self.introduction()
         {
             waiting.give(me.clone(), introduction);
         }

@@ -95,6 +95,8 @@ pub struct Node {
     hedge_at: u64,
     /// When somebody was asked for its list last, ms.
     listed_at: Option<u64>,
+    /// When one of those whose views differ is asked for its view next, ms.
+    compare_at: u64,
     /// How many peers were met, or said something.
     members: usize,
     /// The own version that somebody brings to all that we do not know.
@@ -177,6 +179,7 @@ impl Node {
             hedge_at: u64::MAX,
             introduced: None,
             listed_at: None,
+            compare_at: u64::MAX,
             members: 0,
             said_lost: BTreeSet::new(),
             catch_ups: 0,

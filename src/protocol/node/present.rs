@@ -98,8 +98,8 @@ impl Node {
         actions
     }
 
-    /// Those that count as alive and can't be called from here, as far as nobody is just asked about
-    /// them.
+    /// Those that count as alive and can't be called from here, as far as nobody is just asked
+    /// about them.
     fn out_of_reach(&self, since_ms: u64, now: Now) -> Vec<NodeId> {
         let is_due = |(_, peer): &(&NodeId, &Peer)| {
             let is_alive = peer.status == PeerStatus::Alive && !was_heard(peer, since_ms);

@@ -22,6 +22,10 @@ const UNMET_TICKS: u64 = 10;
 /// can call it.
 pub(super) const UNCALLED_TICKS: u64 = 2;
 
+/// How many ticks a run is taken for one that joins: half a minute, the time in which a thousand
+/// that begin at once meet, whatever gets lost.
+const JOINING_TICKS: u64 = 10;
+
 /// What a node remembers of its own probes.
 #[derive(Debug)]
 pub(super) struct Probing {
@@ -179,6 +183,11 @@ impl Node {
     /// it; later liars could make themselves the only ones that are asked.
     pub(super) fn is_new(&self) -> bool {
         self.ticks <= 2
+    }
+
+    /// Whether this run began a moment ago, so that it may lack much that others hold.
+    pub(super) fn is_joining(&self) -> bool {
+        self.ticks <= JOINING_TICKS
     }
 
     /// Of those that can be called: by turns the successor on the ring, which nobody else may

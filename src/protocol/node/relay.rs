@@ -83,15 +83,20 @@ impl Node {
 
     /// The own version, of which nobody knows who is met first: whoever knows more brings it to all
     /// others. Nothing where somebody does already.
-    pub(super) fn introduction(&mut self, now: Now) -> Option<Errand> {
+    pub(super) fn introduction(&mut self) -> Option<Errand> {
         let own = self.own.fingerprint;
         if self.introduced.replace(own) == Some(own) {
             return None;
         }
         let all = Stretch::around(&self.settings.node_id);
         let stretches = rings_for(&self.own).iter().map(|ring| (*ring, all.clone())).gathered();
-        self.hedge_at = self.hedge_at.min(now.mono_ms + HEDGE_MS);
-        Some(Errand { stretches, base: None, hedge_at: now.mono_ms + HEDGE_MS })
+        // It is never late: who begins knows few who could bring it in the place of that one.
+        Some(Errand { stretches, base: None, hedge_at: u64::MAX })
+    }
+
+    /// Whether somebody was asked to bring the own version to all that we do not know.
+    fn is_introduction(&self, owner: &NodeId, stretches: &ListMap<Ring, Stretch>) -> bool {
+        self.is_me(owner) && stretches.values().any(Stretch::is_all)
     }
 
     /// In a large network one that was lost to all is heard again: it is told that it is accused,
@@ -262,9 +267,10 @@ impl Node {
     ) {
         for (owner, mut errand) in errands.into_all() {
             let stretches = std::mem::take(&mut errand.stretches);
-            if self.is_me(&owner) && stretches.values().any(Stretch::is_all) {
-                // The next one that is met introduces us.
+            if self.is_introduction(&owner, &stretches) {
+                // The next push introduces us: the next try of this one, or one to somebody else.
                 self.introduced = None;
+                errand.hedge_at = u64::MAX;
             }
             self.go_around(head, &owner, errand.base, stretches, now, actions);
             self.give_errand(head, &owner, errand, actions);
@@ -299,6 +305,9 @@ impl Node {
                 errand.hedge_at = now.mono_ms + HEDGE_MS;
                 self.give_errand(head, &owner, errand, actions);
             } else if is_refused {
+                if self.is_introduction(&owner, &errand.stretches) {
+                    self.introduced = None;
+                }
                 // Whatever it has against the version, it does not pass it on.
                 self.go_around(head, &owner, errand.base, errand.stretches, now, actions);
             }

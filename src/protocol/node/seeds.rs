@@ -140,7 +140,9 @@ impl Node {
         if seed.flight != Some(flight) {
             return None;
         }
-        let limit_ms = hello_limit_ms(&times, seed.tries, is_only || seed.pace.is_failing());
+        // A network of a thousand begins while requests get lost: then one loses the first three.
+        let is_given_up = seed.pace.fruitless() > 1;
+        let limit_ms = hello_limit_ms(&times, seed.tries, is_only || is_given_up);
         seed.tries += 1;
         let (network_key, address) = (seed.network_key, address.clone());
         Some(Outgoing { address, signer: None, limit_ms, network_key, request })

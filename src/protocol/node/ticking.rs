@@ -10,7 +10,8 @@ use crate::protocol::report::PeerStatus;
 /// After this many ticks without a word a peer that does not answer is lost.
 const LOST_TICKS: u64 = 4;
 /// Most peers whose views differed that get a PING at a tick for that: each of them may be the one
-/// that holds what is lacking, and what one of them has goes on from here.
+/// that holds what is lacking, and what one of them has goes on from here. In a large network,
+/// where one list at a time is asked for, it is one for each list instead.
 const DIFFERING_MAX: usize = 4;
 /// While somebody is missed, one peer is asked at every tick of this number where it is.
 const HINTS_TICKS: u64 = 10;
@@ -58,6 +59,9 @@ impl Node {
                 actions.push(Action::WakeDisk);
             }
         }
+        if now.mono_ms >= self.compare_at {
+            self.choose_exchange(now);
+        }
         self.hedge_late(now, &mut actions);
         self.look_around(now, &mut actions);
         self.poke_awake(now, &mut actions);
@@ -71,7 +75,8 @@ impl Node {
         let attempts = self.peers.awake().flat_map(|(_, peer)| peer.attempts.values());
         let retries = attempts.map(|attempt| attempt.at).filter(|at| *at > now.mono_ms);
         let seeds = self.seeds.iter().filter_map(super::Seed::wake_at);
-        let first = self.tick_at.min(self.look_around_at(now)).min(self.hedge_at);
+        let first = self.tick_at.min(self.look_around_at(now));
+        let first = first.min(self.hedge_at).min(self.compare_at);
         retries.chain(seeds).chain(self.found.wake_at(now)).fold(first, u64::min)
     }
 
@@ -91,7 +96,8 @@ impl Node {
     }
 
     /// Some of those whose views differed are asked for theirs once more: if it still differs,
-    /// lists follow.
+    /// lists follow. In a large network that goes on until none is left: what is lacking there in
+    /// the end is one record of a thousand, and any request for it may get lost.
     fn choose_exchange(&mut self, now: Now) {
         let has_left = self.own.head.left;
         let differs = |peer: &Peer| {
@@ -103,7 +109,10 @@ impl Node {
         let differing = self.peers.awake().filter(|(_, peer)| differs(peer));
         let mut differing: Vec<NodeId> = differing.map(|(node_id, _)| node_id.clone()).collect();
         self.random.shuffle(&mut differing);
-        for node_id in differing.iter().take(DIFFERING_MAX) {
+        let goes_on = !self.is_mesh() && !differing.is_empty();
+        self.compare_at = if goes_on { now.mono_ms + self.list_pause_ms() } else { u64::MAX };
+        let most = if self.is_mesh() { DIFFERING_MAX } else { 1 };
+        for node_id in differing.iter().take(most) {
             if let Some(peer) = self.peers.get_mut(node_id) {
                 peer.owed.ping = true;
             }

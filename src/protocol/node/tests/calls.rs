@@ -236,7 +236,7 @@ fn tries_in_vain(us: &mut Us, other: &Other) -> Vec<u64> {
 #[test]
 fn an_address_that_never_answered_is_tried_three_times() {
     let (mut us, other) = (Us::new(), Other::new("other", 2));
-    assert_eq!(tries_in_vain(&mut us, &other), [1_500, 3_000, 3_000]);
+    assert_eq!(tries_in_vain(&mut us, &other), [1_500, 1_500, 3_000]);
     let mut called = None;
     for _ in 0..10 {
         us.tick();
@@ -244,6 +244,43 @@ fn an_address_that_never_answered_is_tried_three_times() {
     }
     let limit_ms = called.map(|(_, outgoing)| outgoing.limit_ms);
     assert_eq!(limit_ms, Some(TRY_LIMIT_MS));
+}
+
+/// How long the answer to each try of a list is waited for, ms, where none comes.
+fn lists_in_vain(us: &mut Us, other: &Other) -> Vec<u64> {
+    us.node.peers.get_mut(&other.id).unwrap().owed.peers = true;
+    let mut limits = Vec::new();
+    for _ in 0..5 {
+        us.goes_on(RETRY_DELAY_MS);
+        us.node.peers.get_mut(&other.id).unwrap().upkeep = 0;
+        while let Some((job, outgoing)) = us.begins_with(other) {
+            let outcome = match &outgoing.request {
+                // Views that are equal would end it.
+                Request::Ping(_) => other.pong_of([9; 16]),
+                Request::Peers(_) => {
+                    limits.push(outgoing.limit_ms);
+                    Outcome::Failed("no answer".into())
+                }
+                request => other.answers(us, request),
+            };
+            us.is_answered(&job, outcome);
+        }
+    }
+    limits.truncate(3);
+    limits
+}
+
+/// Who joins may know nobody else to ask; later others are asked meanwhile, and on a slow link a
+/// list takes its time.
+#[test]
+fn a_list_that_gets_lost_is_missed_soon_by_who_joins() {
+    let (mut us, mut other) = (Us::new(), Other::new("other", 2));
+    us.is_connected_with(&mut other);
+    assert_eq!(lists_in_vain(&mut us, &other), [1_500, 3_000, TRY_LIMIT_MS]);
+    let (mut us, mut other) = (Us::new(), Other::new("other", 2));
+    us.is_connected_with(&mut other);
+    us.node.ticks = 20;
+    assert_eq!(lists_in_vain(&mut us, &other), [TRY_LIMIT_MS; 3]);
 }
 
 /// Whoever names many addresses takes the second tries away, not the first ones.

@@ -109,6 +109,29 @@ fn some_of_those_whose_views_differ_are_asked_again_at_a_tick() {
     assert_eq!(owed, 4);
 }
 
+/// In a large network one list at a time is asked for: so one after the other is, and not only at
+/// the ticks, as any of these requests may get lost.
+#[test]
+fn in_a_large_network_they_are_asked_one_after_the_other() {
+    let (mut us, others) = connected(20);
+    us.node.settings.mesh_max = 2;
+    us.node.count_members();
+    for other in &others {
+        lists_asked(&mut us, other, Some(ANOTHER));
+        us.node.peers.get_mut(&other.id).unwrap().heard_at = Some(us.now.mono_ms + 2 * TICK_MS);
+    }
+    us.jobs.clear();
+    us.node.probing.at = u64::MAX;
+    us.tick();
+    for asked in 1..5 {
+        let owed = us.node.peers.iter().filter(|(_, peer)| peer.flight.is_some()).count();
+        assert_eq!(owed, asked);
+        let (wake_at, _) = us.node.on_tick(us.now);
+        assert!(wake_at <= us.now.mono_ms + TICK_MS / 6, "{wake_at}");
+        us.goes_on(TICK_MS / 6);
+    }
+}
+
 #[test]
 fn an_answer_lists_all_of_those_buckets_that_differ_and_of_no_others() {
     let (mut us, others) = connected(20);
@@ -242,6 +265,31 @@ fn what_one_peer_was_asked_for_no_other_one_is() {
             us.node.poke_all(us.now, &mut actions);
             us.take_actions(actions);
             assert!(pulls(&mut us, &others[1]).is_some(), "the first one hangs");
+        }
+    }
+}
+
+/// What gets lost while many join is what a node lacks last.
+#[test]
+fn who_joins_asks_another_one_soon_for_a_few_records() {
+    for (count, ticks, is_soon) in [(16, 10, true), (17, 10, false), (16, 11, false)] {
+        let (mut us, others) = connected(2);
+        us.jobs.clear();
+        us.node.ticks = ticks;
+        let ghosts: Vec<Other> =
+            (0..count).map(|number| Other::new(&format!("ghost{number}"), 9)).collect();
+        for other in &others {
+            let nodes = ghosts.iter().map(|ghost| ghost.known(5, "five")).collect();
+            let answer = PeersAnswer { buckets: BucketSet(0), nodes };
+            us.node.compare(&other.id, answer, us.now, &mut Vec::new());
+        }
+        for (wait, is_asked) in [(0, false), (TICK_MS / 6, is_soon)] {
+            us.wait(wait);
+            let mut actions = Vec::new();
+            us.node.poke_all(us.now, &mut actions);
+            us.take_actions(actions);
+            pulls(&mut us, &others[0]);
+            assert_eq!(pulls(&mut us, &others[1]).is_some(), is_asked, "{count}, {ticks}");
         }
     }
 }

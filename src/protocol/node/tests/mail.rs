@@ -302,7 +302,7 @@ fn whoever_waits_for_peers_has_others_asked_about_those_that_can_not_be_called()
     }
     us.wait(1_000);
     let since = us.now.mono_ms;
-    let mut ask = |us: &mut Us| {
+    let ask = |us: &mut Us| {
         let actions = us.node.ask_the_living(since, us.now);
         us.take_actions(actions);
         let mut asks = Vec::new();

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::super::answers::Ended;
 use super::*;
+use crate::protocol::head::Version;
 use crate::protocol::report::PeerStatus;
 use crate::protocol::rings::{Ring, Stretch};
 use crate::protocol::wire::{Push, RefusedRecord, Relay};
@@ -417,4 +418,66 @@ fn who_was_lost_is_told_so_and_brought_back_to_all() {
     // Once: what follows goes by its own relays.
     us.is_brought(&others[7], &[&others[7].record(WALL_US + 10, "after")]);
     assert!(pushes(&mut us).is_empty());
+}
+
+/// Whether the pushes ask to bring the own version to all, in both rings.
+fn introduce(pushes: &[(Job, Push)]) -> bool {
+    let relays: Vec<&Relay> = pushes.iter().flat_map(|(_, push)| &push.relays).collect();
+    let is_in = |ring| {
+        let mut all = relays.iter().filter(|relay| relay.owner == id("us"));
+        all.any(|relay| relay.ring == ring && relay.stretch.is_all())
+    };
+    Ring::ALL.into_iter().all(is_in)
+}
+
+/// A node that has just begun, and the one other that it knows.
+fn newcomer() -> (Us, Other) {
+    let (mut us, mut other) = (Us::new(), Other::new("other", 2));
+    us.is_connected_with(&mut other);
+    us.sets("first");
+    (us, other)
+}
+
+/// Who has just begun knows nobody else: what that one does not hear, nobody does.
+#[test]
+fn an_introduction_that_gets_lost_goes_with_the_next_try() {
+    let (mut us, _) = newcomer();
+    let first = pushes(&mut us);
+    assert!(introduce(&first), "{first:?}");
+    // Longer than a head is waited for.
+    is_late(&mut us, 900);
+    us.is_answered(&first[0].0, Outcome::Failed("no answer within 1 s".into()));
+    is_late(&mut us, 600);
+    let second = pushes(&mut us);
+    assert!(introduce(&second), "{second:?}");
+    us.is_answered(&second[0].0, Outcome::Nothing);
+    is_late(&mut us, 600);
+    assert_eq!(pushes(&mut us).len(), 0, "once is enough");
+}
+
+#[test]
+fn where_one_refuses_a_newcomer_the_next_one_introduces_it() {
+    let (mut us, _) = newcomer();
+    let first = pushes(&mut us);
+    us.is_answered(&first[0].0, refuses(Reason::LimitExceeded));
+    let mut another = Other::new("another", 3);
+    us.is_joined_by(&mut another);
+    let second = pushes(&mut us);
+    assert!(introduce(&second), "{second:?}");
+}
+
+/// It was met, and lists the newcomer without a version: then it holds none of this run.
+#[test]
+fn who_is_listed_without_a_record_is_introduced_all_the_same() {
+    let (mut us, other) = newcomer();
+    let first = pushes(&mut us);
+    us.is_answered(&first[0].0, Outcome::Failed("no answer within 1 s".into()));
+    let rank = key(OUR_KEY).rank_for(&id("us"));
+    let listed =
+        KnownNode { node_id: id("us"), rank, version: Version::default(), ..other.known(5, "") };
+    let answer = PeersAnswer { buckets: BucketSet(0), nodes: vec![listed] };
+    us.node.compare(&other.id, answer, us.now, &mut Vec::new());
+    is_late(&mut us, 600);
+    let second = pushes(&mut us);
+    assert!(introduce(&second), "{second:?}");
 }

@@ -52,6 +52,24 @@ fn codes(us: &Us) -> Vec<Code> {
     us.node.faults(us.now).iter().map(|fault| fault.code).collect()
 }
 
+/// Of a thousand that begin at once, where one try in ten gets lost, one loses the first three. A
+/// slow host has its time all the same, a little later.
+#[test]
+fn a_door_that_is_silent_is_soon_tried_again() {
+    let mut us = with_a_door();
+    let mut limits = Vec::new();
+    while limits.len() < 7 {
+        us.goes_on(500);
+        while let Some(job) = us.jobs.pop_front() {
+            let outgoing = us.node.begin(&job, us.now).expect("nobody else is known");
+            limits.push(outgoing.limit_ms);
+            us.wait(outgoing.limit_ms);
+            us.is_answered(&job, Outcome::Failed("no answer".into()));
+        }
+    }
+    assert_eq!(limits, [1_500, 1_500, 3_000, 1_500, 1_500, 3_000, 5_000]);
+}
+
 #[test]
 fn an_address_that_led_here_is_asked_again_and_not_too_often() {
     let mut us = with_a_door();
