@@ -391,6 +391,20 @@ mod tests {
         assert!(folder.is_dir() && !folder.join("c").exists());
         new.undo();
         assert!(!place.path().join("a").exists());
+        // One that goes before anything is in it is made again.
+        let mut tries = 0;
+        let mut put = || {
+            tries += 1;
+            if tries < 3 {
+                std::fs::remove_dir(&folder)?;
+                std::fs::remove_dir(place.path().join("a"))?;
+            }
+            File::create(folder.join("file"))
+        };
+        let (_, new) = create_within(&folder, &mut put).unwrap();
+        std::fs::remove_file(folder.join("file")).unwrap();
+        new.undo();
+        assert!(!place.path().join("a").exists());
     }
 
     /// Each has its own bytes, and the one that comes first has its file.
