@@ -127,8 +127,19 @@ fn stdin_that_is_not_there_is_no_value() {
             assert!(said.err.contains(why), "{arguments:?}: {}", said.err);
         }
     }
-    let said = through_a_shell(&node.command(&["set", "--from", "/dev/stdin"]), "<&-");
-    assert!(said.code != 0 && said.err.contains("it is closed"), "{}", said.err);
+    // By its path it is the same one.
+    for arguments in [
+        &["set", "--from", "/dev/stdin"][..],
+        &["run", "-i", "b", "--config", "/dev/stdin"],
+        &["run", "-i", "b", "--config", "/proc/self/fd/0"],
+    ] {
+        let said = through_a_shell(&node.command(arguments), "<&-");
+        assert_eq!(said.code, 2, "{arguments:?}: {}", said.err);
+        assert!(said.err.contains("it is closed. Give the bytes"), "{arguments:?}: {}", said.err);
+    }
+    // A folder is none either, and what the system refuses is no wrong usage.
+    let said = through_a_shell(&node.command(&["set", "k", "-"]), "<.");
+    assert!(said.code == 2 && said.err.contains("stdin is a folder"), "{}", said.err);
     assert_eq!(node.ask(&["get", "a", "k"]).code, 1);
     assert_eq!(run_with(&mut node.command(&["set", "k", "-"]), b"").code, 0, "that is empty");
 }

@@ -191,7 +191,7 @@ fn key_request(what: &KeyCommand) -> Result<Json, Fault> {
 
 /// A key file is read more than once, so it is no pipe; but there is a way for that.
 fn of_a_pipe(fault: CredentialsError) -> Fault {
-    let is_pipe = matches!(&fault, CredentialsError::NotAFile { what: "a pipe", .. });
+    let is_pipe = matches!(&fault, CredentialsError::NoFile(fault) if fault.is_pipe());
     match Fault::from(fault) {
         Fault::Usage(text) if is_pipe => Fault::Usage(format!("{text}, or - for stdin")),
         other => other,

@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use clap::FromArgMatches;
 use dsn::credentials::CredentialsError;
+use dsn::named::Unreadable;
 use dsn::runtime::StartError;
 
 use args::{Arguments, Command, Options};
@@ -157,11 +158,20 @@ impl Fault {
     fn usage(text: impl fmt::Display) -> Self {
         Self::Usage(text.to_string())
     }
+
+    /// What was named, or stdin, can't be read. `named_by` stands before what is said of it.
+    fn unreadable(named_by: &str, fault: &Unreadable) -> Self {
+        let text = format!("{named_by}{}", fault.with("name another file"));
+        if fault.is_usage() { Self::Usage(text) } else { Self::No(text) }
+    }
 }
 
 impl From<ConfigError> for Fault {
     fn from(fault: ConfigError) -> Self {
-        Self::usage(fault)
+        match fault {
+            ConfigError::File { named, fault } => Self::unreadable(&format!("{named}: "), &fault),
+            fault => Self::usage(fault),
+        }
     }
 }
 

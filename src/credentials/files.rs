@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::error::{CredentialsError, unusable};
 use crate::advice::whole_path;
 use crate::durable;
-use crate::named::{self, Kind};
+use crate::named::{self, Kind, Unreadable};
 use crate::protocol::fault::{Code, Fault};
 
 /// Largest key file, bytes: a file that is longer is not one of ours.
@@ -170,7 +170,7 @@ pub(super) fn read_text(
     let mut bytes = Zeroizing::new(Vec::new());
     file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|why| unusable(path, why))?;
     if bytes.len() as u64 > bytes_max {
-        return Err(CredentialsError::TooLong { path: path.into(), bytes_max });
+        return Err(Unreadable::TooLong { path: path.into(), bytes_max }.into());
     }
     let is_utf16 = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
     let text = str::from_utf8(&bytes);

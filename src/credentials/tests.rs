@@ -54,7 +54,7 @@ fn a_damaged_network_key_is_refused_with_its_line() {
     std::fs::write(&path, b"\xff\xfe").unwrap();
     assert!(matches!(load_network_key(&path), Err(CredentialsError::NoText { .. })));
     write(&path, &"#".repeat(20_000));
-    assert!(matches!(load_network_key(&path), Err(CredentialsError::TooLong { .. })));
+    assert!(matches!(load_network_key(&path), Err(CredentialsError::NoFile(_))));
 }
 
 fn with_mode(path: &Path, mode: u32) {
@@ -320,4 +320,18 @@ fn a_key_file_of_a_start_that_may_still_fail_is_waited_for() {
     write(&path, &"ab".repeat(32));
     made.undo();
     assert_eq!(presence(&path).unwrap(), Presence::Present);
+}
+
+/// One place has the words for what is named and no file of ours.
+#[test]
+fn what_is_no_key_file_is_told_as_any_other_file_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = folder.path().join("long");
+    write(&long, &"#".repeat(16 * 1024 + 1));
+    for path in [folder.path(), &long] {
+        let fault = named::read(path, 16 * 1024, named::Kind::File).unwrap_err();
+        let told = load_network_key(path).unwrap_err();
+        assert_eq!(told.to_string(), fault.with("name another file").to_string());
+        assert!(told.is_usage() && fault.is_usage());
+    }
 }
