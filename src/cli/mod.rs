@@ -9,6 +9,7 @@ mod hooks;
 mod http;
 mod log;
 mod metrics;
+mod names;
 mod notify;
 mod print;
 mod run;
