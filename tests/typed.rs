@@ -370,7 +370,20 @@ fn a_key_that_is_there_twice_is_refused_everywhere() {
 fn a_slip_is_told_with_what_was_meant() {
     let place = Place4Nodes::new();
     let long = "n".repeat(65);
-    let rows: [(&[&str], &str); 8] = [
+    let rows: [(&[&str], &str); 18] = [
+        (
+            &["set", "t", "=5"],
+            "\"t\" has a blank before its =: KEY=VALUE has none, so it is \"t=5\"",
+        ),
+        (&["set", "t=", "5"], "\"t=\" has a blank behind its ="),
+        (&["set", "=5"], "\"=5\" has no key before its ="),
+        (&["unset", "t=5"], "KEY: \"t=5\" has a =, and no key has one. Name the key alone: \"t\""),
+        (&["get", "self", "t=5"], "KEY: \"t=5\" has a ="),
+        (&["get", "--all", "t=5"], "KEY: \"t=5\" has a ="),
+        (&["get", "self", "-p", "t="], "--prefix: \"t=\" has a ="),
+        (&["wait", "key", "self", "t=5"], "a value, where one goes, is a word of its own"),
+        (&["watch", "-k", "t=5"], "--key: \"t=5\" has a ="),
+        (&["on", "-k", "t=5", "--", "true"], "--key: \"t=5\" has a ="),
         (&["set", "t", "=", "5"], "\"t\" has a blank before its =: KEY=VALUE has none"),
         (&["set", "=", "5", "6"], "= stands alone"),
         (&["set", "a", "b", "--json"], "options come first"),

@@ -18,6 +18,7 @@ mod signals;
 mod socket;
 mod streams;
 mod top;
+mod typed;
 mod usage;
 mod wrong;
 
