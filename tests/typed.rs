@@ -237,9 +237,11 @@ fn what_came_from_a_variable_or_a_file_is_named_so() {
     std::fs::write(place.path().join("c"), "alone = true\nallow = \"none/of\"\n").unwrap();
     let said = run(("DSN_CONFIG", b"c"), &[]);
     assert!(said.err.contains("none/of") && said.err.contains("c, line 2: allow"), "{}", said.err);
-    std::fs::write(place.path().join("c"), "tick = 5\n").unwrap();
-    let said = run(("DSN_CONFIG", b"c"), &[]);
-    assert!(said.err.contains("line 1") && said.err.contains("tick = \"3s\""), "{}", said.err);
+    for wrong in ["tick = 5\n", "tick = 5s\n"] {
+        std::fs::write(place.path().join("c"), wrong).unwrap();
+        let said = run(("DSN_CONFIG", b"c"), &[]);
+        assert!(said.err.contains("line 1") && said.err.contains("tick = \"3s\""), "{}", said.err);
+    }
 }
 
 #[test]
@@ -370,7 +372,7 @@ fn a_key_that_is_there_twice_is_refused_everywhere() {
 fn a_slip_is_told_with_what_was_meant() {
     let place = Place4Nodes::new();
     let long = "n".repeat(65);
-    let rows: [(&[&str], &str); 18] = [
+    let rows: [(&[&str], &str); 19] = [
         (
             &["set", "t", "=5"],
             "\"t\" has a blank before its =: KEY=VALUE has none, so it is \"t=5\"",
@@ -390,7 +392,8 @@ fn a_slip_is_told_with_what_was_meant() {
         (&["get", "t"], "\"t\" stands where a node is named (`self`"),
         (&["run", "--listen", "10.0.0.1"], "the port is missing, such as 10.0.0.1:8000"),
         (&["run", "--node-id", &long], "has more than 64 characters"),
-        (&["kegen"], "'keygen'"),
+        (&["kegen"], "did you mean keygen?"),
+        (&["set"], "KEY=VALUE is missing; see dsn set --help"),
         (&["unset", "-5"], "put -- before it"),
     ];
     for (arguments, told) in rows {

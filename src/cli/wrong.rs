@@ -194,7 +194,7 @@ impl std::error::Error for ConfigError {}
 /// What to write instead, where the parser says a type and no example.
 fn hint_of(fault: &str) -> &'static str {
     match fault {
-        fault if fault.contains("expected a string") => {
+        fault if fault.contains("expected a string") || fault.contains("must be quoted") => {
             "\ntexts and durations stand in quotes, such as tick = \"3s\""
         }
         fault if fault.contains("expected a boolean") => {
