@@ -452,7 +452,7 @@ fn the_gate_rests_while_requests_wait_that_lie_there_already() {
 #[test]
 fn what_a_member_says_meanwhile_is_seen_when_its_worker_is_done() {
     const ROUNDS: usize = 20;
-    let port = start();
+    let port = start_patient();
     let mut member = port.member(1);
     // It stays: an end that comes late would wake the gate, and it would see the rest by chance.
     let mut stranger = port.stranger(ELSEWHERE);
