@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File};
 use std::io::{Error, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
@@ -22,12 +23,17 @@ const BAD_BLOCKS_MAX: usize = 16;
 /// Most damaged files that are kept beside a good one; then the last name is used again.
 const ASIDE_MAX: usize = 4;
 
-/// Folders that were made, the deepest one first.
+/// How often a folder is made that somebody else takes away again: whoever does so fails to start,
+/// and does it once.
+const FOLDER_TRIES: usize = 16;
+
+/// Folders that were made here and by nobody else, the deepest one first.
 #[derive(Debug, Default)]
 pub struct NewFolders(Vec<PathBuf>);
 
 impl NewFolders {
-    /// Takes them away again, as far as nobody put anything there.
+    /// Takes them away again, as far as nobody put anything there. Who was about to do that makes
+    /// them again: [`create_within`].
     pub fn undo(&self) {
         for folder in &self.0 {
             // The fault that counts is the one before.
@@ -38,9 +44,34 @@ impl NewFolders {
 
 /// Makes a folder, and those above it, for the owner alone. One that is there stays as it is. What
 /// fails leaves nothing behind.
-pub fn create_private_folder(folder: &Path) -> Result<NewFolders, Error> {
+pub fn create_private_folder(folder: &Path) -> Result<(), Error> {
+    create_within(folder, || Ok(())).map(drop)
+}
+
+/// The same, with something in it. As long as that is not there, another process that made the
+/// folder and failed may take it away: then all is done again.
+pub fn create_within<T>(
+    folder: &Path,
+    mut put: impl FnMut() -> Result<T, Error>,
+) -> Result<(T, NewFolders), Error> {
+    let mut new = NewFolders::default();
+    let mut tries = 0..FOLDER_TRIES;
+    let is_gone = |why: &Error| why.kind() == ErrorKind::NotFound && !folder.is_dir();
+    loop {
+        match make_folders(folder, &mut new).and_then(|()| put()) {
+            Ok(made) => return Ok((made, new)),
+            Err(why) if is_gone(&why) && tries.next().is_some() => {}
+            Err(why) => {
+                new.undo();
+                return Err(why);
+            }
+        }
+    }
+}
+
+fn make_folders(folder: &Path, new: &mut NewFolders) -> Result<(), Error> {
     if folder.is_dir() {
-        return Ok(NewFolders::default());
+        return Ok(());
     }
     let exists = |path: &&Path| !path.as_os_str().is_empty() && path.exists();
     if folder.ancestors().find(exists).is_some_and(|path| !path.is_dir()) {
@@ -48,17 +79,24 @@ pub fn create_private_folder(folder: &Path) -> Result<NewFolders, Error> {
         return Err(Errno::NOTDIR.into());
     }
     let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.is_dir();
-    let new = NewFolders(folder.ancestors().take_while(missing).map(Path::to_owned).collect());
-    let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder);
-    // The name of each new folder stands in the one above it.
-    let synced = made.and_then(|()| new.0.iter().try_for_each(|folder| sync_folder_of(folder)));
-    match synced {
-        Ok(()) => Ok(new),
-        Err(why) => {
-            new.undo();
-            Err(why)
+    let missing: Vec<&Path> = folder.ancestors().take_while(missing).collect();
+    for folder in missing.into_iter().rev() {
+        match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
+            // One by one, as only the system knows who made it when two do it at once.
+            Ok(()) if new.0.iter().any(|known| known == folder) => {}
+            Ok(()) => new.0.insert(0, folder.to_owned()),
+            // Unless it went again by now.
+            Err(why) if why.kind() == ErrorKind::AlreadyExists => {
+                if !std::fs::metadata(folder)?.is_dir() {
+                    return Err(Errno::NOTDIR.into());
+                }
+            }
+            Err(why) => return Err(why),
         }
+        // Its name stands in the one above it.
+        sync_folder_of(folder)?;
     }
+    Ok(())
 }
 
 /// What a file has in it.
@@ -219,21 +257,28 @@ fn overwrite(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 /// Makes a file that is not there yet; one that is there is an error and stays as it is. After a
 /// power cut all of it is there or nothing; on file systems that have neither links nor renames
 /// that spare what is there, an empty file may be left, too.
-pub fn create(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+///
+/// As long as what this gives is kept, the file is locked, where the file system has locks: who
+/// finds it can see that it may go again.
+pub fn create(path: &Path, bytes: &[u8]) -> Result<File, Error> {
     if path.symlink_metadata().is_ok() {
         return Err(ErrorKind::AlreadyExists.into());
     }
-    let temporary = temporary_of(path);
+    let temporary = own_temporary_of(path);
     let _ = std::fs::remove_file(&temporary);
     let named = write_new(&temporary, bytes)
-        .and_then(|_| name_new(&temporary, path, bytes))
-        .and_then(|()| sync_folder_of(path));
+        .and_then(|file| {
+            // Before it has its name, so that nobody ever sees it without.
+            let _ = file.try_lock();
+            name_new(file, &temporary, path, bytes)
+        })
+        .and_then(|file| sync_folder_of(path).map(|()| file));
     let _ = std::fs::remove_file(&temporary);
     named
 }
 
 /// Gives a whole file its name, unless something has that name.
-fn name_new(temporary: &Path, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+fn name_new(file: File, temporary: &Path, path: &Path, bytes: &[u8]) -> Result<File, Error> {
     let lacks = |why: &Error| {
         let can_t = [Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL, Errno::MLINK];
         why.raw_os_error().is_some_and(|code| can_t.contains(&Errno::from_raw_os_error(code)))
@@ -241,17 +286,19 @@ fn name_new(temporary: &Path, path: &Path, bytes: &[u8]) -> Result<(), Error> {
     // Unlike a plain rename, neither of these ever replaces what is there. FAT has no links.
     match std::fs::hard_link(temporary, path) {
         Err(why) if lacks(&why) => {}
-        done => return done,
+        done => return done.map(|()| file),
     }
     match rustix::fs::renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE) {
         Err(why) if lacks(&why.into()) => {}
-        done => return Ok(done?),
+        done => return Ok(done.map(|()| file)?),
     }
     let mut file = File::options().write(true).create_new(true).mode(FILE_MODE).open(path)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).inspect_err(|_| {
+    let _ = file.try_lock();
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).inspect_err(|_| {
         // It was made here, just now.
         let _ = std::fs::remove_file(path);
-    })
+    });
+    written.map(|()| file)
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> Result<File, Error> {
@@ -265,6 +312,16 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<File, Error> {
 fn temporary_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
+    name.into()
+}
+
+/// One that no other process or thread has: two that make one file at once must not write into each
+/// other's.
+fn own_temporary_of(path: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}-{number}.new", std::process::id()));
     name.into()
 }
 
@@ -302,6 +359,73 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, FILE_MODE);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    /// One that fails takes away what it made, while others begin to use it.
+    #[test]
+    fn many_make_things_in_one_new_folder_at_once() {
+        const ROUNDS: usize = 60;
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("a/b/c");
+        let work = |thread: usize| {
+            for round in 0..ROUNDS {
+                let path = folder.join(format!("{thread}-{round}"));
+                let (file, new) = create_within(&folder, || create(&path, b"kept")).unwrap();
+                assert_eq!(std::fs::read(&path).unwrap(), b"kept");
+                std::fs::remove_file(&path).unwrap();
+                drop(file);
+                new.undo();
+            }
+        };
+        std::thread::scope(|scope| (0..3).for_each(|thread| _ = scope.spawn(move || work(thread))));
+    }
+
+    #[test]
+    fn a_folder_is_taken_away_by_who_made_it_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("a/b");
+        // Another process makes it while this one is about to.
+        let (_, new) = create_within(&folder, || Ok(())).unwrap();
+        let (_, later) = create_within(&folder.join("c"), || Ok(())).unwrap();
+        later.undo();
+        assert!(folder.is_dir() && !folder.join("c").exists());
+        new.undo();
+        assert!(!place.path().join("a").exists());
+        // One that goes before anything is in it is made again.
+        let mut tries = 0;
+        let mut put = || {
+            tries += 1;
+            if tries < 3 {
+                std::fs::remove_dir(&folder)?;
+                std::fs::remove_dir(place.path().join("a"))?;
+            }
+            File::create(folder.join("file"))
+        };
+        let (_, new) = create_within(&folder, &mut put).unwrap();
+        std::fs::remove_file(folder.join("file")).unwrap();
+        new.undo();
+        assert!(!place.path().join("a").exists());
+    }
+
+    /// Each has its own bytes, and the one that comes first has its file.
+    #[test]
+    fn of_two_that_make_one_file_at_once_one_has_it_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        for round in 0..50 {
+            let path = folder.path().join(round.to_string());
+            let path = &path;
+            std::thread::scope(|scope| {
+                let make = |bytes: &'static [u8]| {
+                    scope.spawn(move || match create(path, bytes) {
+                        Ok(_file) => assert_eq!(std::fs::read(path).unwrap(), bytes),
+                        Err(why) => assert_eq!(why.kind(), ErrorKind::AlreadyExists, "{why}"),
+                    })
+                };
+                let made = [make(b"one"), make(b"other")];
+                made.into_iter().for_each(|thread| thread.join().unwrap());
+            });
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 50);
     }
 
     #[test]

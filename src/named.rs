@@ -18,6 +18,10 @@ use crate::advice::{Advice, advice};
 const WRITER_TIME: Duration = Duration::from_secs(5);
 /// How long a writer that is there may take: it may ask somebody for a password first.
 const WRITING_TIME: Duration = Duration::from_secs(60);
+/// How often is looked whether a file that another process holds is free.
+const HELD_PAUSE: Duration = Duration::from_millis(20);
+/// What a pipe is called.
+const PIPE: &str = "a pipe";
 /// Bytes that are read at once.
 const PART_BYTES: usize = 16 * 1024;
 
@@ -47,6 +51,20 @@ pub enum Unreadable {
         /// What it is.
         what: &'static str,
     },
+    /// Another process holds it, and has to be asked first (a lease, fcntl(2)).
+    Held {
+        /// Which.
+        path: PathBuf,
+        /// How long was waited.
+        time: Duration,
+    },
+    /// A stream that somebody else opened, and not to be read.
+    Closed {
+        /// Which.
+        path: PathBuf,
+        /// How it is, and what to do.
+        why: &'static str,
+    },
     /// A pipe to which nobody writes.
     Silent {
         /// Which.
@@ -73,8 +91,15 @@ impl Unreadable {
     pub fn is_usage(&self) -> bool {
         match self {
             Self::System { why, .. } => crate::advice::is_wrong_name(why),
-            Self::NotAFile { .. } | Self::Silent { .. } | Self::TooLong { .. } => true,
+            Self::Held { .. } => false,
+            Self::NotAFile { .. } | Self::Silent { .. } => true,
+            Self::TooLong { .. } | Self::Closed { .. } => true,
         }
+    }
+
+    /// Whether it would be the right thing where it is read once.
+    pub fn is_pipe(&self) -> bool {
+        matches!(self, Self::NotAFile { what: PIPE, .. })
     }
 }
 
@@ -86,10 +111,6 @@ struct With<'a> {
 impl fmt::Display for With<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.fault {
-            // Our own words: they say what to do.
-            Unreadable::System { path, why } if why.raw_os_error().is_none() => {
-                write!(formatter, "{} can't be read: {why}", path.display())
-            }
             Unreadable::System { path, why } => {
                 let why: Advice<'_> = advice(why, path, self.other);
                 write!(formatter, "{} can't be read: {why}", path.display())
@@ -99,6 +120,17 @@ impl fmt::Display for With<'_> {
                 "{} is {what}, and a file is wanted there. Name a file",
                 path.display()
             ),
+            Unreadable::Held { path, time } => write!(
+                formatter,
+                "{} is held by another process, which did not let go of it within {} s. End that one (`fuser {}` names \
+                 it), or name another file",
+                path.display(),
+                time.as_secs(),
+                path.display()
+            ),
+            Unreadable::Closed { path, why } => {
+                write!(formatter, "{} can't be read: {why}", path.display())
+            }
             Unreadable::Silent { path, time } => write!(
                 formatter,
                 "{} is a pipe, and nothing came out of it within {} s. Start what writes to it first, or name a file",
@@ -132,7 +164,7 @@ pub fn not_a_file(kind: FileType) -> Option<&'static str> {
     match kind {
         kind if kind.is_file() => None,
         kind if kind.is_dir() => Some("a folder"),
-        kind if kind.is_fifo() => Some("a pipe"),
+        kind if kind.is_fifo() => Some(PIPE),
         kind if kind.is_socket() => Some("a socket"),
         _ => Some("a device"),
     }
@@ -148,14 +180,30 @@ pub fn check(path: &Path) -> Result<(), Unreadable> {
 }
 
 /// Opens what is there to be read.
+///
+/// A file that another process holds (a file server does, for whoever works with it) is waited for
+/// as long as for one that writes: the kernel asks the holder to let go, and takes it after 45 s.
 pub fn open(path: &Path, kind: Kind) -> Result<File, Unreadable> {
+    open_within(path, kind, WRITING_TIME)
+}
+
+fn open_within(path: &Path, kind: Kind, time: Duration) -> Result<File, Unreadable> {
     let system = |why| Unreadable::System { path: path.into(), why };
     // It is looked at first: a device may do something when it is opened.
     judge(path, &std::fs::metadata(path).map_err(system)?, kind)?;
     // Without waiting for whoever is at the other end.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(path, flags, Mode::empty());
-    let file = opened.map(File::from).map_err(|why| system(why.into()))?;
+    let began = Instant::now();
+    let file = loop {
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(file) => break File::from(file),
+            Err(Errno::WOULDBLOCK) if began.elapsed() < time => {
+                std::thread::park_timeout(HELD_PAUSE);
+            }
+            Err(Errno::WOULDBLOCK) => return Err(Unreadable::Held { path: path.into(), time }),
+            Err(why) => return Err(system(why.into())),
+        }
+    };
     // It may be another one by now.
     judge(path, &file.metadata().map_err(system)?, kind)?;
     Ok(file)
@@ -164,7 +212,7 @@ pub fn open(path: &Path, kind: Kind) -> Result<File, Unreadable> {
 fn judge(path: &Path, found: &Metadata, kind: Kind) -> Result<(), Unreadable> {
     let is_null = || found.file_type().is_char_device() && found.rdev() == NULL;
     match not_a_file(found.file_type()) {
-        Some("a pipe") if kind == Kind::Stream => Ok(()),
+        Some(PIPE) if kind == Kind::Stream => Ok(()),
         Some(_) if kind == Kind::Stream && is_null() => Ok(()),
         Some(what) => Err(Unreadable::NotAFile { path: path.into(), what }),
         None => Ok(()),
@@ -185,7 +233,7 @@ fn read_within(
     kind: Kind,
     (writer_time, writing_time): (Duration, Duration),
 ) -> Result<Vec<u8>, Unreadable> {
-    let mut file = open(path, kind)?;
+    let mut file = open_within(path, kind, writing_time)?;
     let system = |why| Unreadable::System { path: path.into(), why };
     let is_pipe = file.metadata().map_err(system)?.file_type().is_fifo();
     let silent = |time| Unreadable::Silent { path: path.into(), time };
@@ -236,6 +284,51 @@ mod tests {
         let mode = Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
         path
+    }
+
+    /// A file server holds files for those who work with them, and lets go when it is asked.
+    #[test]
+    fn a_file_that_another_process_holds_is_waited_for() {
+        use std::io::{BufRead, BufReader, Write};
+        use std::process::{Command, Stdio};
+        // It lets go when a line comes.
+        const HOLDS: &str = "import fcntl, signal, sys\n\
+            signal.signal(signal.SIGIO, signal.SIG_IGN)\n\
+            file = open(sys.argv[1], 'r+')\n\
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n\
+            print('held', flush=True)\n\
+            sys.stdin.readline()\n\
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)\n\
+            sys.stdin.readline()\n";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("held");
+        std::fs::write(&path, "kept").unwrap();
+        let mut command = Command::new("python3");
+        command.args(["-c", HOLDS]).arg(&path).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let Ok(mut holder) = command.spawn() else {
+            eprintln!("SKIPPED: needs python3");
+            return;
+        };
+        let mut said = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        let mut tell = holder.stdin.take().unwrap();
+        if said == "held\n" {
+            let short = Duration::from_millis(50);
+            let fault = read_within(&path, 9, Kind::File, (short, short)).unwrap_err();
+            assert!(matches!(fault, Unreadable::Held { .. }), "{fault:?}");
+            assert!(fault.with("").to_string().contains("held by another process"), "{fault:?}");
+            std::thread::scope(|scope| {
+                let reads = scope.spawn(|| read(&path, 9, Kind::File).unwrap());
+                std::thread::park_timeout(short);
+                assert!(!reads.is_finished());
+                writeln!(tell).unwrap();
+                assert_eq!(reads.join().unwrap(), b"kept");
+            });
+        } else {
+            eprintln!("SKIPPED: needs a file system with leases");
+        }
+        drop(tell);
+        holder.wait().unwrap();
     }
 
     const SHORT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(200));

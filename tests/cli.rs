@@ -36,7 +36,7 @@ fn wrong_usage_is_2_and_says_what_is_wrong() {
         (&[], "Usage"),
         (&["frobnicate"], "frobnicate"),
         (&["get", "a"], "KEY"),
-        (&["set"], "PAIRS"),
+        (&["set"], "KEY=VALUE is missing"),
         (&["set", "a"], "KEY=VALUE"),
         (&["set", "a=1", "a=2"], "twice"),
         (&["set", "a", "b", "c"], "KEY=VALUE"),

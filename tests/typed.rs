@@ -127,8 +127,19 @@ fn stdin_that_is_not_there_is_no_value() {
             assert!(said.err.contains(why), "{arguments:?}: {}", said.err);
         }
     }
-    let said = through_a_shell(&node.command(&["set", "--from", "/dev/stdin"]), "<&-");
-    assert!(said.code != 0 && said.err.contains("it is closed"), "{}", said.err);
+    // By its path it is the same one.
+    for arguments in [
+        &["set", "--from", "/dev/stdin"][..],
+        &["run", "-i", "b", "--config", "/dev/stdin"],
+        &["run", "-i", "b", "--config", "/proc/self/fd/0"],
+    ] {
+        let said = through_a_shell(&node.command(arguments), "<&-");
+        assert_eq!(said.code, 2, "{arguments:?}: {}", said.err);
+        assert!(said.err.contains("it is closed. Give the bytes"), "{arguments:?}: {}", said.err);
+    }
+    // A folder is none either, and what the system refuses is no wrong usage.
+    let said = through_a_shell(&node.command(&["set", "k", "-"]), "<.");
+    assert!(said.code == 2 && said.err.contains("stdin is a folder"), "{}", said.err);
     assert_eq!(node.ask(&["get", "a", "k"]).code, 1);
     assert_eq!(run_with(&mut node.command(&["set", "k", "-"]), b"").code, 0, "that is empty");
 }
@@ -226,9 +237,11 @@ fn what_came_from_a_variable_or_a_file_is_named_so() {
     std::fs::write(place.path().join("c"), "alone = true\nallow = \"none/of\"\n").unwrap();
     let said = run(("DSN_CONFIG", b"c"), &[]);
     assert!(said.err.contains("none/of") && said.err.contains("c, line 2: allow"), "{}", said.err);
-    std::fs::write(place.path().join("c"), "tick = 5\n").unwrap();
-    let said = run(("DSN_CONFIG", b"c"), &[]);
-    assert!(said.err.contains("line 1") && said.err.contains("tick = \"3s\""), "{}", said.err);
+    for wrong in ["tick = 5\n", "tick = 5s\n"] {
+        std::fs::write(place.path().join("c"), wrong).unwrap();
+        let said = run(("DSN_CONFIG", b"c"), &[]);
+        assert!(said.err.contains("line 1") && said.err.contains("tick = \"3s\""), "{}", said.err);
+    }
 }
 
 #[test]
@@ -359,14 +372,28 @@ fn a_key_that_is_there_twice_is_refused_everywhere() {
 fn a_slip_is_told_with_what_was_meant() {
     let place = Place4Nodes::new();
     let long = "n".repeat(65);
-    let rows: [(&[&str], &str); 8] = [
+    let rows: [(&[&str], &str); 19] = [
+        (
+            &["set", "t", "=5"],
+            "\"t\" has a blank before its =: KEY=VALUE has none, so it is \"t=5\"",
+        ),
+        (&["set", "t=", "5"], "\"t=\" has a blank behind its ="),
+        (&["set", "=5"], "\"=5\" has no key before its ="),
+        (&["unset", "t=5"], "KEY: \"t=5\" has a =, and no key has one. Name the key alone: \"t\""),
+        (&["get", "self", "t=5"], "KEY: \"t=5\" has a ="),
+        (&["get", "--all", "t=5"], "KEY: \"t=5\" has a ="),
+        (&["get", "self", "-p", "t="], "--prefix: \"t=\" has a ="),
+        (&["wait", "key", "self", "t=5"], "a value, where one goes, is a word of its own"),
+        (&["watch", "-k", "t=5"], "--key: \"t=5\" has a ="),
+        (&["on", "-k", "t=5", "--", "true"], "--key: \"t=5\" has a ="),
         (&["set", "t", "=", "5"], "\"t\" has a blank before its =: KEY=VALUE has none"),
         (&["set", "=", "5", "6"], "= stands alone"),
         (&["set", "a", "b", "--json"], "options come first"),
         (&["get", "t"], "\"t\" stands where a node is named (`self`"),
         (&["run", "--listen", "10.0.0.1"], "the port is missing, such as 10.0.0.1:8000"),
         (&["run", "--node-id", &long], "has more than 64 characters"),
-        (&["kegen"], "'keygen'"),
+        (&["kegen"], "did you mean keygen?"),
+        (&["set"], "KEY=VALUE is missing; see dsn set --help"),
         (&["unset", "-5"], "put -- before it"),
     ];
     for (arguments, told) in rows {

@@ -1,6 +1,6 @@
 //! The commands that talk to a running node, and `keygen`.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{Write, stderr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,6 @@ use std::time::Duration;
 use dsn::advice::{advice, is_wrong_name};
 use dsn::control::{ControlClient, Failure, bytes_to_json};
 use dsn::credentials::{self, CredentialsError};
-use dsn::order::Gather;
 use dsn::protocol::DATA_BYTES_MAX;
 use dsn::protocol::identity::hex;
 use dsn::protocol::lease::Ttl;
@@ -18,6 +17,7 @@ use serde_json::{Map, Value as Json, json};
 use super::args::{Command, KeyCommand, Options, WaitFor};
 use super::follow::{Following, Form, Plan, Taker};
 use super::streams::{read_stdin, stdout};
+use super::typed::{entries_of, only_key, value_of};
 use super::{Fault, entries, metrics, print, socket, was_done};
 
 /// How much longer than the node the command waits, so that the node's own answer comes first.
@@ -46,6 +46,7 @@ pub(super) fn keygen(file: &Path) -> Result<(), Fault> {
 /// Connects to the node and does what was asked.
 pub(super) fn ask(command: Command, options: &Options) -> Result<(), Fault> {
     // What was typed is checked before a node is looked for.
+    check_keys(&command)?;
     let request = request_of(&command, options)?;
     if let Some((taker, plan)) = follows(&command) {
         return Following::new(options, taker, plan).run(Json::Object(request));
@@ -53,6 +54,21 @@ pub(super) fn ask(command: Command, options: &Options) -> Result<(), Fault> {
     let path = socket::find(options)?;
     let node = socket::connect(&path, options)?;
     Asking { node, path, options }.perform(&command, Json::Object(request))
+}
+
+/// A key with its value in the place of a key is a slip that nothing would ever fit.
+fn check_keys(command: &Command) -> Result<(), Fault> {
+    match command {
+        Command::Unset { keys } => keys.iter().try_for_each(|key| only_key("KEY", key)),
+        Command::Get { node, key, all, alive, prefix, .. } => {
+            let key = if *all || *alive { node } else { key };
+            key.iter().try_for_each(|key| only_key("KEY", key))?;
+            prefix.iter().try_for_each(|prefix| only_key("--prefix", prefix))
+        }
+        Command::Watch { key: Some(prefix), .. } => only_key("--key", prefix),
+        Command::Wait { what: WaitFor::Key { key, .. } } => only_key("KEY", key),
+        _ => Ok(()),
+    }
 }
 
 /// What goes on until something ends it, and when that is.
@@ -191,7 +207,7 @@ fn key_request(what: &KeyCommand) -> Result<Json, Fault> {
 
 /// A key file is read more than once, so it is no pipe; but there is a way for that.
 fn of_a_pipe(fault: CredentialsError) -> Fault {
-    let is_pipe = matches!(&fault, CredentialsError::NotAFile { what: "a pipe", .. });
+    let is_pipe = matches!(&fault, CredentialsError::NoFile(fault) if fault.is_pipe());
     match Fault::from(fault) {
         Fault::Usage(text) if is_pipe => Fault::Usage(format!("{text}, or - for stdin")),
         other => other,
@@ -200,72 +216,6 @@ fn of_a_pipe(fault: CredentialsError) -> Fault {
 
 fn not_a_key(place: &str) -> Fault {
     Fault::Usage(format!("{place} has not one key; `dsn keygen FILE` makes a file that has"))
-}
-
-/// `KEY VALUE` or `KEY=VALUE …`: two words of which the first has no `=` are the former.
-fn entries_of(words: &[OsString]) -> Result<Map<String, Json>, Fault> {
-    if let [key, value] = words
-        && !key.as_bytes().contains(&b'=')
-    {
-        let value = value_of("set", value)?;
-        return Ok([(key_of(key.as_bytes())?, bytes_to_json(&value))].into_iter().gathered());
-    }
-    words.iter().try_for_each(|word| no_option("set", word).map(drop))?;
-    let mut entries = Map::new();
-    for word in words.iter().map(|word| word.as_bytes()) {
-        if word == b"=" {
-            return Err(Fault::Usage("= stands alone: KEY=VALUE has no blanks around it".into()));
-        }
-        let Some(at) = word.iter().position(|byte| *byte == b'=') else {
-            let word = String::from_utf8_lossy(word);
-            if words.iter().any(|word| word == "=") {
-                return Err(Fault::Usage(format!(
-                    "{word:?} has a blank before its =: KEY=VALUE has none"
-                )));
-            }
-            return Err(Fault::Usage(format!(
-                "{word:?} is not KEY=VALUE; use `dsn set KEY VALUE` for one key, `dsn set K1=V1 K2=V2` for several"
-            )));
-        };
-        let (key, value) = word.split_at(at);
-        let (key, value) = (key_of(key)?, value.get(1..).unwrap_or_default());
-        if entries.contains_key(&key) {
-            return Err(Fault::Usage(format!("the key {key:?} is given twice")));
-        }
-        entries.insert(key, bytes_to_json(value));
-    }
-    Ok(entries)
-}
-
-fn key_of(bytes: &[u8]) -> Result<String, Fault> {
-    String::from_utf8(bytes.to_vec()).map_err(|_| {
-        Fault::Usage(format!(
-            "the key {:?} is not UTF-8; only values can be any bytes",
-            String::from_utf8_lossy(bytes)
-        ))
-    })
-}
-
-/// A value as it was typed, all bytes of it; `-` takes stdin.
-fn value_of(command: &str, word: &OsStr) -> Result<Vec<u8>, Fault> {
-    if word == "-" {
-        read_stdin("the bytes", DATA_BYTES_MAX as u64)
-    } else {
-        Ok(no_option(command, word)?.as_bytes().to_vec())
-    }
-}
-
-/// A value may begin with `-`. One of our own options in its place is most likely a slip.
-fn no_option<'a>(command: &str, word: &'a OsStr) -> Result<&'a OsStr, Fault> {
-    let text = word.to_string_lossy();
-    let name = text.split('=').next().unwrap_or_default();
-    if !["--json", "--timeout", "--control", "--help", "--ttl", "--from"].contains(&name) {
-        return Ok(word);
-    }
-    Err(Fault::Usage(format!(
-        "{name} stands where a value is expected; options come first: dsn {name} … {command} …. For this very value \
-         use stdin (`-`)"
-    )))
 }
 
 struct Asking<'a> {
@@ -461,35 +411,4 @@ fn print_bytes(json: Option<&Json>, raw: bool) -> Result<(), Fault> {
         out.write_all(&bytes)?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entries(words: &[&str]) -> Result<Json, ()> {
-        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-        entries_of(&words).map(Json::Object).map_err(|_| ())
-    }
-
-    #[test]
-    fn one_key_or_pairs() {
-        assert_eq!(entries(&["k", "v"]), Ok(json!({ "k": "v" })));
-        assert_eq!(entries(&["url", "http://x/?a=b"]), Ok(json!({ "url": "http://x/?a=b" })));
-        assert_eq!(entries(&["a=1", "b=x=y"]), Ok(json!({ "a": "1", "b": "x=y" })));
-        assert_eq!(entries(&["a="]), Ok(json!({ "a": "" })));
-        assert_eq!(entries(&["a", "-5"]), Ok(json!({ "a": "-5" })));
-        assert_eq!(entries(&["a=--json"]), Ok(json!({ "a": "--json" })));
-        for wrong in [
-            &["a=1", "b"][..],
-            &["a"],
-            &["a", "b", "c"],
-            &["a=1", "a=2"],
-            &["a", "--json"],
-            &["a=1", "--timeout=5s"],
-            &["a", "--ttl"],
-        ] {
-            assert_eq!(entries(wrong), Err(()), "{wrong:?}");
-        }
-    }
 }

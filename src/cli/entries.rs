@@ -23,10 +23,7 @@ pub(super) fn read(path: &Path) -> Result<Map<String, Json>, Fault> {
     let bytes = if path.as_os_str() == "-" {
         read_stdin("the keys", FILE_BYTES_MAX)?
     } else {
-        read_named(path, FILE_BYTES_MAX).map_err(|fault| {
-            let text = format!("--from: {}", fault.with("name another file"));
-            if fault.is_usage() { Fault::Usage(text) } else { Fault::No(text) }
-        })?
+        read_named(path, FILE_BYTES_MAX).map_err(|fault| Fault::unreadable("--from: ", &fault))?
     };
     entries_in(&bytes).map_err(|wrong| cannot_set(path, wrong))
 }

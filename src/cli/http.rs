@@ -8,6 +8,7 @@ use dsn::Http;
 use dsn::server::{InvalidListen, Listen};
 use serde::Deserialize;
 
+use super::names::Setting;
 use super::wrong::ConfigError;
 
 /// Most names of this host.
@@ -42,7 +43,7 @@ pub(super) enum Wrong {
     /// A setting of the page, and no page.
     NoPage {
         /// Which.
-        setting: &'static str,
+        setting: Setting,
     },
     /// This can't be what a host is called.
     Host {
@@ -58,11 +59,11 @@ pub(super) enum Wrong {
 
 impl Wrong {
     /// Of which setting it is the fault.
-    pub(super) fn setting(&self) -> &'static str {
+    pub(super) fn setting(&self) -> Setting {
         match self {
-            Self::Listen(_) => "http",
-            Self::NoPage { setting } => setting,
-            Self::Host { .. } | Self::TooManyHosts { .. } => "http-host",
+            Self::Listen(_) => Setting::Http,
+            Self::NoPage { setting } => *setting,
+            Self::Host { .. } | Self::TooManyHosts { .. } => Setting::HttpHost,
         }
     }
 }
@@ -99,7 +100,7 @@ pub(super) fn resolve(
     hosts: Vec<String>,
 ) -> Result<Option<Http>, Wrong> {
     let Some(listen) = listen else {
-        let rest = [("http-token", token.is_some()), ("http-host", !hosts.is_empty())];
+        let rest = [(Setting::HttpToken, token.is_some()), (Setting::HttpHost, !hosts.is_empty())];
         return match rest.into_iter().find(|(_, is_given)| *is_given) {
             Some((setting, _)) => Err(Wrong::NoPage { setting }),
             None => Ok(None),

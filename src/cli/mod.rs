@@ -9,6 +9,7 @@ mod hooks;
 mod http;
 mod log;
 mod metrics;
+mod names;
 mod notify;
 mod print;
 mod run;
@@ -17,6 +18,7 @@ mod signals;
 mod socket;
 mod streams;
 mod top;
+mod typed;
 mod usage;
 mod wrong;
 
@@ -28,6 +30,7 @@ use std::sync::Arc;
 
 use clap::FromArgMatches;
 use dsn::credentials::CredentialsError;
+use dsn::named::Unreadable;
 use dsn::runtime::StartError;
 
 use args::{Arguments, Command, Options};
@@ -157,11 +160,20 @@ impl Fault {
     fn usage(text: impl fmt::Display) -> Self {
         Self::Usage(text.to_string())
     }
+
+    /// What was named, or stdin, can't be read. `named_by` stands before what is said of it.
+    fn unreadable(named_by: &str, fault: &Unreadable) -> Self {
+        let text = format!("{named_by}{}", fault.with("name another file"));
+        if fault.is_usage() { Self::Usage(text) } else { Self::No(text) }
+    }
 }
 
 impl From<ConfigError> for Fault {
     fn from(fault: ConfigError) -> Self {
-        Self::usage(fault)
+        match fault {
+            ConfigError::File { named, fault } => Self::unreadable(&format!("{named}: "), &fault),
+            fault => Self::usage(fault),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use dsn::protocol::identity::NodeId;
 use serde::Deserialize;
 
 use super::args::{RunArgs, not_empty};
+use super::names::Setting;
 use super::wrong::ConfigError;
 use super::{group, http, streams};
 
@@ -122,40 +123,19 @@ enum Bootstrap {
 
 /// Which settings came from the environment.
 #[derive(Debug, Default)]
-pub(super) struct Variables(Vec<&'static str>);
+pub(super) struct Variables(Vec<Setting>);
 
 impl Variables {
     /// Those of `dsn run`, as it was parsed.
     pub(super) fn of(matches: &clap::ArgMatches) -> Self {
         let Some(run) = matches.subcommand_matches("run") else { return Self::default() };
-        let is_variable = |name: &&str| {
-            let id = name.replace('-', "_");
+        let is_variable = |setting: &Setting| {
+            let id = setting.name().replace('-', "_");
             run.value_source(&id) == Some(clap::parser::ValueSource::EnvVariable)
         };
-        Self(SETTINGS.into_iter().filter(is_variable).collect())
+        Self(Setting::ALL.into_iter().filter(is_variable).collect())
     }
 }
-
-/// What a message may be about.
-const SETTINGS: [&str; 17] = [
-    "node-id",
-    "listen",
-    "bootstrap",
-    "discover",
-    "advertise",
-    "network-key",
-    "credentials",
-    "data",
-    "sync",
-    "allow",
-    "control",
-    "control-group",
-    "http",
-    "http-token",
-    "http-host",
-    "tick",
-    "config",
-];
 
 /// Puts together flags (with what came from the environment), file and defaults, in this order.
 ///
@@ -173,7 +153,7 @@ pub(super) fn resolve(
     let mut origin = Origin { given, variables: variables.0.clone(), file: None };
     let file = match flags.config.clone() {
         Some(path) => {
-            let (file, text) = read_file(&path, &origin.typed("config"))?;
+            let (file, text) = read_file(&path, &origin.typed(Setting::Config))?;
             origin.file = Some((path, text));
             file.without_empty()
         }
@@ -191,26 +171,27 @@ pub(super) fn resolve(
 /// Where each setting was given.
 #[derive(Debug)]
 pub(super) struct Origin {
-    given: Vec<&'static str>,
-    variables: Vec<&'static str>,
+    given: Vec<Setting>,
+    variables: Vec<Setting>,
     file: Option<(PathBuf, String)>,
 }
 
 impl Origin {
     /// How whoever gave it knows it; nothing where nobody did.
-    fn of(&self, setting: &'static str) -> Option<String> {
+    fn of(&self, setting: Setting) -> Option<String> {
         if self.given.contains(&setting) {
             return Some(self.typed(setting));
         }
         let (path, text) = self.file.as_ref()?;
-        let line = line_of(text, setting)?;
-        Some(format!("{}, line {line}: {setting}", path.display()))
+        let line = line_of(text, setting.name())?;
+        Some(format!("{}, line {line}: {}", path.display(), setting.name()))
     }
 
-    fn typed(&self, setting: &str) -> String {
+    fn typed(&self, setting: Setting) -> String {
+        let name = setting.name();
         match self.variables.contains(&setting) {
-            true => format!("DSN_{}", setting.replace('-', "_").to_uppercase()),
-            false => format!("--{setting}"),
+            true => format!("DSN_{}", name.replace('-', "_").to_uppercase()),
+            false => format!("--{name}"),
         }
     }
 
@@ -223,16 +204,16 @@ impl Origin {
         };
         let http = config.http.as_ref();
         let all = [
-            ("network-key", config.network_key.as_ref().map(shown)),
-            ("credentials", Some(shown(&config.credentials))),
-            ("data", config.data.as_ref().map(shown)),
-            ("allow", config.allow.as_ref().map(shown)),
-            ("control", control),
-            ("http-token", http.and_then(|http| http.token.as_ref()).map(shown)),
-            ("http", http.map(|http| http.listen.to_string())),
-            ("listen", Some(config.listen.to_string())),
+            (Setting::NetworkKey, config.network_key.as_ref().map(shown)),
+            (Setting::Credentials, Some(shown(&config.credentials))),
+            (Setting::Data, config.data.as_ref().map(shown)),
+            (Setting::Allow, config.allow.as_ref().map(shown)),
+            (Setting::Control, control),
+            (Setting::HttpToken, http.and_then(|http| http.token.as_ref()).map(shown)),
+            (Setting::Http, http.map(|http| http.listen.to_string())),
+            (Setting::Listen, Some(config.listen.to_string())),
         ];
-        let of = |(setting, text): (&'static str, Option<String>)| {
+        let of = |(setting, text): (Setting, Option<String>)| {
             let place = self.of(setting).filter(|place| !place.starts_with("--"));
             Some((place, text?))
         };
@@ -264,26 +245,48 @@ impl Elsewhere {
     }
 }
 
-/// The settings that flags and environment give.
-fn given(flags: &RunArgs, has_control: bool) -> Vec<&'static str> {
+/// The settings that flags and environment give. It names all fields, so that none is forgotten.
+fn given(flags: &RunArgs, has_control: bool) -> Vec<Setting> {
+    let RunArgs {
+        node_id,
+        listen,
+        bootstrap,
+        discover,
+        advertise,
+        network_key,
+        credentials,
+        data,
+        sync,
+        allow,
+        control_group,
+        http,
+        http_token,
+        http_host,
+        tick,
+        alone,
+        config,
+    } = flags;
     let all = [
-        ("node-id", flags.node_id.is_some()),
-        ("listen", flags.listen.is_some()),
-        ("bootstrap", !flags.bootstrap.is_empty()),
-        ("advertise", flags.advertise.is_some()),
-        ("network-key", flags.network_key.is_some()),
-        ("credentials", flags.credentials.is_some()),
-        ("data", flags.data.is_some()),
-        ("allow", flags.allow.is_some()),
-        ("sync", flags.sync.is_some()),
-        ("control", has_control),
-        ("control-group", flags.control_group.is_some()),
-        ("http", flags.http.is_some()),
-        ("http-token", flags.http_token.is_some()),
-        ("http-host", !flags.http_host.is_empty()),
-        ("tick", flags.tick.is_some()),
+        (Setting::Control, has_control),
+        (Setting::NodeId, node_id.is_some()),
+        (Setting::Listen, listen.is_some()),
+        (Setting::Bootstrap, !bootstrap.is_empty()),
+        (Setting::Discover, *discover),
+        (Setting::Advertise, advertise.is_some()),
+        (Setting::NetworkKey, network_key.is_some()),
+        (Setting::Credentials, credentials.is_some()),
+        (Setting::Data, data.is_some()),
+        (Setting::Sync, sync.is_some()),
+        (Setting::Allow, allow.is_some()),
+        (Setting::ControlGroup, control_group.is_some()),
+        (Setting::Http, http.is_some()),
+        (Setting::HttpToken, http_token.is_some()),
+        (Setting::HttpHost, !http_host.is_empty()),
+        (Setting::Tick, tick.is_some()),
+        (Setting::Alone, *alone),
+        (Setting::Config, config.is_some()),
     ];
-    all.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()
+    all.into_iter().filter(|(_, is_given)| *is_given).map(|(setting, _)| setting).collect()
 }
 
 /// The line of a setting in the file, from 1. It was parsed: names stand before `=`.
@@ -323,9 +326,9 @@ fn put_together(
         .iter()
         .map(|text| seed(text))
         .collect::<Result<_, _>>()
-        .map_err(wrong("bootstrap"))?;
+        .map_err(wrong(Setting::Bootstrap))?;
     if let Some(text) = flags.advertise.or(file.advertise) {
-        config.advertise = Some(advertised(text.trim()).map_err(wrong("advertise"))?);
+        config.advertise = Some(advertised(text.trim()).map_err(wrong(Setting::Advertise))?);
     }
     config.credentials = flags.credentials.or(file.credentials).unwrap_or(config.credentials);
     config.network_key = flags.network_key.or(file.network_key);
@@ -541,6 +544,54 @@ mod tests {
         let (_folder, flags) = with_file(&text);
         let with = |flags| format!("{:?}", told(flags, None).unwrap());
         assert_eq!(with(flags), with(RunArgs::default()));
+    }
+
+    /// One that is missing in the list would be told without where it was given.
+    #[test]
+    fn all_settings_are_on_the_one_list() {
+        let sorted = |mut names: Vec<String>| {
+            names.sort_unstable();
+            names
+        };
+        let all = Setting::ALL.map(|setting| setting.name().to_owned()).to_vec();
+        let all = sorted(all);
+        let definitions = super::super::args::Arguments::definitions();
+        let run = definitions.find_subcommand("run").unwrap();
+        let options = run.get_arguments().filter_map(|option| option.get_env());
+        let variables = options.map(|name| name.to_str().unwrap()[4..].replace('_', "-"));
+        assert_eq!(sorted(variables.map(|name| name.to_lowercase()).collect()), all);
+        let options = run.get_arguments().filter(|option| option.get_env().is_some());
+        let options = options.map(|option| option.get_long().unwrap().to_owned());
+        assert_eq!(sorted(options.collect()), all);
+        // The parser names all that it would take; the file itself does not name a file.
+        let fault = toml::from_str::<FileArgs>("none = 1").unwrap_err().to_string();
+        let (_, expected) = fault.split_once("expected one of").unwrap();
+        let names = expected.split('`').skip(1).step_by(2).map(str::to_owned);
+        assert_eq!(sorted(names.chain(["config".to_owned()]).collect()), all);
+        let path = || Some(PathBuf::from("x"));
+        let text = || Some("x".to_owned());
+        let every = RunArgs {
+            node_id: text(),
+            listen: text(),
+            bootstrap: vec!["x".into()],
+            discover: true,
+            advertise: text(),
+            network_key: path(),
+            credentials: path(),
+            data: path(),
+            sync: text(),
+            allow: path(),
+            control_group: text(),
+            http: text(),
+            http_token: path(),
+            http_host: vec!["x".into()],
+            tick: text(),
+            alone: true,
+            config: path(),
+        };
+        let given = given(&every, true).into_iter().map(|setting| setting.name().to_owned());
+        assert_eq!(sorted(given.collect()), all);
+        assert_eq!(super::given(&RunArgs::default(), false), []);
     }
 
     #[test]

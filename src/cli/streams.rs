@@ -79,10 +79,11 @@ impl In {
         self.as_fd().is_terminal()
     }
 
-    /// Whether it is there at all.
-    fn check(self) -> Result<()> {
+    /// Whether it is there at all. `path` is how it was named.
+    fn check(self, path: &Path) -> std::result::Result<(), Unreadable> {
         if is_closed(STDIN) {
-            return Err(Error::other("it is closed. Give the bytes with a pipe, or with <FILE"));
+            let why = "it is closed. Give the bytes with a pipe, or with <FILE";
+            return Err(Unreadable::Closed { path: path.into(), why });
         }
         Ok(())
     }
@@ -115,15 +116,11 @@ impl Write for Out {
 
 impl Read for In {
     fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {
-        self.check()?;
         let into = &mut *bytes;
         let read = until_ready(rustix::stdio::stdin(), PollFlags::IN, || {
             rustix::io::read(rustix::stdio::stdin(), &mut *into)
         });
-        read.map_err(|why| match why {
-            Errno::BADF => Error::other("it is open for writing alone. Give the bytes with <FILE"),
-            why => why.into(),
-        })
+        Ok(read?)
     }
 }
 
@@ -152,7 +149,7 @@ const STDIN_NAMES: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
 pub(super) fn read_named(path: &Path, bytes_max: u64) -> std::result::Result<Vec<u8>, Unreadable> {
     if STDIN_NAMES.iter().any(|name| path == Path::new(name)) {
         // What stands in its place has nothing in it.
-        stdin().check().map_err(|why| Unreadable::System { path: path.into(), why })?;
+        stdin().check(path)?;
     }
     named::read(path, bytes_max, Kind::Stream)
 }
@@ -165,10 +162,18 @@ pub(super) fn read_stdin(what: &str, bytes_max: u64) -> std::result::Result<Vec<
         ));
     }
     let mut bytes = Vec::new();
-    stdin()
-        .take(bytes_max + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|why| Fault::Usage(format!("stdin can't be read: {why}")))?;
+    let path = Path::new("stdin");
+    let read = stdin().check(path).and_then(|()| {
+        let read = stdin().take(bytes_max + 1).read_to_end(&mut bytes);
+        read.map_err(|why| match why.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::BADF) => {
+                let why = "it is open for writing alone. Give the bytes with <FILE";
+                Unreadable::Closed { path: path.into(), why }
+            }
+            _ => Unreadable::System { path: path.into(), why },
+        })
+    });
+    read.map_err(|fault| Fault::unreadable("", &fault))?;
     if bytes.len() as u64 > bytes_max {
         return Err(Fault::Usage(format!("stdin has more than {bytes_max} bytes")));
     }

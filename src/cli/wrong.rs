@@ -11,6 +11,7 @@ use dsn::protocol::identity::InvalidNodeId;
 use dsn::server::InvalidListen;
 
 use super::http;
+use super::names::Setting;
 use super::settings::SOCKET_PATH_BYTES_MAX;
 
 /// What is wrong with the configuration.
@@ -28,7 +29,7 @@ pub(super) enum ConfigError {
     /// An address is none.
     Address {
         /// Which setting.
-        setting: &'static str,
+        setting: Setting,
         /// What is wrong with it.
         fault: InvalidAddress,
     },
@@ -104,17 +105,17 @@ pub(super) enum ConfigError {
 
 impl ConfigError {
     /// The setting whose fault it is, if it is that of one.
-    pub(super) fn setting(&self) -> Option<&'static str> {
+    pub(super) fn setting(&self) -> Option<Setting> {
         Some(match self {
-            Self::NodeId(_) | Self::OwnName => "node-id",
-            Self::Address { setting, .. } => setting,
-            Self::Listen(_) => "listen",
-            Self::Tick { .. } => "tick",
-            Self::Sync { .. } => "sync",
-            Self::Group { .. } | Self::Groups { .. } => "control-group",
-            Self::NoSocket => "data",
-            Self::TooManyBootstraps { .. } => "bootstrap",
-            Self::SocketPath { .. } => "control",
+            Self::NodeId(_) | Self::OwnName => Setting::NodeId,
+            Self::Address { setting, .. } => *setting,
+            Self::Listen(_) => Setting::Listen,
+            Self::Tick { .. } => Setting::Tick,
+            Self::Sync { .. } => Setting::Sync,
+            Self::Group { .. } | Self::Groups { .. } => Setting::ControlGroup,
+            Self::NoSocket => Setting::Data,
+            Self::TooManyBootstraps { .. } => Setting::Bootstrap,
+            Self::SocketPath { .. } => Setting::Control,
             Self::Http(why) => why.setting(),
             Self::HostName { .. } | Self::File { .. } | Self::NoText { .. } => return None,
             Self::At { .. } | Self::Toml { .. } => return None,
@@ -193,7 +194,7 @@ impl std::error::Error for ConfigError {}
 /// What to write instead, where the parser says a type and no example.
 fn hint_of(fault: &str) -> &'static str {
     match fault {
-        fault if fault.contains("expected a string") => {
+        fault if fault.contains("expected a string") || fault.contains("must be quoted") => {
             "\ntexts and durations stand in quotes, such as tick = \"3s\""
         }
         fault if fault.contains("expected a boolean") => {

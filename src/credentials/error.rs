@@ -27,20 +27,8 @@ pub enum CredentialsError {
         /// Whether its file system keeps modes.
         has_modes: bool,
     },
-    /// It is something else than a file.
-    NotAFile {
-        /// What was named.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-    },
-    /// The file is longer than any of ours.
-    TooLong {
-        /// Which.
-        path: PathBuf,
-        /// The limit, bytes.
-        bytes_max: u64,
-    },
+    /// It is no file, or none of ours: that is said in one place for all that is named.
+    NoFile(Unreadable),
     /// The file is not text.
     NoText {
         /// Which.
@@ -91,9 +79,7 @@ impl From<Unreadable> for CredentialsError {
     fn from(fault: Unreadable) -> Self {
         match fault {
             Unreadable::System { path, why } => Self::Unusable { path, why },
-            Unreadable::NotAFile { path, what } => Self::NotAFile { path, what },
-            Unreadable::Silent { path, .. } => Self::NotAFile { path, what: "a pipe" },
-            Unreadable::TooLong { path, bytes_max } => Self::TooLong { path, bytes_max },
+            fault => Self::NoFile(fault),
         }
     }
 }
@@ -103,9 +89,8 @@ impl CredentialsError {
     /// Else the world says no: rights, disks, what is there already.
     pub fn is_usage(&self) -> bool {
         match self {
-            Self::NotAFile { .. }
-            | Self::TooLong { .. }
-            | Self::NoText { .. }
+            Self::NoFile(fault) => fault.is_usage(),
+            Self::NoText { .. }
             | Self::BadLine { .. }
             | Self::NoKey { .. }
             | Self::NoToken { .. }
@@ -147,16 +132,7 @@ impl fmt::Display for CredentialsError {
                  modes. Mount that disk with umask=0077, or keep keys on another one",
                 path.display()
             ),
-            Self::NotAFile { path, what } => write!(
-                formatter,
-                "{} is {what}, and a file is wanted there. Name a file",
-                path.display()
-            ),
-            Self::TooLong { path, bytes_max } => write!(
-                formatter,
-                "{} has more than {bytes_max} bytes: it is not a file of dsn. Name another one",
-                path.display()
-            ),
+            Self::NoFile(fault) => fault.with("name another file").fmt(formatter),
             Self::NoText { path, is_utf16: true } => write!(
                 formatter,
                 "{} is text in UTF-16. Save it as UTF-8, or copy the file again as it is",

@@ -1,20 +1,27 @@
 //! Secret files as they are out there: who may read them, and what is no file at all.
 
-use std::fs::{File, Metadata};
-use std::io::{ErrorKind, Read};
+use std::fs::{File, Metadata, TryLockError};
+use std::io::{Error, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
 use super::error::{CredentialsError, unusable};
 use crate::advice::whole_path;
 use crate::durable;
-use crate::named::{self, Kind};
+use crate::named::{self, Kind, Unreadable};
 use crate::protocol::fault::{Code, Fault};
 
 /// Largest key file, bytes: a file that is longer is not one of ours.
 const KEY_FILE_BYTES_MAX: u64 = 16 * 1024;
+/// How long a key file may be in the hands of another node that starts: a disk may be slow.
+const SETTLE_TIME: Duration = Duration::from_secs(20);
+/// How often is looked meanwhile.
+const SETTLE_PAUSE: Duration = Duration::from_millis(20);
+/// What to do about a file that another process does not let go of.
+const LOOK: &str = "Look what it does (fuser FILE), end it, and start this node again";
 /// File systems on which a mode is what the mount says (statfs(2)): FAT, exFAT, NTFS (two drivers),
 /// SMB (three), VirtualBox, 9p, and FUSE, where nobody knows.
 const WITHOUT_MODES: [u32; 10] = [
@@ -42,20 +49,49 @@ pub enum Presence {
     Present,
 }
 
-/// Looks whether there is a key file.
+/// Looks whether there is a key file. One that a start of another node has made, which may still
+/// fail and take it away, is waited for.
 pub fn presence(path: &Path) -> Result<Presence, CredentialsError> {
-    let file = match open_file(path) {
-        Ok(file) => file,
-        Err(CredentialsError::Unusable { why, .. }) if why.kind() == ErrorKind::NotFound => {
-            return Ok(Presence::Missing);
+    presence_within(path, SETTLE_TIME)
+}
+
+pub(super) fn presence_within(path: &Path, time: Duration) -> Result<Presence, CredentialsError> {
+    let began = Instant::now();
+    let file = loop {
+        let file = match open_file(path) {
+            Ok(file) => file,
+            Err(CredentialsError::Unusable { why, .. }) if why.kind() == ErrorKind::NotFound => {
+                return Ok(Presence::Missing);
+            }
+            Err(fault) => return Err(fault),
+        };
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) if began.elapsed() < time => {
+                std::thread::park_timeout(SETTLE_PAUSE);
+            }
+            Err(TryLockError::WouldBlock) => {
+                let why = format!("another process has it locked, for {time:?} already. {LOOK}");
+                return Err(unusable(path, Error::other(why)));
+            }
+            // It stays, if it still is what stands there. Without locks nobody knows.
+            Ok(()) | Err(TryLockError::Error(_)) if is_there(path, &file) => break file,
+            _ => {}
         }
-        Err(fault) => return Err(fault),
     };
     let mut bytes = Zeroizing::new(Vec::new());
     let read = file.take(KEY_FILE_BYTES_MAX).read_to_end(&mut bytes);
     read.map_err(|why| unusable(path, why))?;
     let is_empty = bytes.iter().all(|byte| *byte == 0);
     Ok(if is_empty { Presence::Empty } else { Presence::Present })
+}
+
+fn is_there(path: &Path, file: &File) -> bool {
+    let found = (file.metadata(), std::fs::metadata(path));
+    matches!(found, (Ok(own), Ok(there)) if is_same(&own, &there))
+}
+
+pub(super) fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 /// Moves a key file that holds nothing out of the way of a new one.
@@ -134,7 +170,7 @@ pub(super) fn read_text(
     let mut bytes = Zeroizing::new(Vec::new());
     file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|why| unusable(path, why))?;
     if bytes.len() as u64 > bytes_max {
-        return Err(CredentialsError::TooLong { path: path.into(), bytes_max });
+        return Err(Unreadable::TooLong { path: path.into(), bytes_max }.into());
     }
     let is_utf16 = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
     let text = str::from_utf8(&bytes);

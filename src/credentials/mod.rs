@@ -6,6 +6,7 @@ mod peers;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,7 @@ use crate::protocol::identity::{hex, unhex};
 pub use error::CredentialsError;
 use error::unusable;
 pub use files::{Presence, move_empty, presence, who_else_reads};
-use files::{read_secret, without_mark};
+use files::{is_same, read_secret, without_mark};
 pub use peers::{load_allow_list, load_known_peers, save_known_peers};
 
 /// Most network keys in a file: each is tried on bytes that no key opens.
@@ -90,8 +91,33 @@ pub fn load_token(path: &Path) -> Result<Zeroizing<String>, CredentialsError> {
     }
 }
 
+/// A file that was made, and the folders for it.
+///
+/// As long as this is kept the file is locked, and [`presence`] waits elsewhere: it may go again.
+#[derive(Debug)]
+pub struct NewFile {
+    path: PathBuf,
+    file: File,
+    folders: NewFolders,
+}
+
+impl NewFile {
+    /// Takes it away again, with the folders in which nobody has put anything. What somebody else
+    /// has put in its place stays.
+    pub fn undo(self) {
+        let own = self.file.metadata();
+        let there = self.path.symlink_metadata();
+        let is_own = own.is_ok_and(|own| there.is_ok_and(|there| is_same(&own, &there)));
+        if is_own {
+            // The fault that counts is why it goes.
+            let _ = std::fs::remove_file(&self.path);
+        }
+        self.folders.undo();
+    }
+}
+
 /// Makes a network key file. One that is there is never overwritten.
-pub fn create_network_key(path: &Path) -> Result<NewFolders, CredentialsError> {
+pub fn create_network_key(path: &Path) -> Result<NewFile, CredentialsError> {
     create_secret(path, new_network_key()?.as_bytes())
 }
 
@@ -155,7 +181,7 @@ pub fn load_pkcs8(folder: &Path) -> Result<Zeroizing<Vec<u8>>, CredentialsError>
 }
 
 /// Makes the own key pair. One that is there is never overwritten.
-pub fn create_pkcs8(folder: &Path) -> Result<NewFolders, CredentialsError> {
+pub fn create_pkcs8(folder: &Path) -> Result<NewFile, CredentialsError> {
     let random = SystemRandom::new();
     let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)
         .map_err(|_| CredentialsError::NoRandomness)?;
@@ -171,18 +197,13 @@ pub fn create_pkcs8(folder: &Path) -> Result<NewFolders, CredentialsError> {
     create_secret(&node_key_path(folder), text.as_bytes())
 }
 
-/// Gives the folders that were made for it; where it fails, none is left.
-fn create_secret(path: &Path, bytes: &[u8]) -> Result<NewFolders, CredentialsError> {
+/// Where it fails, none of the folders that were made for it is left.
+fn create_secret(path: &Path, bytes: &[u8]) -> Result<NewFile, CredentialsError> {
     named::check(path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let new = match folder {
-        Some(folder) => durable::create_private_folder(folder).map_err(|why| unusable(folder, why)),
-        None => Ok(NewFolders::default()),
-    }?;
-    let Err(why) = durable::create(path, bytes) else { return Ok(new) };
-    new.undo();
-    Err(match why.kind() {
+    let made = durable::create_within(durable::folder_of(path), || durable::create(path, bytes));
+    let (file, folders) = made.map_err(|why| match why.kind() {
         ErrorKind::AlreadyExists => CredentialsError::AlreadyExists { path: path.into() },
         _ => unusable(path, why),
-    })
+    })?;
+    Ok(NewFile { path: path.into(), file, folders })
 }

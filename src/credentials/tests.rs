@@ -1,7 +1,9 @@
 //! Keys on disk, and what disks and people do to them.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
+use super::files::presence_within;
 use super::peers::{KNOWN_PEERS, KNOWN_PEERS_TITLE, parse_known_peers};
 use super::*;
 use crate::protocol::address::Address;
@@ -52,7 +54,7 @@ fn a_damaged_network_key_is_refused_with_its_line() {
     std::fs::write(&path, b"\xff\xfe").unwrap();
     assert!(matches!(load_network_key(&path), Err(CredentialsError::NoText { .. })));
     write(&path, &"#".repeat(20_000));
-    assert!(matches!(load_network_key(&path), Err(CredentialsError::TooLong { .. })));
+    assert!(matches!(load_network_key(&path), Err(CredentialsError::NoFile(_))));
 }
 
 fn with_mode(path: &Path, mode: u32) {
@@ -285,4 +287,51 @@ fn a_node_that_is_allowed_with_two_keys_is_named() {
     std::fs::write(&path, format!("a {one}\n\na {other}\n")).unwrap();
     let said = load_allow_list(&path).unwrap_err().to_string();
     assert!(said.contains("line 3 has another key for a node of a line above"), "{said}");
+}
+
+/// Else the one would go on with a key that the other takes away.
+#[test]
+fn a_key_file_of_a_start_that_may_still_fail_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new/network.key");
+    let short = Duration::from_millis(50);
+    for fails in [true, false] {
+        let made = create_network_key(&path).unwrap();
+        let said = presence_within(&path, short).unwrap_err();
+        assert!(said.to_string().contains("locked") && !said.is_usage(), "{said}");
+        std::thread::scope(|scope| {
+            let looks = scope.spawn(|| presence(&path).unwrap());
+            std::thread::park_timeout(short);
+            assert!(!looks.is_finished());
+            if fails {
+                made.undo()
+            } else {
+                drop(made)
+            }
+            let found = if fails { Presence::Missing } else { Presence::Present };
+            assert_eq!(looks.join().unwrap(), found);
+        });
+        assert_eq!(folder.path().join("new").exists(), !fails);
+    }
+    // What an operator put there meanwhile is his.
+    std::fs::remove_file(&path).unwrap();
+    let made = create_network_key(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    write(&path, &"ab".repeat(32));
+    made.undo();
+    assert_eq!(presence(&path).unwrap(), Presence::Present);
+}
+
+/// One place has the words for what is named and no file of ours.
+#[test]
+fn what_is_no_key_file_is_told_as_any_other_file_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = folder.path().join("long");
+    write(&long, &"#".repeat(16 * 1024 + 1));
+    for path in [folder.path(), &long] {
+        let fault = named::read(path, 16 * 1024, named::Kind::File).unwrap_err();
+        let told = load_network_key(path).unwrap_err();
+        assert_eq!(told.to_string(), fault.with("name another file").to_string());
+        assert!(told.is_usage() && fault.is_usage());
+    }
 }

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Error, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::StartError;
 use crate::advice::{advice, whole_path};
 use crate::config::Config;
-use crate::credentials::{self, CredentialsError, NODE_KEY, Presence};
-use crate::durable::NewFolders;
+use crate::credentials::{self, CredentialsError, NODE_KEY, NewFile, Presence};
+use crate::durable;
 use crate::journal;
 use crate::named::{self, Unreadable};
 use crate::order::Gather;
@@ -46,14 +46,15 @@ pub(super) fn check_data(config: &Config) -> Result<(), StartError> {
 /// its state there from starting; gives what is wrong then.
 pub(super) fn lock_folder(folder: &Path) -> Result<Lock, StartError> {
     let failed = |why: Error| StartError::Folder { path: folder.into(), why };
-    crate::durable::create_private_folder(folder).map_err(failed)?;
     let path = folder.join("lock");
     let wrong = |fault: Unreadable| StartError::Folder { path: path.clone(), why: fault.into() };
     named::check(&path).map_err(wrong)?;
-    let opened = File::options().create(true).truncate(false).write(true).open(&path);
+    let opened = durable::create_within(folder, || {
+        File::options().create(true).truncate(false).write(true).open(&path)
+    });
     let (file, fault) = match opened {
-        Ok(file) => (file, None),
-        Err(why) if why.kind() == ErrorKind::ReadOnlyFilesystem => {
+        Ok((file, _)) => (file, None),
+        Err(why) if why.kind() == ErrorKind::ReadOnlyFilesystem && folder.is_dir() => {
             let fault = Some(format!(
                 "the folder {} can't be written: {}. No change can be kept until then",
                 folder.display(),
@@ -76,22 +77,17 @@ pub(super) fn lock_folder(folder: &Path) -> Result<Lock, StartError> {
 
 /// The key files that this start made. They go with a start that fails: nobody has seen them yet,
 /// and a key that stays would make the next start believe that this is where the node lives.
+///
+/// Nor does anybody: as long as these are kept, other nodes that start wait for them.
 #[derive(Default)]
 pub(super) struct NewKeys {
     /// Each with what the log says of it, once it is certain to stay.
-    made: Vec<(PathBuf, String)>,
-    folders: Vec<NewFolders>,
+    made: Vec<(NewFile, String)>,
 }
 
 impl NewKeys {
-    fn note(&mut self, path: &Path, folders: NewFolders, said: String) {
-        self.made.push((path.into(), said));
-        self.folders.push(folders);
-    }
-
     /// The node runs.
     pub(super) fn keep(mut self) {
-        self.folders.clear();
         for (_, said) in self.made.drain(..) {
             log::warn!("{said}");
         }
@@ -100,15 +96,21 @@ impl NewKeys {
 
 impl Drop for NewKeys {
     fn drop(&mut self) {
-        for (path, _) in &self.made {
-            // The fault that counts is why the start failed.
-            let _ = std::fs::remove_file(path);
-        }
-        self.folders.iter().rev().for_each(NewFolders::undo);
+        self.made.drain(..).rev().for_each(|(file, _)| file.undo());
     }
 }
 
-/// Reads the network keys; makes one where this is the first node of a network.
+/// What was made, unless another node that starts was quicker.
+fn unless_taken<T>(made: Result<T, CredentialsError>) -> Result<Option<T>, CredentialsError> {
+    match made {
+        Ok(made) => Ok(Some(made)),
+        Err(CredentialsError::AlreadyExists { .. }) => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Reads the network keys; makes one where this is the first node of a network. Of several that
+/// start at once with one file, one makes it, and the others take it.
 pub(super) fn network_keys(
     config: &Config,
     had_peers: bool,
@@ -116,8 +118,11 @@ pub(super) fn network_keys(
     notices: &mut Vec<Fault>,
 ) -> Result<NetworkKeys, StartError> {
     let path = &config.network_key_file();
-    let found = credentials::presence(path)?;
-    if found != Presence::Present {
+    loop {
+        let found = credentials::presence(path)?;
+        if found == Presence::Present {
+            break;
+        }
         // Whoever looks for others has to have their key: with one of its own it would find none.
         if !config.bootstrap.is_empty() || config.discover || had_peers {
             let others = |address: &&Address| !is_of_this_host(address, config.listen.port());
@@ -130,14 +135,16 @@ pub(super) fn network_keys(
             credentials::move_empty(path)?;
             notices.push(lost_key("network key", path, "Copy it to the others, if there are any"));
         }
-        let folders = credentials::create_network_key(path)?;
         let said = format!(
             "this is the first node of a new network: made the network key {}. Copy that file to each host that is to join. \
              If this host was in a network before, it was with other folders: stop this node, remove that file, and start \
              it in the folder of before, or with --credentials and --data",
             whole_path(path).display()
         );
-        new.note(path, folders, said);
+        if let Some(made) = unless_taken(credentials::create_network_key(path))? {
+            new.made.push((made, said));
+            break;
+        }
     }
     let keys = credentials::load_network_key(path)?;
     notices.extend(credentials::who_else_reads(path)?);
@@ -171,14 +178,14 @@ pub(super) fn own_key(
         notices.push(lost_key("key of this node", &path, &step));
     }
     if found != Presence::Present {
-        let folders = credentials::create_pkcs8(folder)?;
+        let made = credentials::create_pkcs8(folder)?;
         let said = format!(
             "{id} is new here: made its key {}. If it ran before, its key and state are in other folders, and the others \
              refuse this one: stop it, remove that file, and start it in the folder of before, or with --credentials and \
              --data",
             whole_path(&path).display()
         );
-        new.note(&path, folders, said);
+        new.made.push((made, said));
     }
     let pkcs8 = credentials::load_pkcs8(folder)?;
     notices.extend(credentials::who_else_reads(&path)?);

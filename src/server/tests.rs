@@ -187,6 +187,25 @@ impl Port {
         Peer { stream: self.connect_from(from), unread: Vec::new(), is_last: false }
     }
 
+    /// Waits until the gate has nothing left to do, and sleeps.
+    fn wait_asleep(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut before = None;
+        loop {
+            let status = std::fs::read_to_string(self.task.join("status")).unwrap();
+            let is_asleep = status.contains("\nState:\tS");
+            // It sleeps for a lock, too, but then it goes on: that is counted there.
+            let switches = status.split("\nvoluntary_ctxt_switches").nth(1).map(str::to_owned);
+            let now = switches.filter(|_| is_asleep);
+            if now.is_some() && now == before {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the gate never sleeps: {status}");
+            before = now;
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+    }
+
     /// A connection over which this caller proved itself.
     fn member(&self, caller: u64) -> Peer {
         let mut peer = self.stranger("127.0.0.1");
@@ -432,21 +451,29 @@ fn the_gate_rests_while_requests_wait_that_lie_there_already() {
 /// The gate sleeps while a worker writes an answer, and is woken for who said more meanwhile.
 #[test]
 fn what_a_member_says_meanwhile_is_seen_when_its_worker_is_done() {
-    let port = start();
+    const ROUNDS: usize = 20;
+    let port = start_patient();
     let mut member = port.member(1);
-    let began = Instant::now();
-    for round in 0..20 {
+    // It stays: an end that comes late would wake the gate, and it would see the rest by chance.
+    let mut stranger = port.stranger(ELSEWHERE);
+    let mut waits = Vec::new();
+    for round in 0..ROUNDS {
         let held = format!("hold-{round}");
         member.ask(1, &held);
         port.desk.wait_begun(2 + 3 * round);
         member.ask(1, "next");
-        port.stranger(ELSEWHERE).says(NOBODY, "next-is-there");
+        stranger.says(NOBODY, "next-is-there");
+        port.wait_asleep();
+        let began = Instant::now();
         port.desk.release(&held);
         assert_eq!(member.answered(), Some(held));
         assert_eq!(member.answered().as_deref(), Some("next"));
+        waits.push(began.elapsed());
     }
-    // A sweep would find it, half a second later.
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    // A sweep would find it within half a second. One that comes just then helps a few of them, and
+    // a host that stands still hinders a few.
+    waits.sort_unstable();
+    assert!(waits[ROUNDS / 2] < Duration::from_millis(100), "{waits:?}");
 }
 
 #[test]

@@ -326,6 +326,47 @@ fn a_refused_thread_is_told_with_what_to_do() {
     }
 }
 
+/// They take the key that one of them makes, and one that fails takes nothing away from the others.
+#[test]
+fn nodes_that_start_at_once_in_a_new_folder_share_what_they_make() {
+    let can_fail = has_strace();
+    for round in 0..4 {
+        let place = Place4Nodes::new();
+        let folder = tempfile::tempdir_in(place.path()).unwrap();
+        let run = |id: &str| {
+            let mut command = dsn();
+            command.current_dir(folder.path());
+            command.args(["run", "--node-id", id, "--listen", "127.0.0.1:0"]);
+            command.args(["--data", "new/data", "--credentials", "new/keys"]);
+            command
+        };
+        std::thread::scope(|scope| {
+            let nodes = ["a", "b", "c"].map(|id| {
+                let command = run(id);
+                let place = &place;
+                scope.spawn(move || place.spawn(command, id))
+            });
+            // Its last threads are refused: by then it has made its keys.
+            let inject = "inject=?clone3,clone:error=EAGAIN:when=16+";
+            let arguments = ["-e", "trace=?clone3,clone", "-e", inject];
+            if can_fail {
+                let seen = folder.path().join("strace");
+                let said = under_strace(&run("fails"), &arguments, &seen).output().unwrap();
+                assert_eq!(Said::from(said).code, 1, "round {round}");
+            }
+            let mut nodes = nodes.map(|node| node.join().unwrap());
+            for (node, id) in nodes.iter_mut().zip(["a", "b", "c"]) {
+                node.control = folder.path().join(format!("new/data/{id}/control.sock"));
+            }
+            let keys = keys_below(folder.path());
+            assert_eq!(keys.len(), 4, "round {round}: {keys:?}");
+            let network = |node: &Process| node.json(&["key", "list"]).to_string();
+            let [first, others @ ..] = &nodes;
+            assert!(others.iter().all(|node| network(node) == network(first)), "round {round}");
+        });
+    }
+}
+
 /// A card that said too early what it had written leaves empty files: they hold no key, so nothing
 /// is lost by a new one, and the node says what it means.
 #[test]

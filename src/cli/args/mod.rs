@@ -241,7 +241,11 @@ pub(super) enum Command {
         #[arg(long, value_name = "FILE", value_parser = values::path(), conflicts_with = "pairs")]
         from: Option<PathBuf>,
         /// KEY VALUE, or KEY=VALUE pairs, which are one change; the value - takes stdin
-        #[arg(required_unless_present = "from", allow_hyphen_values = true)]
+        #[arg(
+            required_unless_present = "from",
+            allow_hyphen_values = true,
+            value_name = "KEY=VALUE"
+        )]
         pairs: Vec<OsString>,
     },
     /// Remove keys of the own state

@@ -52,7 +52,13 @@ pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
 
-const MISSING: &str = "is an option, and a value is expected there";
+/// What is said of an option in the place of a value.
+fn missing(text: &str) -> &'static str {
+    match text {
+        "--" => "ends the options, and a value is expected there",
+        _ => "is an option, and a value is expected there",
+    }
+}
 
 fn is_option(text: &str) -> bool {
     let mut rest = text.strip_prefix('-').unwrap_or_default().chars();
@@ -76,7 +82,7 @@ fn parse_duration(text: &str, limits: &RangeInclusive<Duration>) -> Result<Durat
         Ok(time) if limits.contains(&time) => return Ok(time),
         Ok(time) if time < *limits.start() => "is too short",
         Ok(_) | Err(NumberOverflow) => "is too long",
-        Err(_) if is_option(text) => return Err(MISSING.to_owned()),
+        Err(_) if is_option(text) => missing(text),
         Err(_) if text.starts_with('-') => "is negative",
         Err(_) if text.is_empty() => "is empty",
         Err(_) if is_number() => "has no unit",
@@ -103,7 +109,7 @@ fn parse_number<T: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Result<T,
     }
     let why = match text {
         "" => "is empty",
-        _ if is_option(text) => return Err(MISSING.to_owned()),
+        _ if is_option(text) => missing(text),
         _ if !has_digits => "is not a whole number in digits",
         _ if text.starts_with('-') => "is negative",
         _ if text.parse().is_ok_and(|number: u64| number < least) => "is too small",
@@ -134,7 +140,12 @@ mod tests {
             let said = told(text);
             assert_eq!(said, format!("{why}; it takes 1s to 30d, such as 1500ms, 30s, 5m or 2h"));
         }
-        assert_eq!(told("--json"), MISSING);
+        assert!(
+            told("--json").starts_with("is an option, and a value is expected there; it takes")
+        );
+        assert!(
+            told("--").starts_with("ends the options, and a value is expected there; it takes")
+        );
         assert_eq!(parse_duration("1500ms", &TTL), Ok(Duration::from_millis(1500)));
         let told = |text| parse_number::<u8>(text, 1, 64).unwrap_err();
         for (text, why) in [
@@ -147,7 +158,8 @@ mod tests {
             ("5s", "is not a whole number in digits"),
             ("1.5", "is not a whole number in digits"),
             ("\u{663}", "is not a whole number in digits"),
-            ("-x", MISSING),
+            ("-x", missing("-x")),
+            ("--", missing("--")),
         ] {
             assert!(told(text).starts_with(why), "{text}: {}", told(text));
         }

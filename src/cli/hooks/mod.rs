@@ -21,6 +21,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
 use super::args::{OnArgs, Options};
 use super::signals::has_terminal;
+use super::typed::only_key;
 use super::{Fault, log as lines, print};
 use dsn::order::{Gather, ListMap};
 use plan::{After, Limits, News, NoRoom, Plan, State};
@@ -50,6 +51,7 @@ pub(super) fn run(flags: OnArgs, options: &Options) -> Result<(), Fault> {
         // Else it would be waited for, too.
         NodeId::new(node).map_err(Fault::usage)?;
     }
+    flags.key.iter().try_for_each(|prefix| only_key("--key", prefix))?;
     let program = flags.command.first().map(Path::new).unwrap_or(Path::new(""));
     if let Err(why) = find(program) {
         let step = match why.kind() {
