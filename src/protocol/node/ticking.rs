@@ -119,8 +119,9 @@ impl Node {
         }
     }
 
-    /// Others may know where those are that are missed; whoever came last, by every second one that
-    /// is asked, as perhaps they were lost because that one was gone.
+    /// Others may know where those are that are missed. Every second one that is asked is one that
+    /// reached others for this node that it can't call; or whoever came last, as perhaps they were
+    /// lost because that one was gone.
     fn choose_hints(&mut self, now: Now) {
         let missed = self.peers.awake().filter(|(_, peer)| is_missed(peer));
         let Some(silence) = missed.map(|(_, peer)| peer.unsure_for(now.mono_ms)).min() else {
@@ -133,8 +134,12 @@ impl Node {
         let can_say = |peer: &Peer| peer.status == PeerStatus::Alive && peer.link.connected;
         let alive = || self.peers.iter().filter(|(_, peer)| can_say(peer));
         let chosen = if self.ticks.is_multiple_of(2 * ticks) {
+            let reached = self.those_that_reach_others();
+            let reaches = alive().filter(|(node_id, _)| reached.contains(node_id));
+            let reaches: Vec<NodeId> = reaches.map(|(node_id, _)| node_id.clone()).collect();
             let newest = alive().max_by_key(|(_, peer)| peer.link.run_since);
-            newest.map(|(node_id, _)| node_id.clone())
+            let newest = newest.map(|(node_id, _)| node_id.clone());
+            self.random.choice(reaches).or(newest)
         } else {
             let alive: Vec<NodeId> = alive().map(|(node_id, _)| node_id.clone()).collect();
             self.random.choice(alive)
