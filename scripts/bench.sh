@@ -21,7 +21,7 @@
 # primed mistakes join join-loss late hangs split restart half partial overload processes, and table, which measures
 # nothing; its options --sizes 16,64,… (DSN_BENCH_SIZES has those of processes), --hours H (of virtual
 # time, for mistakes), --sets N, --victims N, --seed N, --shape TEXT (those of partial with it in their
-# name), and --long: 1 000 nodes as well, and 24 hours.
+# name), --loss PERCENT (of requests and answers, in these), and --long: 1 000 nodes as well, and 24 hours.
 # Results are kept in target/bench/scale.json, those that are measured again take the place of old ones.
 #
 # The comparison with the Python package needs python3 with venv, and its registry or a mirror; the
@@ -57,7 +57,7 @@ measure_scale() {
     processes=yes rules=yes names='' options=''
     while [ $# -gt 0 ]; do
         case $1 in
-            --sizes | --hours | --seed | --sets | --victims | --shape)
+            --sizes | --hours | --seed | --sets | --victims | --shape | --loss)
                 [ $# -gt 1 ] || fail "$1 needs a value" 2
                 options="$options $1 $2"
                 shift

@@ -49,6 +49,8 @@ pub(crate) struct Options {
     explain: bool,
     /// Whose name has this in it, of shapes.
     shape: String,
+    /// Requests and answers that get lost in these, in a million.
+    loss: u32,
 }
 
 /// Lost tries, in a million, with the words for it.
@@ -80,6 +82,7 @@ fn main() {
         victims: 3,
         explain: false,
         shape: String::new(),
+        loss: 0,
     };
     let mut wanted = Vec::new();
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
@@ -94,6 +97,7 @@ fn main() {
             "--sets" => options.sets = next().parse().unwrap(),
             "--victims" => options.victims = next().parse().unwrap(),
             "--shape" => options.shape = next(),
+            "--loss" => options.loss = next().parse::<u32>().unwrap() * 10_000,
             "--explain" => options.explain = true,
             "--long" => {
                 options.sizes = vec![16, 64, 256, 1000];
@@ -317,7 +321,8 @@ fn partial(table: &mut Table, options: &Options, size: usize) {
     for shape in partial::Shape::ALL.into_iter().filter(is_wanted) {
         let mut worst: Vec<(&str, &str, f64)> = Vec::new();
         for is_fresh in [true, false] {
-            let mut crowd = partial::settled(shape, size, is_fresh, is_fresh, options.seed);
+            let (walls, seed) = ((is_fresh, is_fresh), options.seed);
+            let mut crowd = partial::settled(shape, size, walls, options.loss, seed);
             let rest = partial::rest(&mut crowd, seconds);
             if options.explain {
                 for (what, count, sentence) in partial::faults(&crowd) {

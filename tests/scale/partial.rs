@@ -98,12 +98,20 @@ fn all_to(hidden: Vec<usize>, count: usize) -> HashSet<(usize, usize)> {
     hidden.into_iter().flat_map(|to| callers(to).map(move |from| (from, to))).collect()
 }
 
-/// A network of that shape, as it is after a while. A fresh one begins with the walls, and knows
-/// the first node alone; else they come to be in one that has met.
-pub fn settled(shape: Shape, count: usize, refuse: bool, is_fresh: bool, seed: u64) -> Crowd {
+/// A network of that shape, as it is after a while, in which so many requests and answers of a
+/// million get lost. Its walls refuse, or meet calls with silence. A fresh one begins with them, and
+/// knows the first node alone; else they come to be in one that has met.
+pub fn settled(
+    shape: Shape,
+    count: usize,
+    (refuse, is_fresh): (bool, bool),
+    loss: u32,
+    seed: u64,
+) -> Crowd {
     let mut crowd = if is_fresh { Crowd::new(count, seed) } else { Crowd::primed(count, 0, seed) };
     crowd.walls = shape.walls(count);
     crowd.walls_refuse = refuse;
+    crowd.loss = loss;
     if is_fresh {
         for host in 0..count {
             crowd.start(host);
