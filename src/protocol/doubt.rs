@@ -241,11 +241,23 @@ pub enum Accuser {
 pub struct Favour {
     /// What it asked.
     pub ask: Ask,
-    /// Until when it is worth an answer, ms; and then, for an asker that can't be called, until
-    /// when that one is told.
+    /// Until when it is worth an answer, ms.
     pub until: u64,
-    /// What came of it, for an asker that hears it when it calls.
-    pub word: Option<Word>,
+    /// How often it went in an answer, to one that can't be called.
+    pub told: u32,
+}
+
+/// What came of an ask, for an asker that can't be called: it hears it when it calls.
+#[derive(Debug)]
+pub struct Kept {
+    /// Who asked.
+    pub asker: NodeId,
+    /// What came of it.
+    pub word: Word,
+    /// Until when it is told, ms.
+    pub until: u64,
+    /// How often it was.
+    pub told: u32,
 }
 
 /// What is owed to a peer beside records.
@@ -263,6 +275,13 @@ impl Tell {
     /// Whether there is nothing to tell.
     pub fn is_empty(&self) -> bool {
         self.asks.is_empty() && self.words.is_empty() && self.suspects.is_empty()
+    }
+
+    /// One word more, if there is room among so many, and it is not there yet.
+    pub fn add_word(&mut self, word: Word, most: usize) {
+        if self.words.len() < most && !self.words.contains(&word) {
+            self.words.push(word);
+        }
     }
 
     /// What the peer itself is asked to sign, for somebody.

@@ -229,6 +229,7 @@ impl Node {
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         // This alone says that all is well: what answers other calls, and not the one that comes
         // behind each HELLO, is not called anew at once for ever.
+        let had_mail = peer.contact.is_failing();
         peer.contact.succeeded();
         peer.watch.far.succeeded();
         peer.watch.via = None;
@@ -236,6 +237,9 @@ impl Node {
         if let Some(ticket) = waiting.filter(|ticket| peer.owed.pings.contains(ticket)) {
             peer.owed.pings.retain(|other| *other != ticket);
             actions.push(Action::Finish(ticket, Ok(elapsed_us)));
+        }
+        if had_mail {
+            self.bring_mail(ended.node_id, ended.now, actions);
         }
     }
 

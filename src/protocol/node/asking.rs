@@ -73,7 +73,7 @@ impl Node {
         let by_mail = self.takes_mail(&about, now);
         let ticks = if by_mail { MAIL_TICKS } else { 1 };
         let until = now.mono_ms + ticks * self.settings.tick_ms;
-        self.probing.favours.push(Favour { ask: ask.clone(), until, word: None });
+        self.probing.favours.push(Favour { ask: ask.clone(), until, told: 0 });
         if by_mail {
             return;
         }
@@ -94,27 +94,33 @@ impl Node {
         now: Now,
         actions: &mut Vec<Action>,
     ) {
-        let favours = self.probing.favours.iter();
-        let place = favours.clone().position(|it| it.ask == *ask && it.word.is_none());
-        let Some(place) = place else { return };
-        let mut favour = self.probing.favours.swap_remove(place);
+        let before = self.probing.favours.len();
+        self.probing.favours.retain(|favour| favour.ask != *ask);
+        if self.probing.favours.len() == before {
+            return;
+        }
         let signature = here.map(|here| here.signature);
         let word = Word { about: ask.about.clone(), challenge: ask.challenge, signature };
         if self.takes_mail(&ask.asker, now) {
-            favour.word = Some(word);
-            favour.until = now.mono_ms + MAIL_TICKS * self.settings.tick_ms;
-            return self.probing.favours.push(favour);
+            return self.keep_word(&ask.asker, word, now);
         }
         self.owe_word(&ask.asker, word);
         self.poke(&ask.asker, now, actions);
     }
 
+    /// A peer is asked something, if there is room for it.
+    pub(super) fn owe_ask(&mut self, to: &NodeId, ask: Ask) {
+        let Some(peer) = self.peers.get_mut(to) else { return };
+        let asks = &mut peer.owed.tell.asks;
+        if asks.len() < OWED_TELLS_MAX && !asks.contains(&ask) {
+            asks.push(ask);
+        }
+    }
+
     /// A peer is told what came of a question, if there is room for it.
     pub(super) fn owe_word(&mut self, to: &NodeId, word: Word) {
-        let Some(peer) = self.peers.get_mut(to) else { return };
-        let words = &mut peer.owed.tell.words;
-        if words.len() < OWED_TELLS_MAX && !words.contains(&word) {
-            words.push(word);
+        if let Some(peer) = self.peers.get_mut(to) {
+            peer.owed.tell.add_word(word, OWED_TELLS_MAX);
         }
     }
 
@@ -148,8 +154,7 @@ impl Node {
         let favours = self.probing.favours.iter();
         let old = favours.filter(|favour| now.mono_ms >= favour.until);
         let old: Vec<Ask> = old.map(|favour| favour.ask.clone()).collect();
-        let is_told = |favour: &Favour| favour.word.is_some() && now.mono_ms >= favour.until;
-        self.probing.favours.retain(|favour| !is_told(favour));
+        self.probing.kept.retain(|kept| now.mono_ms < kept.until);
         for ask in old {
             if let Some(peer) = self.peers.get_mut(&ask.about) {
                 peer.owed.tell.asks.retain(|owed| *owed != ask);
@@ -180,7 +185,10 @@ impl Node {
             let helper = asked.helper.clone();
             match word {
                 CheckedWord::Here(_) => self.vouched_by(helper, &about, now, actions),
-                CheckedWord::InVain(..) => self.advance(&about, now, actions),
+                CheckedWord::InVain(..) => {
+                    self.advance(&about, now, actions);
+                    self.settle_accused(&about, now, actions);
+                }
             }
         }
     }
@@ -289,8 +297,8 @@ impl Node {
             .iter()
             .filter(|ask| ask.about != *ended.node_id || ask.asker != self.settings.node_id);
         peer.owed.tell.asks.extend(others.cloned());
-        peer.owed.tell.words.extend(tell.words.iter().cloned());
         peer.owed.tell.suspects.extend(tell.suspects.iter().cloned());
+        tell.words.iter().for_each(|word| self.owe_word(ended.node_id, word.clone()));
     }
 
     /// What can still be told is told again, a question is over.
@@ -312,9 +320,16 @@ impl Node {
         let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         if again {
             peer.owed.tell.suspects.extend(tell.suspects.iter().cloned());
-            let room = OWED_TELLS_MAX.saturating_sub(peer.owed.tell.words.len());
-            peer.owed.tell.words.extend(tell.words.iter().take(room).cloned());
         }
+        let takes_mail = self.takes_mail(ended.node_id, ended.now);
+        for word in &tell.words {
+            if again {
+                self.owe_word(ended.node_id, word.clone());
+            } else if takes_mail {
+                self.keep_word(ended.node_id, word.clone(), ended.now);
+            }
+        }
+        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
         if tell.self_ask(ended.node_id).is_none() {
             // Whether it is there is seen by asking it.
             peer.owed.ping |= peer.is_doubtable();

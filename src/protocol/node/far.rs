@@ -8,7 +8,7 @@ use super::mail::MAIL_TICKS;
 use super::suspicion::can_help;
 use super::{Action, Node, Now};
 use crate::order::Gather;
-use crate::protocol::doubt::{Asker, FIRST_ASKED};
+use crate::protocol::doubt::{Asked, Asker, FIRST_ASKED};
 use crate::protocol::identity::{Incarnation, NodeId};
 use crate::protocol::pace::Wait;
 use crate::protocol::peer::{CallFault, Peer};
@@ -148,8 +148,35 @@ impl Node {
         true
     }
 
-    /// Asks a few others to try one, and the one that most likely reaches it; not again before
-    /// their time is over.
+    /// Asks a few others to try one, and the one that most likely reaches it.
+    fn ask_a_few(
+        &mut self,
+        node_id: &NodeId,
+        by: Option<&NodeId>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) -> Vec<Asked> {
+        let by = by.filter(|by| self.peers.get(by).is_some_and(can_help));
+        let by: Vec<NodeId> = by.into_iter().cloned().collect();
+        let mut asked = self.ask_others(node_id, FIRST_ASKED, now, actions);
+        if asked.iter().all(|asked| !by.contains(&asked.helper)) {
+            asked.extend(self.ask_these(node_id, by, now, actions));
+        }
+        asked
+    }
+
+    /// The same, of one that somebody accuses.
+    pub(super) fn ask_those_that_reach(
+        &mut self,
+        node_id: &NodeId,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) -> Vec<Asked> {
+        let helper = self.helper_of(node_id);
+        self.ask_a_few(node_id, helper.as_ref(), now, actions)
+    }
+
+    /// Asks them about one that is sought, and waits for what they say.
     pub(super) fn ask_around(
         &mut self,
         node_id: &NodeId,
@@ -157,12 +184,7 @@ impl Node {
         now: Now,
         actions: &mut Vec<Action>,
     ) {
-        let by = by.filter(|by| self.peers.get(by).is_some_and(can_help));
-        let by: Vec<NodeId> = by.into_iter().cloned().collect();
-        let mut sought = self.ask_others(node_id, FIRST_ASKED, now, actions);
-        if sought.iter().all(|asked| !by.contains(&asked.helper)) {
-            sought.extend(self.ask_these(node_id, by, now, actions));
-        }
+        let sought = self.ask_a_few(node_id, by, now, actions);
         let until = now.mono_ms + SOUGHT_TICKS * self.settings.tick_ms;
         if let Some(peer) = self.peers.get_mut(node_id) {
             (peer.watch.sought, peer.watch.sought_until) = (sought, until);
@@ -306,12 +328,17 @@ impl Peer {
         self.gap_ms.unwrap_or(gaps.unknown_ms).clamp(gaps.least_ms, gaps.most_ms)
     }
 
+    /// Whether it was shown that it is there, or sought, while it could not be called, and can't be.
+    pub(super) fn can_not_be_called(&self) -> bool {
+        self.contact.is_failing() && self.watch.far.is_failing()
+    }
+
     /// Whether it was shown that it is there though it can't be called: in a large network a link
     /// is kept with another one in its place.
     pub(super) fn is_far(&self, now_ms: u64) -> bool {
         let was_tried = |fault: &CallFault| now_ms.saturating_sub(fault.at) < FAR_LINK_MS;
         let was_tried = self.last_fault.as_ref().is_some_and(was_tried);
-        self.watch.far.is_failing() && self.contact.is_failing() && was_tried
+        self.can_not_be_called() && was_tried
     }
 
     /// Whether it is lost here, or was never heard and can't be called.

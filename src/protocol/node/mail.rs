@@ -4,15 +4,22 @@
 use super::answers::Ended;
 use super::probing::UNCALLED_TICKS;
 use super::{Action, CheckedWord, Node, Now};
-use crate::protocol::doubt::{Accused, Accuser, Favour};
+use crate::order::{sort, sort_by};
+use crate::protocol::doubt::{Accused, Accuser, Favour, Kept};
 use crate::protocol::identity::NodeId;
 use crate::protocol::peer::Peer;
 use crate::protocol::report::PeerStatus;
-use crate::protocol::wire::{ASKS_MAX, Challenge, Mail, SUSPECTS_MAX, Suspected, WORDS_MAX, Word};
+use crate::protocol::wire::{
+    ASKS_MAX, Ask, Challenge, Mail, SUSPECTS_MAX, Suspected, WORDS_MAX, Word,
+};
 
 /// How long mail waits, ticks: who can be called by nobody calls all others at each tick, and one
 /// of these calls may get lost.
 pub(super) const MAIL_TICKS: u64 = 2;
+/// Most words that wait for the call of one peer, and of all: as many as it may ask for at a time
+/// of each of a few others.
+const KEPT_OF_ONE_MAX: usize = 16;
+const KEPT_MAX: usize = 128;
 /// How much time the steps of a doubt have where what is asked goes by mail, and what comes of it,
 /// too, ticks: to the next call of the other one, and to the next one of this node.
 const FAR_STEP_TICKS: u64 = 3;
@@ -30,24 +37,70 @@ impl Node {
         self.peers.get(node_id).is_some_and(|peer| peer.contact.is_failing() && calls(peer))
     }
 
-    /// What waits for a peer that calls, if it can't be called. Nothing of it is taken away: this
-    /// answer may get lost, and the next one says the same until that is old.
-    pub(super) fn mail_for(&self, to: &NodeId, now: Now) -> Option<Mail> {
+    /// What came of an ask waits for the next call of who asked.
+    pub(super) fn keep_word(&mut self, asker: &NodeId, word: Word, now: Now) {
+        let of_it = |kept: &&Kept| kept.asker == *asker;
+        let count = self.probing.kept.iter().filter(of_it).count();
+        if count < KEPT_OF_ONE_MAX && self.probing.kept.len() < KEPT_MAX {
+            let until = now.mono_ms + MAIL_TICKS * self.settings.tick_ms;
+            self.probing.kept.push(Kept { asker: asker.clone(), word, until, told: 0 });
+        }
+    }
+
+    /// What waits for a peer that calls, if it can't be called; what was told least comes first.
+    /// Nothing of it is taken away: this answer may get lost, and a next one says the same until
+    /// that is old.
+    pub(super) fn mail_for(&mut self, to: &NodeId, now: Now) -> Option<Mail> {
         if !self.takes_mail(to, now) {
             return None;
         }
-        let favours = self.probing.favours.iter();
-        let is_open = |favour: &&Favour| favour.ask.about == *to && favour.word.is_none();
-        let asks = favours.clone().filter(is_open).map(|favour| favour.ask.challenge);
-        let asks: Vec<Challenge> = asks.take(ASKS_MAX).collect();
-        let words = favours.filter(|favour| favour.ask.asker == *to);
-        let words = words.filter_map(|favour| favour.word.clone());
-        let words: Vec<Word> = words.take(WORDS_MAX).collect();
-        let suspects =
-            self.peers.iter().filter_map(|(id, peer)| self.accusation(id, peer, to, now));
-        let suspects: Vec<Suspected> = suspects.take(SUSPECTS_MAX).collect();
-        let mail = Mail { asks, words, suspects };
-        (mail != Mail::default()).then_some(mail)
+        let asked = self.probing.favours.iter().enumerate();
+        let asked = asked.filter(|(_, favour)| favour.ask.about == *to);
+        let asked = least_told(asked.map(|(at, favour)| (favour.told, at)), ASKS_MAX);
+        let kept = self.probing.kept.iter().enumerate().filter(|(_, kept)| kept.asker == *to);
+        let kept = least_told(kept.map(|(at, kept)| (kept.told, at)), WORDS_MAX);
+        let mut mail = Mail { suspects: self.accusations_for(to, now), ..Mail::default() };
+        for at in asked {
+            if let Some(favour) = self.probing.favours.get_mut(at) {
+                favour.told = favour.told.saturating_add(1);
+                mail.asks.push(favour.ask.challenge);
+            }
+        }
+        for at in kept {
+            if let Some(kept) = self.probing.kept.get_mut(at) {
+                kept.told = kept.told.saturating_add(1);
+                mail.words.push(kept.word.clone());
+            }
+        }
+        let is_any = mail != Mail::default();
+        self.probing.mails += usize::from(is_any);
+        is_any.then_some(mail)
+    }
+
+    /// The accusations that a peer hears; others each time, where there are more than fit.
+    fn accusations_for(&self, to: &NodeId, now: Now) -> Vec<Suspected> {
+        let own = self.peers.get(to).into_iter().map(|peer| (to, peer));
+        // Nothing is due to those that rest: they are alive.
+        let others = self.peers.awake().filter(|(id, _)| *id != to);
+        let all = own.chain(others).filter_map(|(id, peer)| self.accusation(id, peer, to, now));
+        let mut all: Vec<Suspected> = all.collect();
+        let from = self.probing.mails.saturating_mul(SUSPECTS_MAX).checked_rem(all.len());
+        all.rotate_left(from.unwrap_or_default());
+        all.truncate(SUSPECTS_MAX);
+        sort_by(&mut all, |left, right| left.node_id.cmp(&right.node_id));
+        all
+    }
+
+    /// A peer can be called again: what waited for its call is brought to it.
+    pub(super) fn bring_mail(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
+        let favours = self.probing.favours.iter().filter(|favour| favour.ask.about == *node_id);
+        let asks: Vec<Ask> = favours.map(|favour| favour.ask.clone()).collect();
+        let kept = std::mem::take(&mut self.probing.kept).into_iter();
+        let (brought, kept): (Vec<Kept>, Vec<Kept>) = kept.partition(|kept| kept.asker == *node_id);
+        self.probing.kept = kept;
+        brought.into_iter().for_each(|kept| self.owe_word(node_id, kept.word));
+        asks.into_iter().for_each(|ask| self.owe_ask(node_id, ask));
+        self.poke(node_id, now, actions);
     }
 
     /// What a peer that calls hears of an accusation: one against itself, or one against another
@@ -70,10 +123,7 @@ impl Node {
     /// What was asked of this node under a challenge, for somebody else.
     pub(super) fn favour_under(&self, about: &NodeId, challenge: &Challenge) -> Option<&Favour> {
         let mut favours = self.probing.favours.iter();
-        favours.find(|favour| {
-            let ask = &favour.ask;
-            ask.about == *about && ask.challenge == *challenge && favour.word.is_none()
-        })
+        favours.find(|favour| favour.ask.about == *about && favour.ask.challenge == *challenge)
     }
 
     /// One that can't be called answered by itself what others asked of it.
@@ -121,8 +171,15 @@ impl Node {
             return usual_ms;
         }
         let tick_ms = self.settings.tick_ms;
-        let is_far = |peer: &Peer| peer.contact.is_failing() && peer.watch.far.is_failing();
-        let is_far = self.peers.get(node_id).is_some_and(is_far);
+        let is_far = self.peers.get(node_id).is_some_and(Peer::can_not_be_called);
         usual_ms.max(if is_far { FAR_STEP_TICKS * tick_ms } else { tick_ms + tick_ms / 3 })
     }
+}
+
+/// The places of those that were told least, the first ones of them: how often each was told, and
+/// its place, come in.
+fn least_told(items: impl Iterator<Item = (u32, usize)>, most: usize) -> Vec<usize> {
+    let mut items: Vec<(u32, usize)> = items.collect();
+    sort(&mut items);
+    items.into_iter().take(most).map(|(_, place)| place).collect()
 }

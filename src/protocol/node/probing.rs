@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{Action, Node, Now};
-use crate::protocol::doubt::{Accuser, Asker, Favour, Health, Times};
+use crate::protocol::doubt::{Accuser, Asker, Favour, Health, Kept, Times};
 use crate::protocol::head::Fingerprint;
 use crate::protocol::identity::NodeId;
 use crate::protocol::pace::Pace;
@@ -54,6 +54,10 @@ pub(super) struct Probing {
     pub(super) listed: Pace,
     /// What others asked for.
     pub(super) favours: Vec<Favour>,
+    /// What came of it, for those that hear it when they call.
+    pub(super) kept: Vec<Kept>,
+    /// How many answers had something for those.
+    pub(super) mails: usize,
     /// Who asked for whom of late.
     pub(super) askers: VecDeque<Asker>,
 }
@@ -74,6 +78,8 @@ impl Probing {
             to_refute: None,
             listed: Pace::default(),
             favours: Vec::new(),
+            kept: Vec::new(),
+            mails: 0,
             askers: VecDeque::new(),
         }
     }
@@ -144,6 +150,7 @@ impl Node {
         self.probing.called_at = now.mono_ms;
         self.probing.in_vain_since = None;
         self.probing.favours.clear();
+        self.probing.kept.clear();
         self.peers.change_awake(|_, peer| {
             peer.watch.doubt = None;
             if let Some(accused) = &mut peer.watch.accused {

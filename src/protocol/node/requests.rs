@@ -215,7 +215,7 @@ impl Node {
         }
         peer.link.called_at = Some(now.mono_ms);
         let may_be_reached = peer.status != PeerStatus::Alive
-            || peer.contact.fruitless() <= CALLS_BACK_MAX
+            || peer.contact.fruitless() < CALLS_BACK_MAX
             || self.probing.in_vain_since.is_some();
         if !peer.link.connected && may_be_reached {
             // It reaches us: so we may reach it again.

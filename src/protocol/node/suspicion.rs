@@ -246,15 +246,21 @@ impl Node {
         actions: &mut Vec<Action>,
     ) {
         let times = self.times();
+        let is_far = self.peers.get(node_id).is_some_and(Peer::can_not_be_called);
         let grace = match by {
-            Accuser::Others => times.grace,
-            Accuser::Own | Accuser::Silent => self.step_ms(node_id, times.grace, now),
+            Accuser::Others if !is_far => times.grace,
+            _ => self.step_ms(node_id, times.grace, now),
+        };
+        let asked = match by {
+            // It does not hear of it from here, and its silence says nothing: others see it.
+            Accuser::Others if is_far => self.ask_those_that_reach(node_id, now, actions),
+            _ => asked,
         };
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         let shown_at = match by {
             Accuser::Own | Accuser::Silent => now.mono_ms,
-            // Perhaps it answers here.
-            Accuser::Others => now.mono_ms + times.answer,
+            // Perhaps it answers here, or others reach it.
+            Accuser::Others => now.mono_ms + times.answer.max(grace - times.grace),
         };
         let (fingerprint, until) = (peer.version().fingerprint, now.mono_ms + grace);
         peer.watch.doubt = None;
@@ -317,6 +323,19 @@ impl Node {
             if !is_silent {
                 self.tell_askers(node_id, now, actions);
             }
+        }
+    }
+
+    /// All that were asked about one that can't be called, and that others accuse, tried it in vain:
+    /// nothing more is to be waited for.
+    pub(super) fn settle_accused(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
+        let Some(peer) = self.peers.get_mut(node_id) else { return };
+        let can_not_be_called = peer.can_not_be_called();
+        let Some(accused) = &mut peer.watch.accused else { return };
+        let all_said = !accused.asked.is_empty() && accused.asked.iter().all(|it| it.is_over);
+        if can_not_be_called && accused.by == Accuser::Others && all_said {
+            accused.until = accused.until.min(now.mono_ms);
+            self.show_accused(node_id, now, actions);
         }
     }
 
