@@ -328,7 +328,7 @@ impl Peer {
         self.gap_ms.unwrap_or(gaps.unknown_ms).clamp(gaps.least_ms, gaps.most_ms)
     }
 
-    /// Whether it was shown that it is there, or sought, while it could not be called, and can't be.
+    /// Whether it can't be called, and was shown to be there, or sought, while it could not be.
     pub(super) fn can_not_be_called(&self) -> bool {
         self.contact.is_failing() && self.watch.far.is_failing()
     }

@@ -326,8 +326,8 @@ impl Node {
         }
     }
 
-    /// All that were asked about one that can't be called, and that others accuse, tried it in vain:
-    /// nothing more is to be waited for.
+    /// All that were asked about one that can't be called, and that others accuse, tried it in
+    /// vain: nothing more is to be waited for.
     pub(super) fn settle_accused(&mut self, node_id: &NodeId, now: Now, actions: &mut Vec<Action>) {
         let Some(peer) = self.peers.get_mut(node_id) else { return };
         let can_not_be_called = peer.can_not_be_called();

@@ -343,7 +343,7 @@ fn all_words_are_told_in_their_time() {
     for _ in 0..20 {
         us.goes_on(100);
         mail_of(&mut us, &mut last);
-        for mail in mail_of(&mut us, &mut asker) {
+        if let Some(mail) = mail_of(&mut us, &mut asker) {
             told.extend(mail.words.iter().map(|word| word.challenge[0]));
         }
     }
@@ -358,7 +358,7 @@ fn what_waits_for_a_call_is_brought_to_who_can_be_called_again() {
     let mut asker = others.remove(0);
     can_not_be_called(&mut us, &mut asker);
     pushed(&mut us, &asker, ask(&last, &asker, 7));
-    let mut brought = |us: &mut Us, other: &Other| {
+    let brought = |us: &mut Us, other: &Other| {
         // It is reached again: a PING says so.
         let peer = us.node.peers.get_mut(&other.id).unwrap();
         (peer.owed.ping, peer.upkeep, peer.link.connected) = (true, 0, true);
@@ -443,7 +443,7 @@ fn a_liar_hides_nobody_that_others_reach() {
 fn one_that_only_calls_is_lost_once_all_tried_it_in_vain() {
     let (mut us, others, far) = with_a_silent_one(4);
     us.jobs.clear();
-    let mut pass = |us: &mut Us, ms: u64| {
+    let pass = |us: &mut Us, ms: u64| {
         for _ in 0..ms / 100 {
             us.goes_on(100);
             others.iter().for_each(|other| assert!(us.serve(other) < 100));
