@@ -207,8 +207,8 @@ fn who_can_not_be_called_by_all_is_there_for_all_and_costs_little() {
 }
 
 /// The same where one try in ten fails. Who is suspected by mistake by all together in a minute:
-/// before those that can only call heard of each other, and of accusations, it was five at 16 nodes,
-/// fifty at 32, and hundreds at 64.
+/// before those that can only call heard of each other, and of accusations, it was five at 16
+/// nodes, fifty at 32, and hundreds at 64.
 #[test]
 fn who_can_only_call_is_not_missed_where_requests_get_lost() {
     const LOSS: u32 = 50_000;
