@@ -107,6 +107,8 @@ pub struct Watch {
     /// How often it was shown that it is there while it could not be called, and when it comes into
     /// doubt for silence again: others watch it as well, and can call it.
     pub far: Pace,
+    /// When its mail had questions last that were answered, ms.
+    pub mail_at: Option<u64>,
     /// Who was asked about it as others say that it is there.
     pub sought: Vec<Asked>,
     /// Until when a word of those counts, ms.

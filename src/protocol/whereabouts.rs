@@ -90,6 +90,18 @@ impl Whereabouts {
         }
     }
 
+    /// Somebody else lives there, so it is not tried: the newest of the other hints is its address
+    /// from now on, or comes first. Nothing else would lead to it, as only tries take turns.
+    pub fn is_of_another(&mut self, address: &Address) {
+        if self.address.as_ref() != Some(address) {
+            return self.pass_over(address);
+        }
+        if let Some(hint) = self.hints.pop_back() {
+            self.hints.push_front(Hint { address: address.clone(), is_new: false });
+            self.address = Some(hint.address);
+        }
+    }
+
     /// Nobody answered there: the other hints come first from now on.
     pub fn tried_in_vain(&mut self, address: &Address) {
         self.pass_over(address);
@@ -213,6 +225,25 @@ mod tests {
             })
             .collect();
         assert_eq!(tried, [at(1), at(3), at(1), at(2), at(1), at(3)]);
+    }
+
+    /// Where it was once a host may live that is never tried for it.
+    #[test]
+    fn where_another_one_lives_is_no_address_while_there_is_a_hint() {
+        let mut place = Whereabouts::kept(Some(at(1)));
+        place.is_of_another(&at(1));
+        assert_eq!(place.to_try(0), Some(&at(1)), "nothing else is known");
+        place.add_hint(&at(2));
+        place.add_hint(&at(3));
+        let tried: Vec<Address> = (0..4)
+            .map(|_| {
+                let address = place.to_try(6).unwrap().clone();
+                place.is_of_another(&address);
+                address
+            })
+            .collect();
+        assert_eq!(tried, [at(1), at(3), at(2), at(1)], "all in turn, though none is tried");
+        assert_eq!(place.proved(), Some(&at(1)));
     }
 
     #[test]

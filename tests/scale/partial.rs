@@ -99,8 +99,8 @@ fn all_to(hidden: Vec<usize>, count: usize) -> HashSet<(usize, usize)> {
 }
 
 /// A network of that shape, as it is after a while, in which so many requests and answers of a
-/// million get lost. Its walls refuse, or meet calls with silence. A fresh one begins with them, and
-/// knows the first node alone; else they come to be in one that has met.
+/// million get lost. Its walls refuse, or meet calls with silence. A fresh one begins with them,
+/// and knows the first node alone; else they come to be in one that has met.
 pub fn settled(
     shape: Shape,
     count: usize,

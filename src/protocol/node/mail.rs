@@ -155,8 +155,16 @@ impl Node {
     ) {
         self.on_words(words, ended.now, actions);
         self.on_suspects(mail.suspects, ended.now, actions);
+        let pause_ms = self.settings.tick_ms / 2;
+        let Some(peer) = self.peers.get_mut(ended.node_id) else { return };
+        let is_due = |at: u64| ended.now.mono_ms.saturating_sub(at) >= pause_ms;
+        if mail.asks.is_empty() || !peer.watch.mail_at.is_none_or(is_due) {
+            // The same question comes until its answer is there.
+            return;
+        }
+        peer.watch.mail_at = Some(ended.now.mono_ms);
         for challenge in mail.asks {
-            // It is signed as it is sealed. The same question comes until its answer is there.
+            // It is signed as it is sealed.
             let about = self.settings.node_id.clone();
             self.owe_word(ended.node_id, Word { about, challenge, signature: None });
         }

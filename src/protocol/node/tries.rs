@@ -70,7 +70,7 @@ impl Node {
             self.tries.tried_at.insert(address, now.mono_ms);
         } else {
             // Another place may be free.
-            peer.place.pass_over(&address);
+            peer.place.is_of_another(&address);
         }
     }
 

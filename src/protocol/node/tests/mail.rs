@@ -471,3 +471,32 @@ fn one_that_only_calls_is_lost_once_all_tried_it_in_vain() {
     }
     assert_eq!(us.peer(&far).status, PeerStatus::Lost);
 }
+
+/// A member that answers each PING with questions would have a push for each.
+#[test]
+fn questions_by_mail_are_answered_twice_a_tick_at_most() {
+    let (mut us, others, _) = with_a_silent_one(3);
+    let hub = &others[0];
+    us.jobs.clear();
+    let mut pushes = 0;
+    for round in 0..300_u16 {
+        let [low, high] = round.to_le_bytes();
+        let asks = (0..8).map(|number| [number, low, high].repeat(6)[..16].try_into().unwrap());
+        let mail = Mail { asks: asks.collect(), ..Mail::default() };
+        us.node.peers.get_mut(&hub.id).unwrap().upkeep = 0;
+        us.node.peers.get_mut(&hub.id).unwrap().owed.ping = true;
+        us.goes_on(100);
+        us.answer_all(hub, |request| match request {
+            Request::Push(push) => {
+                pushes += usize::from(!push.words.is_empty());
+                None
+            }
+            Request::Ping(_) => {
+                let pong = Pong { view: [0; 16], twin: None, mail: Some(mail.clone()) };
+                Some(Outcome::Pong(signed(pong, hub.key), Vec::new()))
+            }
+            _ => None,
+        });
+    }
+    assert!((15..=21).contains(&pushes), "{pushes} in ten ticks");
+}
