@@ -493,28 +493,3 @@ fn an_answer_of_a_run_that_is_over_does_not_bring_it_back() {
     us.is_answered(&job, of_twin);
     assert_eq!(us.peer(&other).link.incarnation, Some(other.incarnation));
 }
-
-/// Its host got another address, and somebody else has the one of before; as chance has it that is
-/// whose turn it is, and what is not tried takes no turns.
-#[test]
-fn one_whose_address_is_anothers_now_is_looked_for_where_hints_say() {
-    let (mut us, others) = connected(2);
-    us.jobs.clear();
-    let (moved, other) = (&others[0], others[1].place());
-    let peer = us.node.peers.get_mut(&moved.id).unwrap();
-    peer.place = crate::protocol::whereabouts::Whereabouts::kept(Some(other));
-    peer.place.unprove(&others[1].place());
-    let hint = address("10.0.0.77:8000");
-    peer.place.add_hint(&hint);
-    super::super::suspicion::lose(&moved.id, peer, &mut Vec::new());
-    let mut tried = Vec::new();
-    for _ in 0..10 {
-        us.tick();
-        us.serve(&others[1]);
-        while let Some((job, outgoing)) = us.begins_with(moved) {
-            tried.push(outgoing.address.clone());
-            us.is_answered(&job, Outcome::Failed("nobody".into()));
-        }
-    }
-    assert!(tried.contains(&hint), "{tried:?}");
-}
