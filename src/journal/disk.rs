@@ -268,7 +268,7 @@ impl Disk for RealDisk {
     fn new_id(&mut self) -> Result<FileId, Error> {
         let mut id = [0; 16];
         let filled = SystemRandom::new().fill(&mut id);
-        filled.map_err(|_| Error::other("the system gave no randomness"))?;
+        filled.map_err(|_| Error::other("the system gave no randomness. Start this node again"))?;
         Ok(FileId(id))
     }
 }

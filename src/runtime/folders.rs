@@ -118,6 +118,7 @@ pub(super) fn network_keys(
     notices: &mut Vec<Fault>,
 ) -> Result<NetworkKeys, StartError> {
     let path = &config.network_key_file();
+    let waits = credentials::patience();
     loop {
         let found = credentials::presence(path)?;
         if found == Presence::Present {
@@ -145,6 +146,7 @@ pub(super) fn network_keys(
             new.made.push((made, said));
             break;
         }
+        credentials::pause_before_another(&waits, path)?;
     }
     let keys = credentials::load_network_key(path)?;
     notices.extend(credentials::who_else_reads(path)?);
