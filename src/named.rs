@@ -2,9 +2,9 @@
 //! read without a bound, and no device is opened, as that alone may do something.
 
 use std::fmt;
-use std::fs::{File, FileType, Metadata};
+use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{Error, ErrorKind, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -215,20 +215,39 @@ fn open_within(path: &Path, kind: Kind, time: Duration) -> Result<File, Unreadab
     judge(path, &std::fs::metadata(path).map_err(system)?, kind)?;
     // Without waiting for whoever is at the other end.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let waits = Patience::new(time);
-    let file = loop {
-        match rustix::fs::open(path, flags, Mode::empty()) {
-            Ok(file) => break File::from(file),
-            Err(Errno::WOULDBLOCK) => waits.pause().map_err(|over| match over {
-                Over::Late => Unreadable::Held { path: path.into(), time },
-                Over::Stopped => Unreadable::Stopped { path: path.into() },
-            })?,
-            Err(why) => return Err(system(why.into())),
-        }
-    };
+    let file = once_free(path, time, || Ok(rustix::fs::open(path, flags, Mode::empty())?.into()))?;
     // It may be another one by now.
     judge(path, &file.metadata().map_err(system)?, kind)?;
     Ok(file)
+}
+
+/// Opens a file of ours to be written, as these options say, and waits for it as [`open`] does.
+pub fn open_to_write(path: &Path, options: &mut OpenOptions) -> Result<File, Unreadable> {
+    check(path)?;
+    let options = options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    once_free(path, WRITING_TIME, || options.open(path))
+}
+
+/// What was opened, once no other process holds it. The kernel would wait for that, too, but not
+/// hear of a stop meanwhile.
+fn once_free(
+    path: &Path,
+    time: Duration,
+    open: impl Fn() -> Result<File, Error>,
+) -> Result<File, Unreadable> {
+    let waits = Patience::new(time);
+    loop {
+        match open() {
+            Ok(file) => return Ok(file),
+            Err(why) if why.kind() == ErrorKind::WouldBlock => {
+                waits.pause().map_err(|over| match over {
+                    Over::Late => Unreadable::Held { path: path.into(), time },
+                    Over::Stopped => Unreadable::Stopped { path: path.into() },
+                })?;
+            }
+            Err(why) => return Err(Unreadable::System { path: path.into(), why }),
+        }
+    }
 }
 
 fn judge(path: &Path, found: &Metadata, kind: Kind) -> Result<(), Unreadable> {

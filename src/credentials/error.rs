@@ -145,8 +145,8 @@ fn locked(path: &Path, time: Duration) -> String {
 
 fn unsettled(path: &Path, time: Duration) -> String {
     format!(
-        "{} was made and taken away again by others for {} s. Look at the log of the nodes that start with it: end those \
-         that fail, then start this node again",
+        "{} was another file at each look, for {} s. Others make it and take it away again (end the nodes that fail to start \
+         with it), or its file system gives it a new number each time (keep keys on another disk)",
         path.display(),
         time.as_secs()
     )

@@ -377,5 +377,5 @@ fn a_key_file_that_is_always_another_one_is_waited_for_with_pauses_and_an_end() 
     assert!(matches!(fault, CredentialsError::Unsettled { .. }) && !fault.is_usage(), "{fault}");
     assert!(looks.get() <= 4, "{}", looks.get());
     let fault = pause_before_another(&Patience::new(Duration::ZERO), &path).unwrap_err();
-    assert!(fault.to_string().contains("taken away again by others"), "{fault}");
+    assert!(fault.to_string().contains("another file at each look"), "{fault}");
 }

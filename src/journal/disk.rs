@@ -134,8 +134,7 @@ fn removed() -> Error {
 }
 
 fn open_to_write(path: &Path) -> Result<File, Error> {
-    crate::named::check(path)?;
-    File::options().read(true).write(true).open(path)
+    Ok(crate::named::open_to_write(path, File::options().read(true).write(true))?)
 }
 
 fn is_same(one: &Metadata, other: &Metadata) -> bool {

@@ -50,7 +50,9 @@ pub(super) fn lock_folder(folder: &Path) -> Result<Lock, StartError> {
     let wrong = |fault: Unreadable| StartError::Folder { path: path.clone(), why: fault.into() };
     named::check(&path).map_err(wrong)?;
     let opened = durable::create_within(folder, || {
-        File::options().create(true).truncate(false).write(true).open(&path)
+        let options = &mut File::options();
+        let options = options.create(true).truncate(false).write(true);
+        Ok(named::open_to_write(&path, options)?)
     });
     let (file, fault) = match opened {
         Ok((file, _)) => (file, None),

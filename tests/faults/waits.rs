@@ -111,11 +111,15 @@ fn a_signal_ends_a_start_that_waits_and_leaves_nothing() {
         (LEASES, "credentials/a/node.key", Signal::TERM),
         (LEASES, "credentials/a/known_peers", Signal::TERM),
         (LEASES, "allowed", Signal::TERM),
+        (LEASES, "data/a/lock", Signal::TERM),
+        (LEASES, "data/a/state.journal", Signal::TERM),
     ];
     for (does, name, signal) in rows {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
-        std::fs::create_dir_all(folder.path().join("credentials/a")).unwrap();
+        for kind in ["credentials", "data"] {
+            std::fs::create_dir_all(folder.path().join(kind).join("a")).unwrap();
+        }
         std::fs::write(&path, "").unwrap();
         let Some(_holder) = Holder::new(does, &path) else {
             eprintln!("SKIPPED: needs python3, and a file system with locks and leases");
@@ -123,7 +127,7 @@ fn a_signal_ends_a_start_that_waits_and_leaves_nothing() {
         };
         let before = all_below(&folder.path().join("credentials"));
         let mut command = run(folder.path());
-        command.args(["--data", "none", "--control", "sock"]);
+        command.args(["--control", "sock"]);
         if name == "allowed" {
             command.args(["--allow", name]);
         }
