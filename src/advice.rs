@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+/// Most links that are followed one after the other, as the system does (path_resolution(7)).
+const LINKS_MAX: usize = 40;
+
 /// An error of the system about a path, as a person reads it: `WHY. STEP`.
 pub struct Advice<'a> {
     why: &'a Error,
@@ -23,7 +26,12 @@ pub fn advice<'a>(why: &'a Error, path: &'a Path, other: &'a str) -> Advice<'a> 
 impl fmt::Display for Advice<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { why, path, other } = self;
-        write!(formatter, "{why}. {}", step(why, path))?;
+        // What is no error of the system has words of ours, and they say what to do.
+        if why.kind() == ErrorKind::Other && why.raw_os_error().is_none() {
+            write!(formatter, "{why}")?;
+        } else {
+            write!(formatter, "{why}. {}", step(why, path))?;
+        }
         if other.is_empty() { Ok(()) } else { write!(formatter, ", or {other}") }
     }
 }
@@ -119,12 +127,25 @@ fn missing(path: &Path) -> String {
     let first = path.ancestors().map(shown).take_while(|place| !place.exists()).last();
     match first {
         // A link that leads nowhere is there.
-        Some(place) if place.is_symlink() => {
-            format!("{} is a link to something that is not there", place.display())
-        }
+        Some(place) if place.is_symlink() => format!(
+            "{} is a link to {}, where nothing is: mount or make that",
+            place.display(),
+            end_of(place).display()
+        ),
         Some(place) => format!("There is no {}: make it", place.display()),
         None => "It is gone: something removes it".into(),
     }
+}
+
+/// Where a link leads, by way of others. What it leads to need not be there.
+pub fn end_of(link: &Path) -> PathBuf {
+    let mut end = link.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(next) = end.read_link() else { break };
+        // It counts from the folder that the link is in.
+        end = end.parent().map_or_else(|| next.clone(), |folder| folder.join(&next));
+    }
+    end
 }
 
 fn no_folder(path: &Path) -> &Path {
@@ -207,6 +228,9 @@ mod tests {
         let why = std::fs::read(&missing).unwrap_err();
         let said = advice(&why, &missing, "").to_string();
         assert!(said.contains("none: make it") && !said.contains("of/these"), "{said}");
+        // Words of our own are all that there is to say.
+        let said = advice(&Error::other("it sleeps. Wake it"), &file, "use --data DIR").to_string();
+        assert_eq!(said, "it sleeps. Wake it, or use --data DIR");
         let below = file.join("below/it");
         let why = std::fs::read(&below).unwrap_err();
         let said = advice(&why, &below, "").to_string();

@@ -60,6 +60,8 @@ pub mod named;
 #[doc(hidden)]
 pub mod order;
 #[doc(hidden)]
+pub mod patience;
+#[doc(hidden)]
 pub mod protocol;
 #[doc(hidden)]
 pub mod runtime;

@@ -2,9 +2,9 @@
 //! read without a bound, and no device is opened, as that alone may do something.
 
 use std::fmt;
-use std::fs::{File, FileType, Metadata};
+use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{Error, ErrorKind, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,12 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::advice::{Advice, advice};
+use crate::patience::{Over, Patience};
 
 /// How long somebody may take to begin to write to a pipe: a shell starts both sides at once.
 const WRITER_TIME: Duration = Duration::from_secs(5);
 /// How long a writer that is there may take: it may ask somebody for a password first.
 const WRITING_TIME: Duration = Duration::from_secs(60);
-/// How often is looked whether a file that another process holds is free.
-const HELD_PAUSE: Duration = Duration::from_millis(20);
 /// What a pipe is called.
 const PIPE: &str = "a pipe";
 /// Bytes that are read at once.
@@ -58,6 +57,11 @@ pub enum Unreadable {
         /// How long was waited.
         time: Duration,
     },
+    /// It was waited for, and this process is to stop.
+    Stopped {
+        /// Which.
+        path: PathBuf,
+    },
     /// A stream that somebody else opened, and not to be read.
     Closed {
         /// Which.
@@ -91,7 +95,7 @@ impl Unreadable {
     pub fn is_usage(&self) -> bool {
         match self {
             Self::System { why, .. } => crate::advice::is_wrong_name(why),
-            Self::Held { .. } => false,
+            Self::Held { .. } | Self::Stopped { .. } => false,
             Self::NotAFile { .. } | Self::Silent { .. } => true,
             Self::TooLong { .. } | Self::Closed { .. } => true,
         }
@@ -100,6 +104,15 @@ impl Unreadable {
     /// Whether it would be the right thing where it is read once.
     pub fn is_pipe(&self) -> bool {
         matches!(self, Self::NotAFile { what: PIPE, .. })
+    }
+}
+
+/// Another way out, where there is one.
+struct Or<'a>(&'a str);
+
+impl fmt::Display for Or<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(formatter, ", or {}", self.0) }
     }
 }
 
@@ -123,11 +136,19 @@ impl fmt::Display for With<'_> {
             Unreadable::Held { path, time } => write!(
                 formatter,
                 "{} is held by another process, which did not let go of it within {} s. End that one (`fuser {}` names \
-                 it), or name another file",
+                 it){}",
                 path.display(),
                 time.as_secs(),
-                path.display()
+                path.display(),
+                Or(self.other)
             ),
+            Unreadable::Stopped { path } => {
+                write!(
+                    formatter,
+                    "{} was waited for until this process was told to stop",
+                    path.display()
+                )
+            }
             Unreadable::Closed { path, why } => {
                 write!(formatter, "{} can't be read: {why}", path.display())
             }
@@ -183,6 +204,7 @@ pub fn check(path: &Path) -> Result<(), Unreadable> {
 ///
 /// A file that another process holds (a file server does, for whoever works with it) is waited for
 /// as long as for one that writes: the kernel asks the holder to let go, and takes it after 45 s.
+/// The stop of this process ends that.
 pub fn open(path: &Path, kind: Kind) -> Result<File, Unreadable> {
     open_within(path, kind, WRITING_TIME)
 }
@@ -193,20 +215,39 @@ fn open_within(path: &Path, kind: Kind, time: Duration) -> Result<File, Unreadab
     judge(path, &std::fs::metadata(path).map_err(system)?, kind)?;
     // Without waiting for whoever is at the other end.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let began = Instant::now();
-    let file = loop {
-        match rustix::fs::open(path, flags, Mode::empty()) {
-            Ok(file) => break File::from(file),
-            Err(Errno::WOULDBLOCK) if began.elapsed() < time => {
-                std::thread::park_timeout(HELD_PAUSE);
-            }
-            Err(Errno::WOULDBLOCK) => return Err(Unreadable::Held { path: path.into(), time }),
-            Err(why) => return Err(system(why.into())),
-        }
-    };
+    let file = once_free(path, time, || Ok(rustix::fs::open(path, flags, Mode::empty())?.into()))?;
     // It may be another one by now.
     judge(path, &file.metadata().map_err(system)?, kind)?;
     Ok(file)
+}
+
+/// Opens a file of ours to be written, as these options say, and waits for it as [`open`] does.
+pub fn open_to_write(path: &Path, options: &mut OpenOptions) -> Result<File, Unreadable> {
+    check(path)?;
+    let options = options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    once_free(path, WRITING_TIME, || options.open(path))
+}
+
+/// What was opened, once no other process holds it. The kernel would wait for that, too, but not
+/// hear of a stop meanwhile.
+fn once_free(
+    path: &Path,
+    time: Duration,
+    open: impl Fn() -> Result<File, Error>,
+) -> Result<File, Unreadable> {
+    let waits = Patience::new(time);
+    loop {
+        match open() {
+            Ok(file) => return Ok(file),
+            Err(why) if why.kind() == ErrorKind::WouldBlock => {
+                waits.pause().map_err(|over| match over {
+                    Over::Late => Unreadable::Held { path: path.into(), time },
+                    Over::Stopped => Unreadable::Stopped { path: path.into() },
+                })?;
+            }
+            Err(why) => return Err(Unreadable::System { path: path.into(), why }),
+        }
+    }
 }
 
 fn judge(path: &Path, found: &Metadata, kind: Kind) -> Result<(), Unreadable> {
@@ -317,6 +358,8 @@ mod tests {
             let fault = read_within(&path, 9, Kind::File, (short, short)).unwrap_err();
             assert!(matches!(fault, Unreadable::Held { .. }), "{fault:?}");
             assert!(fault.with("").to_string().contains("held by another process"), "{fault:?}");
+            let said = advice(&fault.into(), &path, "use --data DIR").to_string();
+            assert!(said.ends_with("names it), or use --data DIR"), "{said}");
             std::thread::scope(|scope| {
                 let reads = scope.spawn(|| read(&path, 9, Kind::File).unwrap());
                 std::thread::park_timeout(short);

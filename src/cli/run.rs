@@ -26,7 +26,15 @@ pub(super) fn run(
         Heard::new().map_err(|why| Fault::No(format!("signals can't be handled: {why}")))?;
     let mut manager = Manager::from_environment();
     let elsewhere = origin.elsewhere(&config);
-    let node = dsn::start(config).map_err(|fault| match Fault::from(fault) {
+    let started = match dsn::start(config) {
+        // Whatever kept it from running: it is not to run.
+        Err(fault) if Heard::has_stop() => {
+            ::log::info!("a signal ended the start of the node: {fault}");
+            return Ok(());
+        }
+        started => started,
+    };
+    let node = started.map_err(|fault| match Fault::from(fault) {
         Fault::Usage(text) => Fault::Usage(elsewhere.explain(text)),
         Fault::No(text) => Fault::No(elsewhere.explain(text)),
         other => other,

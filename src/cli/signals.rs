@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use dsn::patience::stop_flag;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
@@ -27,7 +28,17 @@ impl Heard {
         // The last two would end a node whose signals somebody confuses with those of another
         // program.
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
+        // Until the node runs nobody acts on them. A start that waits for somebody has to end.
+        let stop = stop_flag();
+        for signal in [SIGTERM, SIGINT] {
+            signal_hook::flag::register(signal, Arc::clone(&stop))?;
+        }
         Ok(Self { signals, had_terminal: has_terminal() })
+    }
+
+    /// Whether one came that ends a start, too.
+    pub(super) fn has_stop() -> bool {
+        stop_flag().load(Ordering::Relaxed)
     }
 
     /// What ends [`Self::act_on`].

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::io::Error;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::NETWORK_KEYS_MAX;
-use crate::advice::{advice, is_wrong_name};
+use crate::advice::{advice, end_of, is_wrong_name};
 use crate::named::Unreadable;
 
 /// Why a key file can't be used. Nothing was changed.
@@ -29,6 +30,25 @@ pub enum CredentialsError {
     },
     /// It is no file, or none of ours: that is said in one place for all that is named.
     NoFile(Unreadable),
+    /// Another process has it locked: a start that made it, or something else.
+    Locked {
+        /// Which.
+        path: PathBuf,
+        /// How long was waited.
+        time: Duration,
+    },
+    /// It is another one each time it is looked at.
+    Unsettled {
+        /// Which.
+        path: PathBuf,
+        /// How long was waited.
+        time: Duration,
+    },
+    /// It is a link to what is not there.
+    LeadsNowhere {
+        /// The link.
+        path: PathBuf,
+    },
     /// The file is not text.
     NoText {
         /// Which.
@@ -96,6 +116,8 @@ impl CredentialsError {
             | Self::NoToken { .. }
             | Self::TooOpen { .. } => true,
             Self::Unusable { why, .. } => is_wrong_name(why),
+            // What it leads to may be mounted later.
+            Self::Locked { .. } | Self::Unsettled { .. } | Self::LeadsNowhere { .. } => false,
             Self::TooManyKeys { .. } | Self::AlreadyExists { .. } | Self::NoRandomness => false,
         }
     }
@@ -110,6 +132,33 @@ fn put_back(path: &Path) -> String {
     let or =
         if whole.exists() { format!(" ({} may be one)", whole.display()) } else { String::new() };
     format!("Put back a good copy of the file{or}")
+}
+
+fn locked(path: &Path, time: Duration) -> String {
+    format!(
+        "{path} was locked by another process for {} s. Look which one it is (`fuser {path}`): end it, or wait until it is \
+         done; then start this node again",
+        time.as_secs(),
+        path = path.display()
+    )
+}
+
+fn unsettled(path: &Path, time: Duration) -> String {
+    format!(
+        "{} was another file at each look, for {} s. Others make it and take it away again (end the nodes that fail to start \
+         with it), or its file system gives it a new number each time (keep keys on another disk)",
+        path.display(),
+        time.as_secs()
+    )
+}
+
+fn leads_nowhere(link: &Path) -> String {
+    format!(
+        "{} is a link to {}, and nothing is there. If that is to come with a mount (a disk, a secret), mount it first; \
+         else put the file there, or remove the link to have a new key made",
+        link.display(),
+        end_of(link).display()
+    )
 }
 
 impl fmt::Display for CredentialsError {
@@ -133,6 +182,9 @@ impl fmt::Display for CredentialsError {
                 path.display()
             ),
             Self::NoFile(fault) => fault.with("name another file").fmt(formatter),
+            Self::Locked { path, time } => formatter.write_str(&locked(path, *time)),
+            Self::Unsettled { path, time } => formatter.write_str(&unsettled(path, *time)),
+            Self::LeadsNowhere { path } => formatter.write_str(&leads_nowhere(path)),
             Self::NoText { path, is_utf16: true } => write!(
                 formatter,
                 "{} is text in UTF-16. Save it as UTF-8, or copy the file again as it is",

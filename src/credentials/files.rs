@@ -1,10 +1,10 @@
 //! Secret files as they are out there: who may read them, and what is no file at all.
 
 use std::fs::{File, Metadata, TryLockError};
-use std::io::{Error, ErrorKind, Read};
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -12,16 +12,13 @@ use super::error::{CredentialsError, unusable};
 use crate::advice::whole_path;
 use crate::durable;
 use crate::named::{self, Kind, Unreadable};
+use crate::patience::{Over, Patience};
 use crate::protocol::fault::{Code, Fault};
 
 /// Largest key file, bytes: a file that is longer is not one of ours.
 const KEY_FILE_BYTES_MAX: u64 = 16 * 1024;
 /// How long a key file may be in the hands of another node that starts: a disk may be slow.
 const SETTLE_TIME: Duration = Duration::from_secs(20);
-/// How often is looked meanwhile.
-const SETTLE_PAUSE: Duration = Duration::from_millis(20);
-/// What to do about a file that another process does not let go of.
-const LOOK: &str = "Look what it does (fuser FILE), end it, and start this node again";
 /// File systems on which a mode is what the mount says (statfs(2)): FAT, exFAT, NTFS (two drivers),
 /// SMB (three), VirtualBox, 9p, and FUSE, where nobody knows.
 const WITHOUT_MODES: [u32; 10] = [
@@ -50,39 +47,66 @@ pub enum Presence {
 }
 
 /// Looks whether there is a key file. One that a start of another node has made, which may still
-/// fail and take it away, is waited for.
+/// fail and take it away, is waited for; a link that leads nowhere is an error, as nothing can be
+/// made there.
 pub fn presence(path: &Path) -> Result<Presence, CredentialsError> {
     presence_within(path, SETTLE_TIME)
 }
 
 pub(super) fn presence_within(path: &Path, time: Duration) -> Result<Presence, CredentialsError> {
-    let began = Instant::now();
-    let file = loop {
-        let file = match open_file(path) {
-            Ok(file) => file,
-            Err(CredentialsError::Unusable { why, .. }) if why.kind() == ErrorKind::NotFound => {
-                return Ok(Presence::Missing);
-            }
-            Err(fault) => return Err(fault),
-        };
-        match file.try_lock_shared() {
-            Err(TryLockError::WouldBlock) if began.elapsed() < time => {
-                std::thread::park_timeout(SETTLE_PAUSE);
-            }
-            Err(TryLockError::WouldBlock) => {
-                let why = format!("another process has it locked, for {time:?} already. {LOOK}");
-                return Err(unusable(path, Error::other(why)));
-            }
-            // It stays, if it still is what stands there. Without locks nobody knows.
-            Ok(()) | Err(TryLockError::Error(_)) if is_there(path, &file) => break file,
-            _ => {}
-        }
+    let Some(file) = settled(path, &Patience::new(time), is_there)? else {
+        // Nothing can be made there either.
+        let nowhere = || CredentialsError::LeadsNowhere { path: path.into() };
+        return if path.is_symlink() { Err(nowhere()) } else { Ok(Presence::Missing) };
     };
     let mut bytes = Zeroizing::new(Vec::new());
     let read = file.take(KEY_FILE_BYTES_MAX).read_to_end(&mut bytes);
     read.map_err(|why| unusable(path, why))?;
     let is_empty = bytes.iter().all(|byte| *byte == 0);
     Ok(if is_empty { Presence::Empty } else { Presence::Present })
+}
+
+/// The file, once nobody who made it may take it away any more; nothing where there is none.
+pub(super) fn settled(
+    path: &Path,
+    waits: &Patience,
+    is_there: impl Fn(&Path, &File) -> bool,
+) -> Result<Option<File>, CredentialsError> {
+    loop {
+        let file = match open_file(path) {
+            Ok(file) => file,
+            Err(CredentialsError::Unusable { why, .. }) if why.kind() == ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            Err(fault) => return Err(fault),
+        };
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => {
+                let time = waits.limit();
+                pause(waits, path, CredentialsError::Locked { path: path.into(), time })?;
+            }
+            // It stays, if it still is what stands there. Without locks nobody knows.
+            Ok(()) | Err(TryLockError::Error(_)) if is_there(path, &file) => return Ok(Some(file)),
+            Ok(()) | Err(TryLockError::Error(_)) => pause_before_another(waits, path)?,
+        }
+    }
+}
+
+/// A wait for a key file to be there or not, for good.
+pub fn patience() -> Patience {
+    Patience::new(SETTLE_TIME)
+}
+
+/// Pauses where another key file stands there than before, or one more, or one less.
+pub fn pause_before_another(waits: &Patience, path: &Path) -> Result<(), CredentialsError> {
+    pause(waits, path, CredentialsError::Unsettled { path: path.into(), time: waits.limit() })
+}
+
+fn pause(waits: &Patience, path: &Path, late: CredentialsError) -> Result<(), CredentialsError> {
+    waits.pause().map_err(|over| match over {
+        Over::Late => late,
+        Over::Stopped => Unreadable::Stopped { path: path.into() }.into(),
+    })
 }
 
 fn is_there(path: &Path, file: &File) -> bool {

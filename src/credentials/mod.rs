@@ -21,7 +21,7 @@ use crate::protocol::identity::{hex, unhex};
 
 pub use error::CredentialsError;
 use error::unusable;
-pub use files::{Presence, move_empty, presence, who_else_reads};
+pub use files::{Presence, move_empty, patience, pause_before_another, presence, who_else_reads};
 use files::{is_same, read_secret, without_mark};
 pub use peers::{load_allow_list, load_known_peers, save_known_peers};
 

@@ -3,9 +3,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use super::files::presence_within;
+use super::files::{presence_within, settled};
 use super::peers::{KNOWN_PEERS, KNOWN_PEERS_TITLE, parse_known_peers};
 use super::*;
+use crate::patience::Patience;
 use crate::protocol::address::Address;
 use crate::protocol::identity::{NodeId, PublicKey};
 use crate::protocol::peer::{Known, KnownPeer, Pin, Trust};
@@ -298,7 +299,10 @@ fn a_key_file_of_a_start_that_may_still_fail_is_waited_for() {
     for fails in [true, false] {
         let made = create_network_key(&path).unwrap();
         let said = presence_within(&path, short).unwrap_err();
-        assert!(said.to_string().contains("locked") && !said.is_usage(), "{said}");
+        assert!(matches!(said, CredentialsError::Locked { .. }) && !said.is_usage(), "{said}");
+        let said = said.to_string();
+        assert!(said.contains(&format!("`fuser {}`", path.display())), "{said}");
+        assert!(said.contains("by another process for 0 s") && !said.contains("disk"), "{said}");
         std::thread::scope(|scope| {
             let looks = scope.spawn(|| presence(&path).unwrap());
             std::thread::park_timeout(short);
@@ -334,4 +338,44 @@ fn what_is_no_key_file_is_told_as_any_other_file_is() {
         assert_eq!(told.to_string(), fault.with("name another file").to_string());
         assert!(told.is_usage() && fault.is_usage());
     }
+}
+
+/// A secret that is not mounted yet is the likely one; nothing can be made at its name.
+#[test]
+fn a_key_file_that_is_a_link_to_nothing_is_named_with_what_it_leads_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let (link, by) = (folder.path().join("k"), folder.path().join("by"));
+    std::os::unix::fs::symlink("by", &link).unwrap();
+    std::os::unix::fs::symlink("/nowhere/secret", &by).unwrap();
+    let fault = presence(&link).unwrap_err();
+    // It may come later, so whoever looks after the node may try again.
+    assert!(!fault.is_usage(), "{fault}");
+    let said = fault.to_string();
+    let named = format!("{} is a link to /nowhere/secret, and nothing", link.display());
+    assert!(said.starts_with(&named) && said.contains("mount it first"), "{said}");
+    let said = load_network_key(&link).unwrap_err().to_string();
+    assert!(said.contains("is a link to /nowhere/secret, where nothing is: mount"), "{said}");
+    std::fs::remove_file(&by).unwrap();
+    write(&by, &"ab".repeat(32));
+    assert_eq!(presence(&link).unwrap(), Presence::Present);
+}
+
+/// Some file systems give a file another number each time it is looked at.
+#[test]
+fn a_key_file_that_is_always_another_one_is_waited_for_with_pauses_and_an_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("k");
+    write(&path, &"ab".repeat(32));
+    let looks = std::cell::Cell::new(0);
+    let is_there = |_: &Path, _: &File| {
+        looks.set(looks.get() + 1);
+        // So that the test ends without what it is for.
+        looks.get() > 1_000
+    };
+    let waits = Patience::new(Duration::from_millis(50));
+    let fault = settled(&path, &waits, is_there).unwrap_err();
+    assert!(matches!(fault, CredentialsError::Unsettled { .. }) && !fault.is_usage(), "{fault}");
+    assert!(looks.get() <= 4, "{}", looks.get());
+    let fault = pause_before_another(&Patience::new(Duration::ZERO), &path).unwrap_err();
+    assert!(fault.to_string().contains("another file at each look"), "{fault}");
 }

@@ -134,8 +134,7 @@ fn removed() -> Error {
 }
 
 fn open_to_write(path: &Path) -> Result<File, Error> {
-    crate::named::check(path)?;
-    File::options().read(true).write(true).open(path)
+    Ok(crate::named::open_to_write(path, File::options().read(true).write(true))?)
 }
 
 fn is_same(one: &Metadata, other: &Metadata) -> bool {
@@ -268,7 +267,7 @@ impl Disk for RealDisk {
     fn new_id(&mut self) -> Result<FileId, Error> {
         let mut id = [0; 16];
         let filled = SystemRandom::new().fill(&mut id);
-        filled.map_err(|_| Error::other("the system gave no randomness"))?;
+        filled.map_err(|_| Error::other("the system gave no randomness. Start this node again"))?;
         Ok(FileId(id))
     }
 }

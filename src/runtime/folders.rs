@@ -50,7 +50,9 @@ pub(super) fn lock_folder(folder: &Path) -> Result<Lock, StartError> {
     let wrong = |fault: Unreadable| StartError::Folder { path: path.clone(), why: fault.into() };
     named::check(&path).map_err(wrong)?;
     let opened = durable::create_within(folder, || {
-        File::options().create(true).truncate(false).write(true).open(&path)
+        let options = &mut File::options();
+        let options = options.create(true).truncate(false).write(true);
+        Ok(named::open_to_write(&path, options)?)
     });
     let (file, fault) = match opened {
         Ok((file, _)) => (file, None),
@@ -118,6 +120,7 @@ pub(super) fn network_keys(
     notices: &mut Vec<Fault>,
 ) -> Result<NetworkKeys, StartError> {
     let path = &config.network_key_file();
+    let waits = credentials::patience();
     loop {
         let found = credentials::presence(path)?;
         if found == Presence::Present {
@@ -145,6 +148,7 @@ pub(super) fn network_keys(
             new.made.push((made, said));
             break;
         }
+        credentials::pause_before_another(&waits, path)?;
     }
     let keys = credentials::load_network_key(path)?;
     notices.extend(credentials::who_else_reads(path)?);

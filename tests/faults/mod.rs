@@ -10,3 +10,4 @@ mod idle;
 mod power;
 mod start;
 pub(crate) mod tools;
+mod waits;
