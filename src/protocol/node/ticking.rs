@@ -112,6 +112,10 @@ impl Node {
         let goes_on = !self.is_mesh() && !differing.is_empty();
         self.compare_at = if goes_on { now.mono_ms + self.list_pause_ms() } else { u64::MAX };
         let most = if self.is_mesh() { DIFFERING_MAX } else { 1 };
+        // Whoever is just asked something comes last: it would be no one more.
+        let is_free = |id: &NodeId| self.peers.get(id).is_some_and(|it| it.flight.is_none());
+        let (mut differing, busy): (Vec<_>, Vec<_>) = differing.into_iter().partition(is_free);
+        differing.extend(busy);
         for node_id in differing.iter().take(most) {
             if let Some(peer) = self.peers.get_mut(node_id) {
                 peer.owed.ping = true;
