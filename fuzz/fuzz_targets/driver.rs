@@ -204,9 +204,10 @@ impl World {
     fn begin(&mut self, host: usize) {
         let (now, nonce) = (self.now(), self.next_nonce());
         let Some(job) = self.hosts[host].jobs.pop_front() else { return };
-        let Some(outgoing) = self.hosts[host].node.begin(&job, now) else { return };
-        let key = self.hosts[host].key;
-        let sent = steps::seal_request(&outgoing, &self.keys, &key, nonce).expect("it fits");
+        let Some(mut outgoing) = self.hosts[host].node.begin(&job, now) else { return };
+        let (own, key) = (id(host), self.hosts[host].key);
+        let sent = steps::seal_request(&mut outgoing, &own, &self.keys, &key, nonce);
+        let sent = sent.expect("it fits");
         let to = (0..2).find(|to| outgoing.address == address(*to));
         let Some(to) = to else {
             let outcome = Outcome::Failed("nobody is there".into());

@@ -11,7 +11,7 @@ use crate::protocol::crypto::{Ecdsa, Signer};
 use crate::protocol::node::{Job, Outcome, Outgoing};
 use crate::protocol::wire::Kind;
 use crate::server::{self, Caller};
-use crate::steps::{Answer, HttpAnswer, Looked, Read, Returned, read, seal_request, sign_words};
+use crate::steps::{Answer, HttpAnswer, Looked, Read, Returned, read, seal_request};
 
 impl Driver {
     /// Takes the bytes of a request and gives the answer: the only way in from the network.
@@ -111,9 +111,7 @@ impl Driver {
     fn try_once(&self, outgoing: &mut Outgoing) -> Result<Outcome, String> {
         let keys = self.keys();
         let nonce = self.nonce().ok_or("the system gave no randomness")?;
-        sign_words(&mut outgoing.request, &self.node_id, &self.private_key)
-            .map_err(|fault| fault.to_string())?;
-        let sealed = seal_request(outgoing, &keys, &self.private_key, nonce)
+        let sealed = seal_request(outgoing, &self.node_id, &keys, &self.private_key, nonce)
             .map_err(|fault| fault.to_string())?;
         let address = outgoing.address.as_str();
         let limit = Duration::from_millis(outgoing.limit_ms);

@@ -162,8 +162,7 @@ fn look_at_records(push: &Push, node: &Node) -> What {
             (judgement, _) => others.note(&patch.node_id, judgement),
         }
     }
-    let key_of = |word: &Word| Some((word.clone(), node.awaits(word)?));
-    let awaited = push.words.iter().filter_map(key_of).collect();
+    let awaited = awaited(&push.words, node);
     What::Owners { records, patches, others, awaited }
 }
 
@@ -225,6 +224,12 @@ fn check_caller(
         Request::Push(_) => None,
     };
     incoming.ok_or(Reason::BadSignature)
+}
+
+/// The words that are waited for, each with the key of the node that it is about.
+pub(super) fn awaited(words: &[Word], node: &Node) -> Vec<(Word, PublicKey)> {
+    let key_of = |word: &Word| Some((word.clone(), node.awaits(word)?));
+    words.iter().filter_map(key_of).collect()
 }
 
 /// A word with a wrong signature is none.

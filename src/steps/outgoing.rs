@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::incoming::check_words;
+use super::incoming::{awaited, check_words};
 use super::{Nonce, StepFault, read_seal};
 use crate::protocol::crypto::{NetworkKeys, Opened, Place, Signed, Signer, Tag, Verifier, open};
 use crate::protocol::identity::{NodeId, PublicKey};
@@ -26,13 +26,16 @@ pub struct Sealed {
     pub tag: Tag,
 }
 
-/// Encodes, signs and seals a request; outside the lock.
+/// Encodes, signs and seals a request of the node of that name; outside the lock. What it says of
+/// itself in it is signed there, too.
 pub fn seal_request(
-    outgoing: &Outgoing,
+    outgoing: &mut Outgoing,
+    own: &NodeId,
     keys: &NetworkKeys,
     signer: &impl Signer,
     nonce: Nonce,
 ) -> Result<Sealed, StepFault> {
+    sign_words(&mut outgoing.request, own, signer)?;
     let kind = outgoing.request.kind();
     let mut plain = wire::plain_request(&outgoing.request)?;
     if outgoing.request.is_signed() {
@@ -46,7 +49,8 @@ pub fn seal_request(
     Ok(Sealed { path, body, tag })
 }
 
-/// Signs what the sender says of itself in an UPDATE: that it is there. Outside the lock.
+/// Signs what the sender says of itself in an UPDATE: that it is there. Only who seals nothing, as
+/// a simulator of many nodes does, calls it.
 pub fn sign_words(
     request: &mut Request,
     own: &NodeId,
@@ -123,9 +127,8 @@ impl Returned {
                 Self::Records(records)
             }
             Self::Pong(pong, _) => {
-                let words = pong.message().mail.iter().flat_map(|mail| &mail.words);
-                let awaited = words.filter_map(|word| Some((word.clone(), node.awaits(word)?)));
-                let awaited = awaited.collect();
+                let words = pong.message().mail.as_ref().map_or(&[][..], |mail| &mail.words);
+                let awaited = awaited(words, node);
                 Self::Pong(pong, awaited)
             }
             known @ Self::Known(_) => known,
@@ -367,13 +370,13 @@ mod tests {
     }
 
     /// What an answer with this status and payload comes to.
-    fn outcome(outgoing: &Outgoing, status: u16, payload: &[u8]) -> Outcome {
+    fn outcome(outgoing: Outgoing, status: u16, payload: &[u8]) -> Outcome {
         returned(outgoing, status, payload).check(&Counting::default())
     }
 
-    fn returned(outgoing: &Outgoing, status: u16, payload: &[u8]) -> Returned {
+    fn returned(mut outgoing: Outgoing, status: u16, payload: &[u8]) -> Returned {
         let kind = outgoing.request.kind();
-        let sealed = seal_request(outgoing, &keys(), &Hand(OURS), [1; 16]).unwrap();
+        let sealed = seal_request(&mut outgoing, &id("us"), &keys(), &Hand(OURS), [1; 16]).unwrap();
         let place = Place::Answer { path: kind.path(), status, request: &sealed.tag };
         let (envelope, _) = seal(&keys(), 0, [2; 16], place, kind.byte(), payload).unwrap();
         let answer = match status {
@@ -381,17 +384,17 @@ mod tests {
             _ => HttpAnswer { status, seal: None, body: envelope },
         };
         let (own, verifier) = ((&id("us"), &OURS), Counting::default());
-        Returned::read(outgoing, &sealed.tag, answer, &keys(), own, &verifier)
+        Returned::read(&outgoing, &sealed.tag, answer, &keys(), own, &verifier)
     }
 
     /// Every member can seal a 204: that the peer took our HELLO is said by its signature.
     #[test]
     fn a_204_to_a_hello_needs_the_signature_of_the_peer() {
-        assert!(matches!(outcome(&hello(), 204, &[2; 64]), Outcome::Welcomed(_)));
+        assert!(matches!(outcome(hello(), 204, &[2; 64]), Outcome::Welcomed(_)));
         for payload in [&[][..], &[1; 64], &[2; 63], &[2; 65]] {
-            assert!(matches!(outcome(&hello(), 204, payload), Outcome::Failed(_)), "{payload:?}");
+            assert!(matches!(outcome(hello(), 204, payload), Outcome::Failed(_)), "{payload:?}");
         }
-        assert!(matches!(outcome(&ping(), 204, &[2; 64]), Outcome::Failed(_)), "no such answer");
+        assert!(matches!(outcome(ping(), 204, &[2; 64]), Outcome::Failed(_)), "no such answer");
     }
 
     /// Whoever sits at its address may have the network key, but not that of the peer.
@@ -402,10 +405,10 @@ mod tests {
             let push = Push::new(id("peer"), Incarnation([1; 16]));
             outgoing(Request::Push(Push { asks: vec![ask], ..push }))
         };
-        assert!(matches!(outcome(&asks("peer"), 200, &[2; 64]), Outcome::Here(_)));
-        assert!(matches!(outcome(&asks("peer"), 200, &[1; 64]), Outcome::Failed(_)));
-        assert!(matches!(outcome(&asks("third"), 200, &[2; 64]), Outcome::Failed(_)), "not asked");
-        assert!(matches!(outcome(&ping(), 200, &[2; 64]), Outcome::Failed(_)));
+        assert!(matches!(outcome(asks("peer"), 200, &[2; 64]), Outcome::Here(_)));
+        assert!(matches!(outcome(asks("peer"), 200, &[1; 64]), Outcome::Failed(_)));
+        assert!(matches!(outcome(asks("third"), 200, &[2; 64]), Outcome::Failed(_)), "not asked");
+        assert!(matches!(outcome(ping(), 200, &[2; 64]), Outcome::Failed(_)));
     }
 
     /// Whoever is called could say that anybody is there.
@@ -417,7 +420,7 @@ mod tests {
             let mail = Some(Mail { words: vec![word(3)], ..Mail::default() });
             let pong = Answer::Ping(Pong { view: [0; 16], twin: None, mail });
             let payload = [&wire::encode_answer(&pong).unwrap()[..], &[2; 64]].concat();
-            returned(&ping(), 200, &payload)
+            returned(ping(), 200, &payload)
         };
         assert!(!read().is_known());
         let verifier = Counting::default();
@@ -457,7 +460,7 @@ mod tests {
             let (text, records) = (Text::new("stale"), vec![record]);
             wire::encode_refusal(&Refusal { reason: 20, text, number: 0, records }).unwrap()
         };
-        let proved = |payload: &[u8]| match outcome(&ping(), 406, payload) {
+        let proved = |payload: &[u8]| match outcome(ping(), 406, payload) {
             Outcome::Refused(_, held) => held.map(|held| held.head.timestamp),
             other => panic!("{other:?}"),
         };

@@ -451,8 +451,8 @@ impl World {
         // A node that was forgotten and met anew may still have an old request under way.
         let twice =
             running.open.values().any(|open| open.job.target == job.target) && !self.has_forgotten;
-        steps::sign_words(&mut outgoing.request, &at.node_id, &key).unwrap();
-        let sealed = steps::seal_request(&outgoing, &self.keys, &key, nonce).unwrap();
+        let sealed =
+            steps::seal_request(&mut outgoing, &at.node_id, &self.keys, &key, nonce).unwrap();
         at.sent += 1;
         at.sent_bytes += sealed.body.len() as u64;
         at.hellos += u64::from(outgoing.request.kind() == Kind::Hello);
