@@ -50,6 +50,11 @@ impl Link {
         is_another && self.run_since >= began_ms
     }
 
+    /// Whether it called us in this session, no longer than this, ms, ago.
+    pub fn has_called_within(&self, most_ms: u64, now_ms: u64) -> bool {
+        self.called_at.is_some_and(|at| now_ms.saturating_sub(at) <= most_ms)
+    }
+
     /// Whether the run that is known is the one that said goodbye.
     pub fn said_goodbye(&self) -> bool {
         self.left.is_some() && self.left == self.incarnation

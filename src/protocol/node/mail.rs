@@ -29,11 +29,8 @@ impl Node {
     /// Whether what is told to a peer waits for its next call: it calls this node, and the last
     /// call to it came to nothing.
     pub(super) fn takes_mail(&self, node_id: &NodeId, now: Now) -> bool {
-        let enough_ms = MAIL_TICKS * self.settings.tick_ms;
-        let calls = |peer: &Peer| {
-            let called_at = peer.link.called_at;
-            called_at.is_some_and(|at| now.mono_ms.saturating_sub(at) <= enough_ms)
-        };
+        let most_ms = MAIL_TICKS * self.settings.tick_ms;
+        let calls = |peer: &Peer| peer.link.has_called_within(most_ms, now.mono_ms);
         self.peers.get(node_id).is_some_and(|peer| peer.contact.is_failing() && calls(peer))
     }
 

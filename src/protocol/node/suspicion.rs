@@ -33,9 +33,7 @@ impl Node {
         let is_new = peer.contact.fruitless() <= 1;
         // Whoever calls one that keeps no link with it can be called by nobody, most likely, and
         // calls another one next.
-        let visit_ms = VISIT_TICKS * tick_ms;
-        let has_called = |at: u64| now.mono_ms.saturating_sub(at) <= visit_ms;
-        let has_called = peer.link.called_at.is_some_and(has_called);
+        let has_called = peer.link.has_called_within(VISIT_TICKS * tick_ms, now.mono_ms);
         let is_visitor = !is_mesh && !peer.is_acquaintance && has_called;
         if let Some(doubt) = &mut peer.watch.doubt {
             doubt.was_tried = true;
