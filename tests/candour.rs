@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value as Json;
 
 use crate::support::process::{Process, dsn};
-use crate::support::{Place4Nodes, eventually};
+use crate::support::{Place4Nodes, address_of_nobody, eventually};
 
 /// The codes of what is wrong with a node.
 fn codes(node: &Process) -> Vec<String> {
@@ -168,7 +168,7 @@ fn a_founder_that_was_set_up_anew_hears_of_those_with_the_other_key() {
 fn who_can_be_heard_but_not_called_is_named_with_the_reason() {
     let place = Place4Nodes::new();
     let hub = place.spawn_at("hub", "127.0.0.1:0", &[]);
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let closed = address_of_nobody().to_string();
     let mut command = place.run_command("shy", &[&hub.address]);
     command.args(["--listen", "127.0.0.1:0", "--advertise", &closed]);
     let shy = place.spawn(command, "shy");
@@ -193,7 +193,7 @@ fn who_can_be_heard_but_not_called_is_named_with_the_reason() {
 fn two_that_nobody_can_call_see_each_other_come_and_go() {
     let place = Place4Nodes::new();
     let hub = place.spawn(on_any_port(&place, "hub", &[]), "hub");
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let closed = address_of_nobody().to_string();
     let start = |name: &str| {
         let mut command = on_any_port(&place, name, &[&hub.address]);
         command.args(["--advertise", &closed]);
@@ -333,7 +333,7 @@ fn the_log_begins_and_ends_with_a_line_and_each_level_shows_its_own() {
         command.args(["--listen", "127.0.0.1:0"]).env("RUST_LOG", level);
         place.spawn(command, name)
     };
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let nobody = address_of_nobody().to_string();
     let mut info = at("info", "info", &[]);
     let debug = at("debug", "debug", &[&nobody]);
     let off = at("off", "off", &[]);

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::support::process::{Process, Said, run_with};
-use crate::support::{Place4Nodes, eventually, parse_answer, skip, write_private};
+use crate::support::{
+    Place4Nodes, address_of_nobody, eventually, parse_answer, skip, write_private,
+};
 use crate::web::address_of_page;
 
 fn docs() -> PathBuf {
@@ -217,7 +219,7 @@ impl Prometheus {
         let file = place.path().join("prometheus.yml");
         std::fs::write(&file, scrapes).unwrap();
         // It can't pick a port that it tells: one that was free a moment ago.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = address_of_nobody().port();
         let mut command = Command::new("prometheus");
         command.arg(format!("--config.file={}", file.display()));
         command.arg(format!("--storage.tsdb.path={}", place.path().join("tsdb").display()));

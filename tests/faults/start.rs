@@ -8,7 +8,7 @@ use crate::faults::tools::{
     OnOwnDisk, around, fat_mount, has_mounts, has_strace, skip, under_strace,
 };
 use crate::support::process::{Process, Said, dsn, install, run_with};
-use crate::support::{Place4Nodes, eventually, write_private};
+use crate::support::{Place4Nodes, address_of_nobody, eventually, write_private};
 
 /// Runs `dsn run` in a folder, where it has to fail.
 fn fails(folder: &Path, arguments: &[&str]) -> Said {
@@ -502,7 +502,7 @@ fn a_damaged_journal_is_kept_and_named() {
 #[test]
 fn a_missing_network_key_is_to_be_copied_from_another_host() {
     let place = Place4Nodes::new();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = address_of_nobody();
     let folder = tempfile::tempdir_in(place.path()).unwrap();
     let (own, other) = (free.to_string(), "192.0.2.1:8000");
     let list = ["--node-id", "x", "--listen", &own, "--bootstrap", &own, "--bootstrap", other];

@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
@@ -16,7 +15,7 @@ use serde_json::Value;
 
 use super::{python, root};
 use crate::support::process::{Process, Said, dsn};
-use crate::support::{Place4Nodes, eventually};
+use crate::support::{Place4Nodes, address_of_nobody, eventually};
 
 /// How many nodes run beside these two, and of how many others there are records alone.
 struct Size {
@@ -450,7 +449,7 @@ fn the_member_has_mail_for_those_that_can_only_call() {
     let place = Place4Nodes::new();
     let hub = Member::start(&python, &place, MEMBER, "127.0.0.1:1", TICK);
     let address = hub.listens()["address"].as_str().unwrap().to_owned();
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let closed = address_of_nobody().to_string();
     let start = |name: &str| {
         let mut command = place.run_command(name, &[&address]);
         command.args(["--listen", "127.0.0.1:0", "--advertise", &closed]);

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::{Running, Shell, beside, folder, have, shells};
 use crate::support::process::{Process, Said, binary, install, run_with};
-use crate::support::{Place4Nodes, eventually};
+use crate::support::{Place4Nodes, address_of_nobody, eventually};
 
 /// A broker, and one who listens to all of it.
 struct Broker {
@@ -167,7 +167,7 @@ fn ready() -> bool {
 
 fn free_port() -> u16 {
     // It can't pick a port that it tells: one that was free a moment ago.
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    address_of_nobody().port()
 }
 
 /// Keys that would be one topic, or several, or none, or a wildcard, where they are written as is.

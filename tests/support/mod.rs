@@ -11,7 +11,7 @@ pub mod process;
 pub mod stats;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -60,6 +60,11 @@ pub fn value(text: &str) -> Value {
 pub fn skip(required: &str, why: &str) {
     assert!(std::env::var_os(required).is_none(), "{required} is set, but {why}");
     let _ = std::io::stderr().write_all(format!("SKIPPED: {why}\n").as_bytes());
+}
+
+/// An address at which nobody listens: somebody did a moment ago, so that it is nobody else's.
+pub fn address_of_nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// Waits until `condition` holds; a test that waits in vain says for what.

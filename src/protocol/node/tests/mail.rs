@@ -16,6 +16,14 @@ fn with_one_that_only_calls(count: u8) -> (Us, Vec<Other>, Other) {
     (us, others, last)
 }
 
+/// The same with another one that does, before the last one.
+fn with_two_that_only_call(count: u8) -> (Us, Vec<Other>, Other, Other) {
+    let (mut us, mut others, last) = with_one_that_only_calls(count);
+    let mut other = others.remove(0);
+    can_not_be_called(&mut us, &mut other);
+    (us, others, other, last)
+}
+
 fn can_not_be_called(us: &mut Us, other: &mut Other) {
     let peer = us.node.peers.get_mut(&other.id).unwrap();
     let wait = Wait { now_ms: us.now.mono_ms, tick_ms: TICK_MS, roll: 0.5 };
@@ -57,9 +65,7 @@ fn brings(by: &Other, us: &mut Us, mail: Mail, words: Vec<CheckedWord>) {
 /// Two that nobody can call know of each other by whom both of them call.
 #[test]
 fn a_question_and_its_answer_wait_for_those_that_only_call() {
-    let (mut us, mut others, mut last) = with_one_that_only_calls(3);
-    let mut asker = others.remove(0);
-    can_not_be_called(&mut us, &mut asker);
+    let (mut us, _, mut asker, mut last) = with_two_that_only_call(3);
     us.jobs.clear();
     pushed(&mut us, &asker, ask(&last, &asker, 7));
     assert!(us.begins_with(&last).is_none(), "it is not called for it");
@@ -87,9 +93,7 @@ fn a_question_and_its_answer_wait_for_those_that_only_call() {
 /// What nobody answers is said to be in vain, and then forgotten.
 #[test]
 fn a_question_that_nobody_answers_ends() {
-    let (mut us, mut others, mut last) = with_one_that_only_calls(3);
-    let mut asker = others.remove(0);
-    can_not_be_called(&mut us, &mut asker);
+    let (mut us, others, mut asker, mut last) = with_two_that_only_call(3);
     pushed(&mut us, &asker, ask(&last, &asker, 7));
     let mut told = Vec::new();
     for _ in 0..59 {
@@ -133,9 +137,7 @@ fn who_can_be_called_has_no_mail() {
 /// Whoever asks a hundred things makes others no more work than whoever asks a few.
 #[test]
 fn mail_is_bounded() {
-    let (mut us, mut others, mut last) = with_one_that_only_calls(3);
-    let mut asker = others.remove(0);
-    can_not_be_called(&mut us, &mut asker);
+    let (mut us, _, mut asker, mut last) = with_two_that_only_call(3);
     for number in 0..100 {
         pushed(&mut us, &asker, ask(&last, &asker, number));
     }
@@ -330,9 +332,7 @@ fn whoever_waits_for_peers_has_others_asked_about_those_that_can_not_be_called()
 /// More than fit into one answer go in several.
 #[test]
 fn all_words_are_told_in_their_time() {
-    let (mut us, mut others, mut last) = with_one_that_only_calls(3);
-    let mut asker = others.remove(0);
-    can_not_be_called(&mut us, &mut asker);
+    let (mut us, _, mut asker, mut last) = with_two_that_only_call(3);
     for number in 0..12 {
         pushed(&mut us, &asker, ask(&last, &asker, number));
     }
@@ -354,9 +354,7 @@ fn all_words_are_told_in_their_time() {
 /// was tried in vain.
 #[test]
 fn what_waits_for_a_call_is_brought_to_who_can_be_called_again() {
-    let (mut us, mut others, last) = with_one_that_only_calls(3);
-    let mut asker = others.remove(0);
-    can_not_be_called(&mut us, &mut asker);
+    let (mut us, _, asker, last) = with_two_that_only_call(3);
     pushed(&mut us, &asker, ask(&last, &asker, 7));
     let brought = |us: &mut Us, other: &Other| {
         // It is reached again: a PING says so.
@@ -380,9 +378,7 @@ fn what_waits_for_a_call_is_brought_to_who_can_be_called_again() {
 
 #[test]
 fn words_that_wait_take_no_place_of_questions() {
-    let (mut us, mut others, last) = with_one_that_only_calls(4);
-    let mut asker = others.remove(0);
-    can_not_be_called(&mut us, &mut asker);
+    let (mut us, others, asker, last) = with_two_that_only_call(4);
     us.jobs.clear();
     for number in 0..40 {
         pushed(&mut us, &asker, ask(&last, &asker, number));
